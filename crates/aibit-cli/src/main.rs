@@ -1,0 +1,2 @@
+//! aibit
+fn main() {}
