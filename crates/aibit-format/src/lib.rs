@@ -1,1 +1,34 @@
-//! aibit-format
+//! The `.aibit` archive: bytes, names, shapes and digests. No arithmetic on weights happens here.
+//!
+//! Version 1 is a ZIP file with a discipline (`docs/format.md` is the contract): every entry is stored
+//! uncompressed and starts on a page, every header has exactly one possible encoding, and every byte
+//! belongs to an entry or a header. So any unzip tool opens an archive, a memory map serves its weights in
+//! place, and a reader can compare headers instead of interpreting them.
+//!
+//! - [`Archive`] opens a file, treating it as hostile, and hands out entries and tensors from the map.
+//! - [`ArchiveWriter`] streams entries into a temporary file and renames it when all is written.
+//! - [`Manifest`] says what is inside: digests, tensor schemes, recipe, provenance.
+//! - [`WeightsIndex`] is the header of `weights.safetensors`: where each tensor lies.
+
+mod archive;
+mod dtype;
+mod error;
+mod json;
+mod manifest;
+mod mmap;
+mod sniff;
+mod verify;
+mod weights;
+mod writer;
+mod zip;
+
+pub use archive::{Archive, Entry, Tensor, Weights};
+pub use dtype::{Dtype, Scheme};
+pub use error::FormatError;
+pub use manifest::{
+    EntryRecord, FORMAT_VERSION, Manifest, Override, Provenance, Recipe, Source, SourceFile, TensorRecord,
+    entry_names,
+};
+pub use verify::check_values;
+pub use weights::{TensorInfo, WeightsIndex, WeightsLayout};
+pub use writer::{ArchiveWriter, EntryWriter};

@@ -1,1 +1,16 @@
-//! aibit-gpt2
+//! The GPT-2 family: a model's `config.json` becomes a graph and a list of canonical tensors.
+//!
+//! Covers every GPT-2 size. Source: Radford et al. 2019, "Language Models are Unsupervised Multitask
+//! Learners"; the settings are those of transformers' `GPT2Config`. A setting that would change the
+//! result and is not supported is refused by name.
+
+mod build;
+mod checkpoint;
+mod config;
+
+pub use build::describe;
+pub use checkpoint::{CheckpointName, checkpoint_name};
+pub use config::{ConfigError, Gpt2Config};
+
+/// The `model_type` in `config.json` that this crate builds.
+pub const MODEL_TYPE: &str = "gpt2";

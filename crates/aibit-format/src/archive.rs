@@ -1,0 +1,231 @@
+//! Opening an archive and handing out what lies in it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use memmap2::Mmap;
+use sha2::{Digest, Sha256};
+
+use crate::zip::{self, Record};
+use crate::{FormatError, Manifest, TensorInfo, WeightsIndex, entry_names, mmap, sniff};
+
+/// Longest manifest that is read; a package of ten thousand tensors has a tenth of it.
+const MAX_MANIFEST: u64 = 16 << 20;
+
+/// An open archive: mapped, its structure checked, its digests not yet.
+///
+/// [`Archive::open`] looks at headers, manifest and tensor index only, so it costs the same for any size of
+/// model. [`Archive::verify_entry`] compares an entry's bytes with its digest.
+#[derive(Debug, Clone)]
+pub struct Archive {
+    path: PathBuf,
+    map: Arc<Mmap>,
+    records: Vec<Record>,
+    manifest: Manifest,
+    weights: Weights,
+}
+
+/// One entry of an open archive.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'a> {
+    /// Name in the container.
+    pub name: &'a str,
+    /// Where its data starts in the file.
+    pub offset: u64,
+    /// Its data, in the map.
+    pub data: &'a [u8],
+}
+
+/// The tensors of an archive, in the map; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Weights {
+    map: Arc<Mmap>,
+    index: Arc<WeightsIndex>,
+    /// Where the data part of the safetensors file starts in the map.
+    data_start: usize,
+}
+
+/// A tensor in the map.
+#[derive(Debug, Clone, Copy)]
+pub struct Tensor<'a> {
+    /// Name, type and shape.
+    pub info: &'a TensorInfo,
+    /// Its elements, row-major, little-endian.
+    pub data: &'a [u8],
+}
+
+impl Archive {
+    /// Maps the archive at `path` and checks its structure: container, manifest, tensor index, and that
+    /// they agree. Digests are not computed here; see [`Archive::verify_entry`].
+    ///
+    /// # Errors
+    /// Any [`FormatError`]: what is wrong, in which section, with the numbers.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, FormatError> {
+        let path = path.as_ref().to_owned();
+        let not_archive =
+            |bytes: &[u8]| FormatError::NotAnArchive { path: path.clone(), found: sniff::describe(bytes) };
+        let length = std::fs::metadata(&path).map(|m| if m.is_file() { m.len() } else { 1 });
+        if matches!(length, Ok(0)) {
+            return Err(not_archive(&[])); // an empty file cannot be mapped
+        }
+        let map = mmap::map(&path)?;
+        if !map.starts_with(b"PK\x03\x04") || map.len() < 22 {
+            return Err(not_archive(&map));
+        }
+        let records = zip::read_records(&map)?;
+        let manifest = read_manifest(&map, &records)?;
+        let weights_record = find(&records, entry_names::WEIGHTS)?;
+        let weights = Weights::new(map.clone(), weights_record)?;
+        weights.index.check_schemes(&manifest)?;
+        Ok(Self { path, map, records, manifest, weights })
+    }
+
+    /// The path that the archive was opened from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Length of the file in bytes.
+    pub fn file_bytes(&self) -> u64 {
+        self.map.len() as u64
+    }
+
+    /// The manifest.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The tensors.
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// Every entry in file order, the manifest last.
+    pub fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
+        self.records.iter().map(|record| self.entry_of(record))
+    }
+
+    /// The entry called `name`.
+    ///
+    /// # Errors
+    /// [`FormatError::MissingEntry`] with the names of those present.
+    pub fn entry(&self, name: &str) -> Result<Entry<'_>, FormatError> {
+        find(&self.records, name).map(|record| self.entry_of(record))
+    }
+
+    /// Compares an entry's bytes with its checksum and its digest.
+    ///
+    /// # Errors
+    /// [`FormatError::Digest`] with both values. The manifest, which cannot hold its own digest, has only the
+    /// checksum.
+    pub fn verify_entry(&self, name: &str) -> Result<(), FormatError> {
+        let record = find(&self.records, name)?;
+        let data = self.entry_of(record).data;
+        check_crc32(record, data)?;
+        if let Some(EntryDigest { sha256 }) = self.recorded_digest(name) {
+            let found = hex(&Sha256::digest(data));
+            if found != sha256 {
+                let (entry, expected) = (name.to_owned(), sha256.to_owned());
+                return Err(FormatError::Digest { entry, what: "SHA-256", found, expected });
+            }
+        }
+        Ok(())
+    }
+
+    fn recorded_digest(&self, name: &str) -> Option<EntryDigest<'_>> {
+        self.manifest.entries.iter().find(|e| e.name == name).map(|e| EntryDigest { sha256: &e.sha256 })
+    }
+
+    fn entry_of<'a>(&'a self, record: &'a Record) -> Entry<'a> {
+        let data = &self.map[record.data_offset() as usize..record.data_end() as usize];
+        Entry { name: &record.name, offset: record.data_offset(), data }
+    }
+}
+
+struct EntryDigest<'a> {
+    sha256: &'a str,
+}
+
+impl Weights {
+    /// Reads the index of the safetensors file that `record` describes.
+    pub(crate) fn new(map: Arc<Mmap>, record: &Record) -> Result<Self, FormatError> {
+        let (start, end) = (record.data_offset() as usize, record.data_end() as usize);
+        let index = WeightsIndex::parse(&map[start..end])?;
+        let data_start = start + index.data_start();
+        Ok(Self { map, index: Arc::new(index), data_start })
+    }
+
+    /// The index: names, types, shapes and places.
+    pub fn index(&self) -> &WeightsIndex {
+        &self.index
+    }
+
+    /// The tensor called `name`, where it lies in the map.
+    pub fn get(&self, name: &str) -> Option<Tensor<'_>> {
+        let info = self.index.get(name)?;
+        let data = &self.map[self.data_start + info.begin..self.data_start + info.end];
+        Some(Tensor { info, data })
+    }
+
+    /// Where a tensor starts in the archive file.
+    pub fn file_offset(&self, info: &TensorInfo) -> u64 {
+        (self.data_start + info.begin) as u64
+    }
+}
+
+fn find<'r>(records: &'r [Record], name: &str) -> Result<&'r Record, FormatError> {
+    records.iter().find(|r| r.name == name).ok_or_else(|| FormatError::MissingEntry {
+        entry: name.to_owned(),
+        present: records.iter().take(16).map(|r| r.name.as_str()).collect::<Vec<_>>().join(", "),
+    })
+}
+
+/// Reads the manifest and checks that it lists exactly the entries of the container.
+fn read_manifest(map: &[u8], records: &[Record]) -> Result<Manifest, FormatError> {
+    let record = find(records, entry_names::MANIFEST)?;
+    if record.bytes > MAX_MANIFEST {
+        return Err(FormatError::Manifest(format!("{} bytes, allowed are {MAX_MANIFEST}", record.bytes)));
+    }
+    let json = &map[record.data_offset() as usize..record.data_end() as usize];
+    check_crc32(record, json)?;
+    let manifest = Manifest::from_json(json)?;
+    let in_container: Vec<_> = records
+        .iter()
+        .filter(|r| r.name != entry_names::MANIFEST)
+        .map(|r| (r.name.as_str(), r.bytes))
+        .collect();
+    let listed: Vec<_> = manifest.entries.iter().map(|e| (e.name.as_str(), e.bytes)).collect();
+    if listed != in_container {
+        let difference = listed.iter().zip(&in_container).find(|(a, b)| a != b);
+        return Err(FormatError::Manifest(match difference {
+            Some(((name, bytes), (found, found_bytes))) => format!(
+                "entry `{name}` of {bytes} bytes is listed where the container holds `{found}` of {found_bytes}"
+            ),
+            None => {
+                format!("{} entries are listed, the container holds {}", listed.len(), in_container.len())
+            }
+        }));
+    }
+    Ok(manifest)
+}
+
+fn check_crc32(record: &Record, data: &[u8]) -> Result<(), FormatError> {
+    let found = crc32fast::hash(data);
+    if found != record.crc32 {
+        return Err(FormatError::Digest {
+            entry: record.name.clone(),
+            what: "CRC-32",
+            found: format!("{found:08x}"),
+            expected: format!("{:08x}", record.crc32),
+        });
+    }
+    Ok(())
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut out, byte| {
+        write!(out, "{byte:02x}").expect("a string takes any text");
+        out
+    })
+}

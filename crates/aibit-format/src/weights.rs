@@ -1,0 +1,334 @@
+//! The header of `weights.safetensors`, read strictly and written with code matrices on cache lines.
+//!
+//! Source: safetensors format, <https://github.com/huggingface/safetensors#format>.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Dtype, FormatError, Manifest, json};
+
+/// The safetensors limit on headers.
+const MAX_HEADER: u64 = 100_000_000;
+/// Data starts at a multiple of this many bytes, and so does every code matrix: one cache line.
+const ALIGNMENT: usize = 64;
+const MAX_RANK: usize = 8;
+const MAX_NAME: usize = 1024;
+
+/// Where one tensor lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// Its name.
+    pub name: String,
+    /// Element type.
+    pub dtype: Dtype,
+    /// Dimensions, row-major.
+    pub shape: Vec<usize>,
+    /// First byte, counted from the start of the data part.
+    pub begin: usize,
+    /// One past the last byte.
+    pub end: usize,
+}
+
+impl TensorInfo {
+    /// Length in bytes.
+    pub fn bytes(&self) -> usize {
+        self.end - self.begin
+    }
+
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        self.bytes() / self.dtype.size()
+    }
+}
+
+/// All tensors of a safetensors file, in file order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WeightsIndex {
+    tensors: Vec<TensorInfo>,
+    by_name: HashMap<String, usize>,
+    data_start: usize,
+}
+
+#[derive(Deserialize)]
+struct RawTensor {
+    dtype: String,
+    shape: Vec<usize>,
+    data_offsets: [usize; 2],
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum HeaderValue {
+    Tensor(RawTensor),
+    Metadata(#[expect(dead_code, reason = "only its type is checked")] BTreeMap<String, String>),
+}
+
+impl WeightsIndex {
+    /// Reads the header of a safetensors file and checks that its tensors cover the data exactly: no holes,
+    /// no overlaps, every shape times its element size equal to its range.
+    ///
+    /// # Errors
+    /// [`FormatError::WeightsHeader`] for a malformed header, [`FormatError::Tensor`] and
+    /// [`FormatError::TensorSize`] for a tensor that contradicts it.
+    pub fn parse(file: &[u8]) -> Result<Self, FormatError> {
+        let header_error = |problem: String| FormatError::WeightsHeader(problem);
+        let Some((length, rest)) = file.split_first_chunk::<8>() else {
+            return Err(header_error(format!("{} bytes, the header's length alone takes 8", file.len())));
+        };
+        let length = u64::from_le_bytes(*length);
+        if !(2..=MAX_HEADER).contains(&length) || length > rest.len() as u64 {
+            return Err(header_error(format!(
+                "the header is said to take {length} bytes; allowed are 2 to {MAX_HEADER}, and {} follow",
+                rest.len()
+            )));
+        }
+        let (header, data) = rest.split_at(length as usize);
+        if header[0] != b'{' {
+            return Err(header_error(format!(
+                "the header starts with byte {:#04x}, not with `{{`",
+                header[0]
+            )));
+        }
+        let json::Pairs(pairs) = serde_json::from_slice::<json::Pairs<HeaderValue>>(header)
+            .map_err(|e| header_error(e.to_string()))?;
+        let mut tensors = Vec::with_capacity(pairs.len());
+        for (name, value) in pairs {
+            match (name.as_str(), value) {
+                ("__metadata__", HeaderValue::Metadata(_)) => {}
+                ("__metadata__", HeaderValue::Tensor(_)) => {
+                    return Err(header_error("`__metadata__` must be a map of strings".into()));
+                }
+                (_, HeaderValue::Tensor(raw)) => tensors.push(check_tensor(name, raw, data.len())?),
+                (_, HeaderValue::Metadata(_)) => {
+                    return Err(header_error(format!("`{name}` lacks dtype, shape or data_offsets")));
+                }
+            }
+        }
+        tensors.sort_by_key(|t| t.begin);
+        let mut end = 0;
+        for tensor in &tensors {
+            if tensor.begin != end {
+                let what = if tensor.begin < end { "overlap" } else { "leave a hole" };
+                return Err(FormatError::Tensor {
+                    name: tensor.name.clone(),
+                    problem: format!(
+                        "starts at {}, the tensor before ends at {end}: they {what}",
+                        tensor.begin
+                    ),
+                });
+            }
+            end = tensor.end;
+        }
+        if end != data.len() {
+            return Err(header_error(format!(
+                "the tensors end at byte {end} of {} bytes of data",
+                data.len()
+            )));
+        }
+        Self::new(tensors, 8 + length as usize)
+    }
+
+    fn new(tensors: Vec<TensorInfo>, data_start: usize) -> Result<Self, FormatError> {
+        let mut by_name = HashMap::with_capacity(tensors.len());
+        for (index, tensor) in tensors.iter().enumerate() {
+            if by_name.insert(tensor.name.clone(), index).is_some() {
+                return Err(FormatError::Tensor {
+                    name: tensor.name.clone(),
+                    problem: "stands twice".into(),
+                });
+            }
+        }
+        Ok(Self { tensors, by_name, data_start })
+    }
+
+    /// Every tensor, in file order.
+    pub fn tensors(&self) -> &[TensorInfo] {
+        &self.tensors
+    }
+
+    /// The tensor called `name`.
+    pub fn get(&self, name: &str) -> Option<&TensorInfo> {
+        self.by_name.get(name).map(|&index| &self.tensors[index])
+    }
+
+    /// Where the data part starts, counted from the start of the safetensors file.
+    pub fn data_start(&self) -> usize {
+        self.data_start
+    }
+
+    /// Checks that the tensors are exactly those that the manifest's schemes call for.
+    ///
+    /// # Errors
+    /// [`FormatError::Tensor`] naming the tensor that is missing, superfluous, or of the wrong type or shape.
+    pub fn check_schemes(&self, manifest: &Manifest) -> Result<(), FormatError> {
+        let wrong = |name: &str, problem: String| FormatError::Tensor { name: name.to_owned(), problem };
+        let mut expected = 0;
+        for (name, record) in &manifest.tensors {
+            let Some(tensor) = self.get(name) else {
+                return Err(wrong(
+                    name,
+                    "the manifest lists it, weights.safetensors does not hold it".into(),
+                ));
+            };
+            expected += 1;
+            if tensor.dtype != record.scheme.dtype() {
+                return Err(wrong(
+                    name,
+                    format!(
+                        "scheme {} stores {}, found {}",
+                        record.scheme,
+                        record.scheme.dtype(),
+                        tensor.dtype
+                    ),
+                ));
+            }
+            let Some(scales_name) = record.scheme.scales_name(name) else { continue };
+            let &[rows, _] = tensor.shape.as_slice() else {
+                return Err(wrong(
+                    name,
+                    format!("scheme {} needs a matrix, found shape {:?}", record.scheme, tensor.shape),
+                ));
+            };
+            let Some(scales) = self.get(&scales_name) else {
+                return Err(wrong(
+                    &scales_name,
+                    format!("`{name}` is {} but its scales are missing", record.scheme),
+                ));
+            };
+            expected += 1;
+            if scales.dtype != Dtype::F32 || scales.shape != [rows] {
+                return Err(wrong(
+                    &scales_name,
+                    format!(
+                        "must be F32 of shape [{rows}], found {} of shape {:?}",
+                        scales.dtype, scales.shape
+                    ),
+                ));
+            }
+        }
+        if expected != self.tensors.len() {
+            let listed = |t: &&TensorInfo| {
+                manifest.tensors.contains_key(&t.name)
+                    || manifest
+                        .tensors
+                        .iter()
+                        .any(|(n, r)| r.scheme.scales_name(n).as_deref() == Some(&t.name))
+            };
+            let extra = self.tensors.iter().find(|t| !listed(t)).map_or("a tensor", |t| &t.name);
+            return Err(wrong(extra, "weights.safetensors holds it, the manifest does not list it".into()));
+        }
+        Ok(())
+    }
+}
+
+fn check_tensor(name: String, raw: RawTensor, data_bytes: usize) -> Result<TensorInfo, FormatError> {
+    let RawTensor { dtype, shape, data_offsets: [begin, end] } = raw;
+    let wrong = |problem: String| FormatError::Tensor { name: name.chars().take(80).collect(), problem };
+    if !(1..=MAX_NAME).contains(&name.len()) {
+        return Err(wrong(format!("a name of {} bytes, allowed are 1 to {MAX_NAME}", name.len())));
+    }
+    let Some(dtype) = Dtype::from_name(&dtype) else {
+        return Err(wrong(format!("dtype `{dtype}` is not one of F32, F16, BF16, I8")));
+    };
+    if !(1..=MAX_RANK).contains(&shape.len()) {
+        return Err(wrong(format!("{} dimensions, allowed are 1 to {MAX_RANK}", shape.len())));
+    }
+    if begin > end || end > data_bytes {
+        return Err(wrong(format!("takes bytes {begin} to {end} of {data_bytes}")));
+    }
+    let expected =
+        shape.iter().try_fold(dtype.size() as u64, |product, &dim| product.checked_mul(dim as u64));
+    let Some(expected) = expected else {
+        return Err(wrong(format!("shape {shape:?} as {dtype} has more than 2^64 bytes")));
+    };
+    if expected == 0 {
+        return Err(wrong(format!("shape {shape:?} has no elements")));
+    }
+    let found = (end - begin) as u64;
+    if expected != found {
+        return Err(FormatError::TensorSize { name, shape, dtype, expected, found });
+    }
+    Ok(TensorInfo { name, dtype, shape, begin, end })
+}
+
+/// Order and places of tensors to be written: code matrices first.
+#[derive(Debug, Clone)]
+pub struct WeightsLayout {
+    index: WeightsIndex,
+    header: Vec<u8>,
+}
+
+#[derive(Serialize)]
+struct HeaderEntry<'a> {
+    dtype: &'static str,
+    shape: &'a [usize],
+    data_offsets: [usize; 2],
+}
+
+impl WeightsLayout {
+    /// Plans a file for tensors of the given names, types and shapes. Those whose size is a multiple of a
+    /// cache line come first, matrices of codes before others, each in the order given; the rest follows by
+    /// falling element size. So every large matrix starts on a cache line and every tensor on a multiple of
+    /// its element size.
+    ///
+    /// # Errors
+    /// [`FormatError::Tensor`] for a name that stands twice.
+    pub fn new(tensors: &[(String, Dtype, Vec<usize>)]) -> Result<Self, FormatError> {
+        let bytes =
+            |(_, dtype, shape): &&(String, Dtype, Vec<usize>)| dtype.size() * shape.iter().product::<usize>();
+        let mut order: Vec<_> = tensors.iter().collect();
+        order.sort_by_key(|tensor| {
+            let (_, dtype, shape) = tensor;
+            let whole_lines = shape.len() > 1 && bytes(tensor).is_multiple_of(ALIGNMENT);
+            let group = match (whole_lines, dtype) {
+                (true, Dtype::I8) => 0,
+                (true, _) => 1,
+                (false, _) => 2,
+            };
+            (group, std::cmp::Reverse(if group == 2 { dtype.size() } else { 0 }))
+        });
+        let mut begin = 0;
+        let infos = order
+            .iter()
+            .map(|tensor| {
+                let (name, dtype, shape) = tensor;
+                let end = begin + bytes(tensor);
+                let info = TensorInfo { name: name.clone(), dtype: *dtype, shape: shape.clone(), begin, end };
+                begin = end;
+                info
+            })
+            .collect();
+        let mut index = WeightsIndex::new(infos, 0)?;
+
+        // By hand, because a map would lose the order of the entries.
+        let mut header = String::from("{\"__metadata__\":{\"format\":\"pt\"}");
+        for TensorInfo { name, dtype, shape, begin, end } in &index.tensors {
+            let entry = HeaderEntry { dtype: dtype.name(), shape, data_offsets: [*begin, *end] };
+            let name = serde_json::to_string(name).expect("a string");
+            let entry = serde_json::to_string(&entry).expect("strings and integers");
+            header.extend([",", &name, ":", &entry]);
+        }
+        header.push('}');
+        let padded = (8 + header.len()).next_multiple_of(ALIGNMENT) - 8;
+        header.extend(std::iter::repeat_n(' ', padded - header.len()));
+        index.data_start = 8 + padded;
+        let header = [&(padded as u64).to_le_bytes(), header.as_bytes()].concat();
+        Ok(Self { index, header })
+    }
+
+    /// Length field and JSON, padded to a cache line: what the file starts with.
+    pub fn header(&self) -> &[u8] {
+        &self.header
+    }
+
+    /// The tensors in the order in which their bytes follow the header.
+    pub fn tensors(&self) -> &[TensorInfo] {
+        &self.index.tensors
+    }
+
+    /// Length of the whole safetensors file.
+    pub fn file_bytes(&self) -> u64 {
+        (self.header.len() + self.index.tensors.last().map_or(0, |t| t.end)) as u64
+    }
+}

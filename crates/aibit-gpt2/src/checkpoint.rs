@@ -1,0 +1,42 @@
+//! Names of tensors in GPT-2 checkpoints.
+
+/// What a tensor of a checkpoint is to a package.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CheckpointName {
+    /// A parameter, under its canonical name.
+    Parameter(String),
+    /// A constant that the graph expresses itself: the causal mask and its fill value.
+    MaskBuffer,
+}
+
+/// Maps a checkpoint's tensor name to the canonical one.
+///
+/// Some checkpoints (the original upload among them) leave out the `transformer.` prefix; canonical names
+/// have it. `attn.bias` and `attn.masked_bias` are mask buffers and not parameters.
+pub fn checkpoint_name(name: &str) -> CheckpointName {
+    if name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias") {
+        return CheckpointName::MaskBuffer;
+    }
+    let canonical = if name.starts_with("transformer.") || name.starts_with("lm_head.") {
+        name.to_owned()
+    } else {
+        format!("transformer.{name}")
+    };
+    CheckpointName::Parameter(canonical)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_prefix_is_restored_and_mask_buffers_are_told_apart_from_biases() {
+        let parameter = |name: &str| CheckpointName::Parameter(name.to_owned());
+        assert_eq!(checkpoint_name("wte.weight"), parameter("transformer.wte.weight"));
+        assert_eq!(checkpoint_name("transformer.wte.weight"), parameter("transformer.wte.weight"));
+        assert_eq!(checkpoint_name("lm_head.weight"), parameter("lm_head.weight"));
+        assert_eq!(checkpoint_name("h.0.attn.bias"), CheckpointName::MaskBuffer);
+        assert_eq!(checkpoint_name("transformer.h.0.attn.masked_bias"), CheckpointName::MaskBuffer);
+        assert_eq!(checkpoint_name("h.0.attn.c_attn.bias"), parameter("transformer.h.0.attn.c_attn.bias"));
+    }
+}

@@ -1,0 +1,78 @@
+/// Why a graph cannot be executed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GraphError {
+    /// The text is not a graph: bad JSON, an unknown op or attribute, a missing field.
+    #[error("graph: {0}")]
+    Parse(#[from] serde_json::Error),
+    /// The graph was written for another op set.
+    #[error(
+        "graph version {found} is not the one this build executes ({supported}); \
+         update aibit or pack the model again"
+    )]
+    Version {
+        /// Version in the file.
+        found: u32,
+        /// Version of [`crate::Graph::VERSION`].
+        supported: u32,
+    },
+    /// A number lies outside its limits.
+    #[error("graph: {what} is {found}, allowed is {allowed}")]
+    OutOfRange {
+        /// Which number.
+        what: String,
+        /// Its value.
+        found: String,
+        /// What it may be.
+        allowed: String,
+    },
+    /// A node reads a value that no earlier node has written, or writes one twice.
+    #[error("graph node {node} ({op}): value {value} {problem}")]
+    Value {
+        /// Index of the node.
+        node: usize,
+        /// Its op.
+        op: &'static str,
+        /// Index of the value.
+        value: usize,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A node names a tensor that the archive does not hold.
+    #[error("graph node {node} ({op}): tensor `{tensor}` is not in the archive")]
+    MissingTensor {
+        /// Index of the node.
+        node: usize,
+        /// Its op.
+        op: &'static str,
+        /// Name of the tensor.
+        tensor: String,
+    },
+    /// A tensor's shape does not fit the node that uses it.
+    #[error("graph node {node} ({op}): tensor `{tensor}` has shape {found:?}, the node needs {expected:?}")]
+    TensorShape {
+        /// Index of the node.
+        node: usize,
+        /// Its op.
+        op: &'static str,
+        /// Name of the tensor.
+        tensor: String,
+        /// Its shape in the archive.
+        found: Vec<usize>,
+        /// The shape that the node's values ask for.
+        expected: Vec<usize>,
+    },
+    /// An attribute contradicts another, or a value's width.
+    #[error("graph node {node} ({op}): {problem}")]
+    Attribute {
+        /// Index of the node.
+        node: usize,
+        /// Its op.
+        op: &'static str,
+        /// The contradiction, with the numbers.
+        problem: String,
+    },
+    /// The buffer plan does not fit the values, or lets two live values overlap.
+    #[error("graph buffer plan: {0}")]
+    Plan(String),
+}

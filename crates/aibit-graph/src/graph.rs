@@ -1,0 +1,239 @@
+//! Ops, values and the graph itself.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{BufferPlan, GraphError};
+
+/// Index of a [`Value`] in [`Graph::values`].
+pub type ValueId = usize;
+
+/// An inference graph: nodes in execution order over values `[tokens, width]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Graph {
+    /// Version of the op set; see [`Graph::VERSION`].
+    pub version: u32,
+    /// Longest sequence the model was made for (`n_ctx`).
+    pub context: usize,
+    /// Number of token ids; the width of the logits.
+    pub vocabulary: usize,
+    /// Intermediate results.
+    pub values: Vec<Value>,
+    /// One slot of cached keys and values per attention node.
+    pub kv_slots: Vec<KvSlot>,
+    /// Operations in execution order; the last one is [`Op::Logits`].
+    pub nodes: Vec<Op>,
+    /// Where each value lies in the arena.
+    pub plan: BufferPlan,
+}
+
+/// An intermediate result of shape `[tokens, width]`, f32, row-major.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Value {
+    /// For people; execution never looks at it.
+    pub name: String,
+    /// Elements per token.
+    pub width: usize,
+}
+
+/// Shape of one layer's cached keys and values: `[n_kv_head, context, head_dim]` each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KvSlot {
+    /// Heads with keys and values of their own.
+    pub n_kv_head: usize,
+    /// Elements per head.
+    pub head_dim: usize,
+}
+
+/// One operation. The formula of each stands in `docs/format.md`; `x` is the input value, `y` the output.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Op {
+    /// `y[t] = table[id[t]]`.
+    Embed {
+        /// Tensor `[vocabulary, width]`.
+        table: String,
+        /// The looked-up rows.
+        output: ValueId,
+    },
+    /// `y[t] = table[position[t]]`, positions counted from the start of the sequence.
+    PositionEmbed {
+        /// Tensor `[context, width]`.
+        table: String,
+        /// The looked-up rows.
+        output: ValueId,
+    },
+    /// `y = a + b`, element by element.
+    Add {
+        /// First operand.
+        a: ValueId,
+        /// Second operand, of the same width.
+        b: ValueId,
+        /// The sum.
+        output: ValueId,
+    },
+    /// `y = (x - mean(x)) / sqrt(var(x) + epsilon) * weight + bias`, per token.
+    LayerNorm {
+        /// Normalized value.
+        input: ValueId,
+        /// Tensor `[width]`.
+        weight: String,
+        /// Tensor `[width]`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bias: Option<String>,
+        /// Added to the variance; positive.
+        epsilon: f32,
+        /// The result.
+        output: ValueId,
+    },
+    /// `y = x · weightᵀ + bias`.
+    Linear {
+        /// Left operand, `[tokens, in_features]`.
+        input: ValueId,
+        /// Tensor `[out_features, in_features]`.
+        weight: String,
+        /// Tensor `[out_features]`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bias: Option<String>,
+        /// Where the weight is quantized to integers and so are the activations: elements of this
+        /// magnitude and more stay in floating point. Absent: none does.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        outlier_threshold: Option<f32>,
+        /// The product, `[tokens, out_features]`.
+        output: ValueId,
+    },
+    /// `y = function(x)`, element by element.
+    Activation {
+        /// Argument.
+        input: ValueId,
+        /// Which function.
+        function: ActivationFunction,
+        /// The result.
+        output: ValueId,
+    },
+    /// Causal self-attention over all positions so far; appends to the KV slot.
+    Attention {
+        /// `[tokens, (n_head + 2 * n_kv_head) * head_dim]`: queries, keys and values side by side.
+        qkv: ValueId,
+        /// Index into [`Graph::kv_slots`].
+        slot: usize,
+        /// Query heads; a multiple of the slot's `n_kv_head`.
+        n_head: usize,
+        /// Factor on `q · k` before the softmax.
+        scale: f32,
+        /// `[tokens, n_head * head_dim]`.
+        output: ValueId,
+    },
+    /// The model's result, `x · weightᵀ`, `[tokens, vocabulary]`; not kept in the arena.
+    Logits {
+        /// Left operand, `[tokens, in_features]`.
+        input: ValueId,
+        /// Tensor `[vocabulary, in_features]`; the embedding itself where the head is tied.
+        weight: String,
+        /// As in [`Op::Linear`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        outlier_threshold: Option<f32>,
+    },
+}
+
+/// Element-wise functions, with the formula of each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ActivationFunction {
+    /// `0.5 x (1 + tanh(sqrt(2/π) (x + 0.044715 x³)))`.
+    GeluTanh,
+    /// `0.5 x (1 + erf(x / sqrt(2)))`.
+    GeluErf,
+    /// `max(x, 0)`.
+    Relu,
+    /// `x / (1 + exp(-x))`.
+    Silu,
+    /// `tanh(x)`.
+    Tanh,
+    /// `x / (1 + exp(-1.702 x))`.
+    QuickGelu,
+    /// `1 / (1 + exp(-x))`.
+    Sigmoid,
+}
+
+impl Graph {
+    /// The op set that this build writes and executes.
+    pub const VERSION: u32 = 1;
+
+    /// Reads a graph from JSON. Only the syntax is checked here; see [`Graph::validate`].
+    ///
+    /// # Errors
+    /// [`GraphError::Parse`] with line and column for bad JSON, unknown ops and unknown attributes, and
+    /// [`GraphError::Version`] for another op set.
+    pub fn from_json(json: &[u8]) -> Result<Self, GraphError> {
+        #[derive(Deserialize)]
+        struct VersionOnly {
+            version: u32,
+        }
+        let VersionOnly { version: found } = serde_json::from_slice(json)?;
+        if found != Self::VERSION {
+            return Err(GraphError::Version { found, supported: Self::VERSION });
+        }
+        Ok(serde_json::from_slice(json)?)
+    }
+
+    /// The graph as JSON, the same bytes for equal graphs.
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec_pretty(self).expect("a graph has only string keys and finite numbers")
+    }
+}
+
+impl Op {
+    /// The op's name in `graph.json`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Embed { .. } => "embed",
+            Self::PositionEmbed { .. } => "position_embed",
+            Self::Add { .. } => "add",
+            Self::LayerNorm { .. } => "layer_norm",
+            Self::Linear { .. } => "linear",
+            Self::Activation { .. } => "activation",
+            Self::Attention { .. } => "attention",
+            Self::Logits { .. } => "logits",
+        }
+    }
+
+    /// Values that the op reads.
+    pub fn inputs(&self) -> impl Iterator<Item = ValueId> {
+        let (first, second) = match *self {
+            Self::Embed { .. } | Self::PositionEmbed { .. } => (None, None),
+            Self::Add { a, b, .. } => (Some(a), Some(b)),
+            Self::LayerNorm { input, .. }
+            | Self::Linear { input, .. }
+            | Self::Activation { input, .. }
+            | Self::Logits { input, .. } => (Some(input), None),
+            Self::Attention { qkv, .. } => (Some(qkv), None),
+        };
+        first.into_iter().chain(second)
+    }
+
+    /// The value that the op writes; [`Op::Logits`] writes none.
+    pub fn output(&self) -> Option<ValueId> {
+        match *self {
+            Self::Embed { output, .. }
+            | Self::PositionEmbed { output, .. }
+            | Self::Add { output, .. }
+            | Self::LayerNorm { output, .. }
+            | Self::Linear { output, .. }
+            | Self::Activation { output, .. }
+            | Self::Attention { output, .. } => Some(output),
+            Self::Logits { .. } => None,
+        }
+    }
+
+    /// The one input whose buffer the output may take over: element-wise ops can work in place.
+    pub(crate) fn in_place_input(&self) -> Option<ValueId> {
+        match *self {
+            Self::Add { a, .. } => Some(a),
+            Self::Activation { input, .. } => Some(input),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! The buffer plan: one arena for all values, places given out by liveness.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Graph, GraphError, ValueId};
+
+/// Where each value lies in the arena, in elements per token: for `m` tokens, value `v` takes
+/// `arena[offsets[v] * m ..][.. width[v] * m]`, and the arena has `width * m` elements.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BufferPlan {
+    /// One offset per value.
+    pub offsets: Vec<usize>,
+    /// Size of the arena.
+    pub width: usize,
+}
+
+/// Places start at multiples of this many f32, one cache line.
+const ALIGNMENT: usize = 16;
+
+impl Graph {
+    /// Gives every value a place: first fit among the values alive at the same time; an element-wise op
+    /// takes over the place of an input that dies there.
+    ///
+    /// The graph must be well-formed ([`Graph::validate`] tells), as an architecture crate emits it.
+    pub fn plan_buffers(&mut self) {
+        let last_use = self.last_uses();
+        let mut plan = BufferPlan { offsets: vec![0; self.values.len()], width: 0 };
+        let mut live: Vec<ValueId> = Vec::new();
+        for (at, node) in self.nodes.iter().enumerate() {
+            if let Some(output) = node.output() {
+                let width = self.values[output].width;
+                let taken_over = node
+                    .in_place_input()
+                    .filter(|&input| last_use[input] == at && self.values[input].width == width);
+                plan.offsets[output] = match taken_over {
+                    Some(input) => plan.offsets[input],
+                    None => self.first_gap(&plan, &live, width),
+                };
+                plan.width = plan.width.max(plan.offsets[output] + width);
+                live.push(output);
+            }
+            live.retain(|&value| last_use[value] > at);
+        }
+        self.plan = plan;
+    }
+
+    /// The lowest aligned offset at which `width` elements touch no live value.
+    fn first_gap(&self, plan: &BufferPlan, live: &[ValueId], width: usize) -> usize {
+        let mut taken: Vec<_> = live.iter().map(|&v| (plan.offsets[v], self.values[v].width)).collect();
+        taken.sort_unstable();
+        let mut offset = 0;
+        for (start, taken_width) in taken {
+            if offset + width <= start {
+                break;
+            }
+            offset = offset.max((start + taken_width).next_multiple_of(ALIGNMENT));
+        }
+        offset
+    }
+
+    /// Index of the last node that reads each value (of its writer, where nothing reads it).
+    fn last_uses(&self) -> Vec<usize> {
+        let mut last = vec![0; self.values.len()];
+        for (at, node) in self.nodes.iter().enumerate() {
+            for value in node.inputs().chain(node.output()) {
+                last[value] = at;
+            }
+        }
+        last
+    }
+
+    /// Checks a stored plan against the values: sizes, bounds, and that no node writes over a value that
+    /// a later node still reads. Assumes that value indices have been checked.
+    pub(crate) fn validate_plan(&self) -> Result<(), GraphError> {
+        let plan = &self.plan;
+        if plan.offsets.len() != self.values.len() {
+            return Err(GraphError::Plan(format!(
+                "{} offsets for {} values",
+                plan.offsets.len(),
+                self.values.len()
+            )));
+        }
+        let end = |v: ValueId| plan.offsets[v].checked_add(self.values[v].width);
+        for (v, value) in self.values.iter().enumerate() {
+            if end(v).is_none_or(|end| end > plan.width) {
+                return Err(GraphError::Plan(format!(
+                    "value {v} (`{}`) of width {} at offset {} passes the arena's width {}",
+                    value.name, value.width, plan.offsets[v], plan.width
+                )));
+            }
+        }
+        let overlap = |a: ValueId, b: ValueId| {
+            plan.offsets[a] < plan.offsets[b] + self.values[b].width
+                && plan.offsets[b] < plan.offsets[a] + self.values[a].width
+        };
+        let last_use = self.last_uses();
+        let mut live: Vec<ValueId> = Vec::new();
+        for (at, node) in self.nodes.iter().enumerate() {
+            if let Some(output) = node.output() {
+                for &other in live.iter().filter(|&&other| overlap(other, output)) {
+                    let in_place = node.in_place_input() == Some(other)
+                        && last_use[other] == at
+                        && plan.offsets[other] == plan.offsets[output]
+                        && self.values[other].width == self.values[output].width
+                        && node.inputs().filter(|&v| v == other).count() == 1;
+                    if !in_place {
+                        return Err(GraphError::Plan(format!(
+                            "node {at} ({}) writes value {output} over value {other}, which is still needed",
+                            node.name()
+                        )));
+                    }
+                }
+                live.push(output);
+            }
+            live.retain(|&value| last_use[value] > at);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,194 @@
+//! Checks that a graph from a file can be executed as it stands.
+
+use crate::{Graph, GraphError, Op, ValueId};
+
+/// Limits on what a file may ask for. The largest models of today lie far below them.
+const MAX_CONTEXT: usize = 1 << 24;
+const MAX_WIDTH: usize = 1 << 24;
+const MAX_NODES: usize = 1 << 16;
+const MAX_VOCABULARY: usize = 1 << 24;
+
+impl Graph {
+    /// Checks everything that execution relies on: limits, the order of values, tensor names and shapes
+    /// (`shape_of` gives a stored tensor's), attributes, KV slots, and the buffer plan.
+    ///
+    /// # Errors
+    /// The first contradiction, with the node, the tensor and the numbers.
+    pub fn validate<'a>(&self, shape_of: impl Fn(&str) -> Option<&'a [usize]>) -> Result<(), GraphError> {
+        self.check_limits()?;
+        let mut written = vec![false; self.values.len()];
+        let mut slot_used = vec![false; self.kv_slots.len()];
+        for (node, op) in self.nodes.iter().enumerate() {
+            let check = NodeCheck { graph: self, node, op, shape_of: &shape_of };
+            for value in op.inputs() {
+                check.value_exists(value)?;
+                if !written[value] {
+                    return Err(check.value_error(value, "is read before it is written"));
+                }
+            }
+            if let Some(value) = op.output() {
+                check.value_exists(value)?;
+                if std::mem::replace(&mut written[value], true) {
+                    return Err(check.value_error(value, "is written twice"));
+                }
+            }
+            check.tensors_and_attributes()?;
+            if let Op::Attention { slot, .. } = *op
+                && std::mem::replace(&mut slot_used[slot], true)
+            {
+                return Err(check.attribute(format!("KV slot {slot} belongs to an earlier node")));
+            }
+            if matches!(op, Op::Logits { .. }) != (node + 1 == self.nodes.len()) {
+                return Err(check.attribute("`logits` is the last node and stands nowhere else".into()));
+            }
+        }
+        self.validate_plan()
+    }
+
+    fn check_limits(&self) -> Result<(), GraphError> {
+        let within = |what: &str, found: usize, max: usize| {
+            if (1..=max).contains(&found) {
+                return Ok(());
+            }
+            let (found, allowed) = (found.to_string(), format!("1 to {max}"));
+            Err(GraphError::OutOfRange { what: what.into(), found, allowed })
+        };
+        within("context", self.context, MAX_CONTEXT)?;
+        within("vocabulary", self.vocabulary, MAX_VOCABULARY)?;
+        within("the number of nodes", self.nodes.len(), MAX_NODES)?;
+        within("the number of values", self.values.len(), MAX_NODES)?;
+        for (v, value) in self.values.iter().enumerate() {
+            within(&format!("the width of value {v}"), value.width, MAX_WIDTH)?;
+        }
+        within("the arena's width", self.plan.width, MAX_WIDTH)?;
+        for (s, slot) in self.kv_slots.iter().enumerate() {
+            within(&format!("n_kv_head of KV slot {s}"), slot.n_kv_head, MAX_WIDTH)?;
+            within(&format!("head_dim of KV slot {s}"), slot.head_dim, MAX_WIDTH)?;
+            let width = slot.n_kv_head.saturating_mul(slot.head_dim);
+            within(&format!("the width of KV slot {s}"), width, MAX_WIDTH)?;
+        }
+        Ok(())
+    }
+}
+
+struct NodeCheck<'g, F> {
+    graph: &'g Graph,
+    node: usize,
+    op: &'g Op,
+    shape_of: F,
+}
+
+impl<'s, F: Fn(&str) -> Option<&'s [usize]>> NodeCheck<'_, F> {
+    fn tensors_and_attributes(&self) -> Result<(), GraphError> {
+        let width = |value: ValueId| self.graph.values[value].width;
+        match *self.op {
+            Op::Embed { ref table, output } => self.tensor(table, &[self.graph.vocabulary, width(output)]),
+            Op::PositionEmbed { ref table, output } => {
+                self.tensor(table, &[self.graph.context, width(output)])
+            }
+            Op::Add { a, b, output } => {
+                self.equal_widths(a, output)?;
+                self.equal_widths(b, output)?;
+                if a == b {
+                    return Err(self.value_error(a, "is added to itself"));
+                }
+                Ok(())
+            }
+            Op::LayerNorm { input, ref weight, ref bias, epsilon, output } => {
+                self.equal_widths(input, output)?;
+                if !(epsilon.is_finite() && epsilon > 0.0) {
+                    return Err(
+                        self.attribute(format!("epsilon is {epsilon}, it must be positive and finite"))
+                    );
+                }
+                self.tensor(weight, &[width(input)])?;
+                bias.iter().try_for_each(|bias| self.tensor(bias, &[width(input)]))
+            }
+            Op::Linear { input, ref weight, ref bias, outlier_threshold, output } => {
+                self.outlier_threshold(outlier_threshold)?;
+                self.tensor(weight, &[width(output), width(input)])?;
+                bias.iter().try_for_each(|bias| self.tensor(bias, &[width(output)]))
+            }
+            Op::Activation { input, output, function: _ } => self.equal_widths(input, output),
+            Op::Attention { qkv, slot, n_head, scale, output } => {
+                let Some(kv) = self.graph.kv_slots.get(slot) else {
+                    let slots = self.graph.kv_slots.len();
+                    return Err(self.attribute(format!("KV slot {slot} of {slots}")));
+                };
+                if !scale.is_finite() {
+                    return Err(self.attribute(format!("scale is {scale}, it must be finite")));
+                }
+                if n_head == 0 || !n_head.is_multiple_of(kv.n_kv_head) {
+                    return Err(self.attribute(format!(
+                        "n_head {n_head} is not a positive multiple of n_kv_head {}",
+                        kv.n_kv_head
+                    )));
+                }
+                let heads = n_head.checked_add(2 * kv.n_kv_head);
+                let expected =
+                    (heads.and_then(|h| h.checked_mul(kv.head_dim)), n_head.checked_mul(kv.head_dim));
+                if expected != (Some(width(qkv)), Some(width(output))) {
+                    return Err(self.attribute(format!(
+                        "{n_head} query heads and {} key-value heads of {} elements do not fit widths {} and {}",
+                        kv.n_kv_head,
+                        kv.head_dim,
+                        width(qkv),
+                        width(output)
+                    )));
+                }
+                Ok(())
+            }
+            Op::Logits { input, ref weight, outlier_threshold } => {
+                self.outlier_threshold(outlier_threshold)?;
+                self.tensor(weight, &[self.graph.vocabulary, width(input)])
+            }
+        }
+    }
+
+    fn tensor(&self, name: &str, expected: &[usize]) -> Result<(), GraphError> {
+        let (node, op) = (self.node, self.op.name());
+        let Some(found) = (self.shape_of)(name) else {
+            return Err(GraphError::MissingTensor { node, op, tensor: name.to_owned() });
+        };
+        if found != expected {
+            let (found, expected) = (found.to_vec(), expected.to_vec());
+            return Err(GraphError::TensorShape { node, op, tensor: name.to_owned(), found, expected });
+        }
+        Ok(())
+    }
+
+    fn outlier_threshold(&self, threshold: Option<f32>) -> Result<(), GraphError> {
+        match threshold {
+            Some(t) if !(t.is_finite() && t > 0.0) => {
+                Err(self.attribute(format!("outlier_threshold is {t}, it must be positive and finite")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn equal_widths(&self, a: ValueId, b: ValueId) -> Result<(), GraphError> {
+        let (width_a, width_b) = (self.graph.values[a].width, self.graph.values[b].width);
+        if width_a != width_b {
+            return Err(
+                self.attribute(format!("value {a} has width {width_a}, value {b} has width {width_b}"))
+            );
+        }
+        Ok(())
+    }
+
+    fn value_exists(&self, value: ValueId) -> Result<(), GraphError> {
+        if value >= self.graph.values.len() {
+            let count = self.graph.values.len();
+            return Err(self.value_error(value, &format!("does not exist, the graph has {count}")));
+        }
+        Ok(())
+    }
+
+    fn value_error(&self, value: ValueId, problem: &str) -> GraphError {
+        GraphError::Value { node: self.node, op: self.op.name(), value, problem: problem.to_owned() }
+    }
+
+    fn attribute(&self, problem: String) -> GraphError {
+        GraphError::Attribute { node: self.node, op: self.op.name(), problem }
+    }
+}
