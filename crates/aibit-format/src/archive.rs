@@ -3,11 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use memmap2::Mmap;
 use sha2::{Digest, Sha256};
 
 use crate::zip::{self, Record};
-use crate::{FormatError, Manifest, TensorInfo, WeightsIndex, entry_names, mmap, sniff};
+use crate::{FormatError, Manifest, MappedFile, TensorInfo, WeightsIndex, entry_names, sniff};
 
 /// Longest manifest that is read; a package of ten thousand tensors has a tenth of it.
 const MAX_MANIFEST: u64 = 16 << 20;
@@ -19,7 +18,7 @@ const MAX_MANIFEST: u64 = 16 << 20;
 #[derive(Debug, Clone)]
 pub struct Archive {
     path: PathBuf,
-    map: Arc<Mmap>,
+    map: MappedFile,
     records: Vec<Record>,
     manifest: Manifest,
     weights: Weights,
@@ -39,7 +38,7 @@ pub struct Entry<'a> {
 /// The tensors of an archive, in the map; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Weights {
-    map: Arc<Mmap>,
+    map: MappedFile,
     index: Arc<WeightsIndex>,
     /// Where the data part of the safetensors file starts in the map.
     data_start: usize,
@@ -68,7 +67,7 @@ impl Archive {
         if matches!(length, Ok(0)) {
             return Err(not_archive(&[])); // an empty file cannot be mapped
         }
-        let map = mmap::map(&path)?;
+        let map = MappedFile::open(&path)?;
         if !map.starts_with(b"PK\x03\x04") || map.len() < 22 {
             return Err(not_archive(&map));
         }
@@ -148,7 +147,7 @@ struct EntryDigest<'a> {
 
 impl Weights {
     /// Reads the index of the safetensors file that `record` describes.
-    pub(crate) fn new(map: Arc<Mmap>, record: &Record) -> Result<Self, FormatError> {
+    pub(crate) fn new(map: MappedFile, record: &Record) -> Result<Self, FormatError> {
         let (start, end) = (record.data_offset() as usize, record.data_end() as usize);
         let index = WeightsIndex::parse(&map[start..end])?;
         let data_start = start + index.data_start();

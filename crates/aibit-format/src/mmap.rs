@@ -2,33 +2,61 @@
 #![expect(unsafe_code, reason = "a memory map aliases a file that other programs may change")]
 
 use std::fs::File;
+use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
 
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 
 use crate::FormatError;
 
-/// Maps a regular file read-only and shared, so that its pages stay the page cache's own.
+/// A regular file, mapped read-only and shared, so that its pages stay the page cache's own; cheap to clone.
 ///
 /// Whoever truncates the file while it is mapped makes the next access to the lost pages a bus error; whoever
 /// overwrites it in place changes what is computed. Writers of this crate never do either: they rename.
-pub(crate) fn map(path: &Path) -> Result<Arc<Mmap>, FormatError> {
-    let io = |action| move |source| FormatError::Io { action, path: path.to_owned(), source };
-    // Looked at before opening: opening a pipe waits for a writer.
-    let metadata = std::fs::metadata(path).map_err(io("open"))?;
-    if !metadata.is_file() {
-        let found = if metadata.is_dir() { "a folder" } else { "a device or pipe" };
-        return Err(FormatError::NotAFile { path: path.to_owned(), found });
+#[derive(Debug, Clone)]
+pub struct MappedFile(Arc<Mmap>);
+
+impl MappedFile {
+    /// Maps the file at `path`.
+    ///
+    /// # Errors
+    /// [`FormatError::NotAFile`] for folders, devices and pipes, [`FormatError::Io`]. An empty file cannot be
+    /// mapped on every platform and gives one of the latter.
+    pub fn open(path: &Path) -> Result<Self, FormatError> {
+        let io = |action| move |source| FormatError::Io { action, path: path.to_owned(), source };
+        // Looked at before opening: opening a pipe waits for a writer.
+        let metadata = std::fs::metadata(path).map_err(io("open"))?;
+        if !metadata.is_file() {
+            let found = if metadata.is_dir() { "a folder" } else { "a device or pipe" };
+            return Err(FormatError::NotAFile { path: path.to_owned(), found });
+        }
+        let file = File::open(path).map_err(io("open"))?;
+        Self::of(&file).map_err(io("map"))
     }
-    let file = File::open(path).map_err(io("open"))?;
-    map_file(&file).map_err(io("map"))
+
+    /// Maps an open file.
+    pub(crate) fn of(file: &File) -> std::io::Result<Self> {
+        // SAFETY: the bytes are only ever read, as plain integers and floats of which every bit pattern is valid, or
+        // through checked parsers; all lengths come from the map itself. Concurrent modification of the file is
+        // outside Rust's model for every user of memory maps; the type's documentation says what it would do.
+        Ok(Self(Arc::new(unsafe { Mmap::map(file)? })))
+    }
+
+    /// Lets go of the pages of a part that has been read, so that a pass over a large file does not keep it
+    /// in memory. A later access reads them again. Advice only: where it fails nothing changes.
+    pub fn release(&self, part: Range<usize>) {
+        let len = part.end.min(self.0.len()).saturating_sub(part.start);
+        // SAFETY: the map is shared and read-only, so a dropped page is read back from the file as it was; no
+        // private change can be lost.
+        let _ = unsafe { self.0.unchecked_advise_range(UncheckedAdvice::DontNeed, part.start, len) };
+    }
 }
 
-/// Maps an open file; see [`map`].
-pub(crate) fn map_file(file: &File) -> std::io::Result<Arc<Mmap>> {
-    // SAFETY: the bytes are only ever read, as plain integers and floats of which every bit pattern is valid, or
-    // through checked parsers; all lengths come from the map itself. Concurrent modification of the file is outside
-    // Rust's model for every mmap user; the module documentation says what it would do.
-    Ok(Arc::new(unsafe { Mmap::map(file)? }))
+impl Deref for MappedFile {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
 }

@@ -9,7 +9,7 @@ use tempfile::NamedTempFile;
 
 use crate::archive::hex;
 use crate::zip::{self, Record};
-use crate::{EntryRecord, FormatError, Manifest, Weights, entry_names, mmap};
+use crate::{EntryRecord, FormatError, Manifest, MappedFile, Weights, entry_names};
 
 /// Writes one archive. Nothing appears under the target's name before [`ArchiveWriter::finish`] has written
 /// and synced everything; dropping the writer removes the temporary file.
@@ -85,7 +85,7 @@ impl ArchiveWriter {
             let (entry, present) = (entry_names::WEIGHTS.to_owned(), "entries written before it".to_owned());
             return Err(FormatError::MissingEntry { entry, present });
         };
-        let map = mmap::map_file(self.temporary.as_file()).map_err(write_error(&self.target))?;
+        let map = MappedFile::of(self.temporary.as_file()).map_err(write_error(&self.target))?;
         Weights::new(map, record)
     }
 
@@ -278,7 +278,7 @@ mod tests {
         writer.end().expect("end");
         let length = writer.finish().expect("finish");
 
-        let map = mmap::map_file(&file).expect("map");
+        let map = MappedFile::of(&file).expect("map");
         assert_eq!(map.len() as u64, length);
         let records = zip::read_records(&map).expect("our reader");
         assert_eq!((records[0].bytes, records[0].data_offset()), (big, 4096));

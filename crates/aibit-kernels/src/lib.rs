@@ -1,1 +1,49 @@
-//! aibit-kernels
+//! Arithmetic on codes at the machine's speed, with run-time SIMD dispatch.
+//!
+//! Every kernel gives **the same bits** on every instruction set, for any thread count and any
+//! batching: row `i` of a batch equals the same row computed alone.
+//!
+//! * Integer sums are exact in `i32`.
+//! * A sum of `f32` over `k` has one fixed order, see [`dot_f32`]: sixteen lanes, each a chain of
+//!   fused multiply-adds, then a tree.
+//! * Functions of one element are one polynomial written in plain Rust ([`exp`], [`tanh`]) and
+//!   compiled once per instruction set; the platform's `expf` is never called.
+//!
+//! NaN stays NaN, but the payload of a NaN is not specified.
+//!
+//! [`Isa`] picks the instruction set at run time. Shapes are checked in the public functions, before
+//! any thread starts; a violated shape rule is a panic that prints both shapes. Work is shared with
+//! the current rayon pool: a caller that runs many kernels in a row saves the hand-over of each by
+//! running inside `ThreadPool::install`.
+//!
+//! Weights are `[out, in]` row-major and `y[m, n] = x[m, k] · w[n, k]ᵀ`. They may come straight from
+//! a memory map: alignment beyond that of the element is never assumed.
+
+#![allow(
+    clippy::needless_range_loop,
+    reason = "register and lane indices run over several arrays at once; iterators would hide which"
+)]
+
+mod activation;
+mod attention;
+mod elementwise;
+mod embed;
+mod float;
+mod int8;
+mod isa;
+mod llm_int8;
+mod math;
+mod norm;
+mod simd;
+mod tiles;
+
+pub use activation::{Activation, activate};
+pub use attention::{AttentionShape, attention, store_kv};
+pub use elementwise::{add, add_assign};
+pub use embed::{embed_float, embed_int8};
+pub use float::{FloatMatrix, dot_f32, linear_float};
+pub use int8::{Int8Rowwise, QuantizedRows, gemm_i32, linear_int8, quantize_rows};
+pub use isa::{Isa, IsaError};
+pub use llm_int8::{ActivationDtype, linear_llm_int8};
+pub use math::{exp, tanh};
+pub use norm::layer_norm;

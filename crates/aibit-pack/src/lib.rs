@@ -1,1 +1,20 @@
-//! aibit-pack
+//! Sources in, one archive out.
+//!
+//! [`ModelSource`] finds a model in a folder, [`hub`] fetches one from the model hub, [`pack`] quantizes it once
+//! and writes the archive. Checkpoints are safetensors files, sharded or not, or torch's `pytorch_model.bin`,
+//! which [`torch`] reads without executing anything in it.
+
+mod checkpoint;
+mod error;
+pub mod hub;
+mod pack;
+mod recipe;
+mod source;
+mod tokenizer_files;
+pub mod torch;
+
+pub use checkpoint::SourceDtype;
+pub use error::PackError;
+pub use pack::{PackOptions, PackReport, pack};
+pub use recipe::Preset;
+pub use source::ModelSource;

@@ -1,1 +1,30 @@
-//! aibit-runtime
+//! Executes the graph that an archive carries.
+//!
+//! - [`Model`]: an archive's graph with its tensors found in the map. Immutable, shared between sequences.
+//! - [`Session`]: one sequence, its KV cache and its buffers. Prefill and decode are one code path.
+//! - [`generate`](fn@generate): prompt to continuation, with a [`sampler`], stop conditions, and text that
+//!   comes out in whole characters.
+//! - [`perplexity`](fn@perplexity): how well a model predicts a text.
+//! - [`Golden`]: what a package must give, recorded when it is packed and replayed to verify it.
+//!
+//! Nothing here knows an architecture by name, and no weight is converted or copied when a model is loaded.
+
+mod defaults;
+mod error;
+mod generate;
+mod golden;
+mod model;
+mod perplexity;
+pub mod sampler;
+mod session;
+pub mod text_stream;
+mod tokenizer;
+
+pub use defaults::PackageDefaults;
+pub use error::RuntimeError;
+pub use generate::{GenerateOptions, Generation, StopReason, generate};
+pub use golden::{Check, Golden, GoldenRun, GoldenText, GoldenTokenizer, NUMERICS};
+pub use model::Model;
+pub use perplexity::{Divergence, Perplexity, PerplexityOptions, perplexity};
+pub use session::{KvCache, Profile, Session};
+pub use tokenizer::Tokenizer;

@@ -1,0 +1,190 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use aibit_format::{Archive, Provenance, Recipe, Scheme, entry_names};
+use aibit_graph::Graph;
+use serde::Serialize;
+
+use super::ArchiveArg;
+use crate::output::{Output, bytes, count};
+
+/// Show what an archive holds
+///
+/// Reads the headers only: nothing is checked against its digest, see `aibit verify`.
+#[derive(clap::Args)]
+#[command(visible_alias = "show", after_help = "Examples:\n  \
+        aibit inspect gpt2.aibit\n  \
+        aibit inspect gpt2.aibit --tensors\n  \
+        aibit inspect gpt2.aibit --json | jq '.tensors[0]'")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    archive: ArchiveArg,
+    /// List every tensor
+    #[arg(long)]
+    tensors: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    file: PathBuf,
+    format_version: u32,
+    architecture: String,
+    parameters: u64,
+    bits_per_weight: f64,
+    file_bytes: u64,
+    context: usize,
+    vocabulary: usize,
+    nodes: usize,
+    tensors: Vec<TensorLine>,
+    tied: BTreeMap<String, String>,
+    entries: Vec<EntryLine>,
+    recipe: Recipe,
+    provenance: Provenance,
+    #[serde(skip)]
+    list_tensors: bool,
+}
+
+#[derive(Serialize)]
+struct TensorLine {
+    name: String,
+    scheme: Scheme,
+    dtype: &'static str,
+    shape: Vec<usize>,
+    bytes: u64,
+    /// From the start of the archive file.
+    offset: u64,
+    #[serde(skip)]
+    is_parameter: bool,
+}
+
+#[derive(Serialize)]
+struct EntryLine {
+    name: String,
+    bytes: u64,
+    offset: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sha256: Option<String>,
+}
+
+pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
+    let archive = Archive::open(args.archive.path())?;
+    out.emit(&Report::collect(&archive, args.tensors)?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Report {
+    fn collect(archive: &Archive, list_tensors: bool) -> anyhow::Result<Self> {
+        let manifest = archive.manifest();
+        let graph = Graph::from_json(archive.entry(entry_names::GRAPH)?.data)?;
+        let tensors: Vec<_> = archive
+            .weights()
+            .index()
+            .tensors()
+            .iter()
+            .map(|info| TensorLine {
+                name: info.name.clone(),
+                scheme: manifest.tensors.get(&info.name).map_or(Scheme::F32, |record| record.scheme),
+                dtype: info.dtype.name(),
+                shape: info.shape.clone(),
+                bytes: info.bytes() as u64,
+                offset: archive.weights().file_offset(info),
+                is_parameter: manifest.tensors.contains_key(&info.name),
+            })
+            .collect();
+        let parameters: u64 =
+            tensors.iter().filter(|t| t.is_parameter).map(|t| t.shape.iter().product::<usize>() as u64).sum();
+        let tensor_bytes: u64 = tensors.iter().map(|t| t.bytes).sum();
+        let digest = |name: &str| manifest.entries.iter().find(|e| e.name == name).map(|e| e.sha256.clone());
+        Ok(Self {
+            file: archive.path().to_owned(),
+            format_version: manifest.version,
+            architecture: manifest.architecture.clone(),
+            parameters,
+            bits_per_weight: 8.0 * tensor_bytes as f64 / parameters as f64,
+            file_bytes: archive.file_bytes(),
+            context: graph.context,
+            vocabulary: graph.vocabulary,
+            nodes: graph.nodes.len(),
+            tensors,
+            tied: manifest.tied.clone(),
+            entries: archive
+                .entries()
+                .map(|e| EntryLine {
+                    name: e.name.to_owned(),
+                    bytes: e.data.len() as u64,
+                    offset: e.offset,
+                    sha256: digest(e.name),
+                })
+                .collect(),
+            recipe: manifest.recipe.clone(),
+            provenance: manifest.provenance.clone(),
+            list_tensors,
+        })
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut line = |key: &str, value: String| writeln!(f, "{key:<16} {value}");
+        line("file", format!("{}, {}, format {}", self.file.display(), bytes(self.file_bytes), self.format_version))?;
+        line("architecture", format!("{}, {} graph nodes", self.architecture, self.nodes))?;
+        line(
+            "parameters",
+            format!("{}, {:.2} bits per weight", count(self.parameters), self.bits_per_weight),
+        )?;
+        line("context", self.context.to_string())?;
+        line("vocabulary", self.vocabulary.to_string())?;
+        for (alias, target) in &self.tied {
+            line("tied", format!("{alias} is {target}"))?;
+        }
+        let overrides: Vec<_> =
+            self.recipe.overrides.iter().map(|o| format!(", {} = {}", o.pattern, o.scheme)).collect();
+        line("recipe", format!("{}{}", self.recipe.preset, overrides.concat()))?;
+        let source = &self.provenance.source;
+        let from = match (&source.repository, &source.revision) {
+            (Some(repository), Some(revision)) => format!("{repository} at {revision}"),
+            _ => source.files.iter().map(|file| file.name.as_str()).collect::<Vec<_>>().join(", "),
+        };
+        line("made by", self.provenance.tool.clone())?;
+        line("made from", from)?;
+
+        writeln!(f, "\n{:<10} {:>8} {:>12} {:>12}", "scheme", "tensors", "parameters", "bytes")?;
+        for scheme in Scheme::ALL {
+            let of_scheme: Vec<_> = self.tensors.iter().filter(|t| t.is_parameter && t.scheme == scheme).collect();
+            if of_scheme.is_empty() {
+                continue;
+            }
+            let elements: usize = of_scheme.iter().map(|t| t.shape.iter().product::<usize>()).sum();
+            let size: u64 = of_scheme.iter().map(|t| t.bytes).sum();
+            writeln!(f, "{scheme:<10} {:>8} {:>12} {:>12}", of_scheme.len(), count(elements as u64), bytes(size))?;
+        }
+        let scales: Vec<_> = self.tensors.iter().filter(|t| !t.is_parameter).collect();
+        if !scales.is_empty() {
+            let size: u64 = scales.iter().map(|t| t.bytes).sum();
+            writeln!(f, "{:<10} {:>8} {:>12} {:>12}", "(scales)", scales.len(), "", bytes(size))?;
+        }
+        writeln!(f, "\n{:<26} {:>12} {:>12}", "entry", "bytes", "offset")?;
+        for entry in &self.entries {
+            writeln!(f, "{:<26} {:>12} {:>12}", entry.name, entry.bytes, entry.offset)?;
+        }
+        if self.list_tensors {
+            writeln!(f, "\n{:<44} {:<6} {:<5} {:>16} {:>12} {:>12}", "tensor", "scheme", "dtype", "shape", "bytes", "offset")?;
+            for t in &self.tensors {
+                let shape = format!("{:?}", t.shape);
+                writeln!(
+                    f,
+                    "{:<44} {:<6} {:<5} {:>16} {:>12} {:>12}",
+                    t.name,
+                    if t.is_parameter { t.scheme.name() } else { "" },
+                    t.dtype,
+                    shape,
+                    t.bytes,
+                    t.offset
+                )?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,93 @@
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use aibit_format::Override;
+use aibit_pack::hub::{self, HubOptions};
+use aibit_pack::{ModelSource, PackOptions, PackReport, Preset, pack};
+use anyhow::bail;
+use serde::Serialize;
+
+use super::ThreadsArg;
+use crate::output::{Output, bytes, count};
+
+/// Pack a model into one archive
+///
+/// Quantizes the weights once and writes them with the tokenizer, the configuration, the inference graph and
+/// golden outputs. The archive appears under its name when it is complete, and replaces what was there.
+#[derive(clap::Args)]
+#[command(
+    visible_alias = "create",
+    alias = "quantize",
+    after_help = "Examples:\n  \
+        aibit pack ./gpt2 -o gpt2.aibit\n  \
+        aibit pack openai-community/gpt2 -o gpt2.aibit -q bnb-int8\n  \
+        aibit pack ./gpt2 -o gpt2.aibit --tensor-type 'h\\.11\\.mlp=f16' --tensor-type wte=f16"
+)]
+pub(crate) struct Args {
+    /// A model folder, or the name of a model on the hub
+    #[arg(value_name = "SRC")]
+    source: String,
+    /// The archive to write
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// Schemes: int8 (every linear layer and the embedding), bnb-int8 (what bitsandbytes quantizes), f32, f16
+    #[arg(short, long, value_name = "PRESET", default_value_t = Preset::Int8)]
+    quantize: Preset,
+    /// An exception: parameters whose name matches the regular expression get the scheme (f32, f16, bf16, int8);
+    /// may be repeated, the last match counts
+    #[arg(long, value_name = "PATTERN=SCHEME", value_parser = parse_override)]
+    tensor_type: Vec<Override>,
+    /// Branch, tag or commit on the hub [default: main]
+    #[arg(long, value_name = "REVISION")]
+    revision: Option<String>,
+    /// Use only what is in the hub's cache on this machine
+    #[arg(long)]
+    offline: bool,
+    #[command(flatten)]
+    threads: ThreadsArg,
+}
+
+fn parse_override(text: &str) -> Result<Override, String> {
+    let (pattern, scheme) = text.rsplit_once('=').ok_or("it has no `=`: write PATTERN=SCHEME")?;
+    Ok(Override { pattern: pattern.to_owned(), scheme: scheme.parse()? })
+}
+
+#[derive(Serialize)]
+struct Report {
+    output: PathBuf,
+    #[serde(flatten)]
+    packed: PackReport,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let PackReport { architecture, parameters, bits_per_weight, source_weight_bytes, file_bytes, .. } = &self.packed;
+        let schemes: Vec<_> = self.packed.schemes.iter().map(|(name, n)| format!("{name} {}", count(*n))).collect();
+        writeln!(f, "{}: {architecture}, {} parameters", self.output.display(), count(*parameters))?;
+        writeln!(f, "  {:.2} bits per weight ({})", bits_per_weight, schemes.join(", "))?;
+        write!(f, "  {} from {} of weights", bytes(*file_bytes), bytes(*source_weight_bytes))
+    }
+}
+
+pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
+    args.threads.start()?;
+    let progress = out.progress();
+    let source = if Path::new(&args.source).exists() {
+        if args.revision.is_some() || args.offline {
+            bail!("`{}` is a folder; --revision and --offline are for models on the hub", args.source);
+        }
+        ModelSource::folder(&args.source)?
+    } else if hub::looks_like_repository(&args.source) {
+        let options =
+            HubOptions { revision: args.revision.clone(), offline: args.offline, ..HubOptions::default() };
+        ModelSource::hub(hub::fetch(&args.source, &options, &progress)?)?
+    } else {
+        ModelSource::folder(&args.source)? // says what is wrong with the path
+    };
+    let options = PackOptions { preset: args.quantize, overrides: args.tensor_type.clone() };
+    let packed = pack(&source, &args.output, &options, &progress)?;
+    drop(progress);
+    out.emit(&Report { output: args.output.clone(), packed })?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,106 @@
+use std::fmt;
+use std::path::Path;
+use std::process::ExitCode;
+
+use aibit_format::{Archive, check_values, entry_names};
+use aibit_pack::hub::Progress;
+use aibit_runtime::{Check, Golden, Model, RuntimeError, Tokenizer};
+use serde::Serialize;
+
+use super::{ArchiveArg, ThreadsArg};
+use crate::output::Output;
+
+/// Check that an archive is what was packed
+///
+/// Compares every entry with its digest and looks at every stored value. With --run the package also replays
+/// its golden outputs: tokenizer ids, greedy continuations and logits. Exits with 1 if anything differs.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  aibit verify gpt2.aibit\n  aibit verify gpt2.aibit --run --json")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    archive: ArchiveArg,
+    /// Replay the golden outputs stored at pack time
+    #[arg(long)]
+    run: bool,
+    #[command(flatten)]
+    threads: ThreadsArg,
+}
+
+#[derive(Serialize)]
+struct Report {
+    ok: bool,
+    checks: Vec<Check>,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Check { name, ok, detail } in &self.checks {
+            writeln!(f, "{:<4} {name}: {detail}", if *ok { "ok" } else { "FAIL" })?;
+        }
+        let failed = self.checks.iter().filter(|check| !check.ok).count();
+        match failed {
+            0 => write!(f, "sound: {} checks", self.checks.len()),
+            _ => write!(f, "not sound: {failed} of {} checks failed", self.checks.len()),
+        }
+    }
+}
+
+pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
+    args.threads.start()?;
+    let path = args.archive.path();
+    std::fs::File::open(path).map_err(|source| aibit_format::FormatError::Io {
+        action: "open",
+        path: path.to_owned(),
+        source,
+    })?; // a file that cannot be read is a failure, not an answer
+    let progress = out.progress();
+    let checks = checks(path, args.run, &progress);
+    drop(progress);
+    let report = Report { ok: checks.iter().all(|check| check.ok), checks };
+    out.emit(&report)?;
+    Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn checks(path: &Path, replay: bool, progress: &dyn Progress) -> Vec<Check> {
+    let archive = match Archive::open(path) {
+        Ok(archive) => archive,
+        Err(e) => return vec![check("container", Err(e.to_string()))],
+    };
+    let entries = archive.entries().count();
+    let mut checks =
+        vec![check("container", Ok(format!("{entries} entries, {} bytes, every header as it must be", archive.file_bytes())))];
+    progress.start("verifying", archive.file_bytes());
+    for entry in archive.entries() {
+        let outcome = archive.verify_entry(entry.name);
+        let kind = if entry.name == entry_names::MANIFEST { "checksum" } else { "digest" };
+        let detail = format!("{} bytes, {kind} as recorded", entry.data.len());
+        checks.push(check(&format!("entry {}", entry.name), outcome.map(|()| detail).map_err(|e| e.to_string())));
+        progress.advance(entry.data.len() as u64);
+    }
+    let values = check_values(archive.weights(), archive.manifest());
+    let tensors = archive.weights().index().tensors().len();
+    let detail = format!("{tensors} tensors hold only values that a quantizer writes");
+    checks.push(check("values", values.map(|()| detail).map_err(|e| e.to_string())));
+    progress.finish();
+    if replay {
+        match replay_golden(&archive) {
+            Ok(replayed) => checks.extend(replayed),
+            Err(e) => checks.push(check("golden outputs", Err(e.to_string()))),
+        }
+    }
+    checks
+}
+
+fn replay_golden(archive: &Archive) -> Result<Vec<Check>, RuntimeError> {
+    let model = Model::load(archive)?;
+    let tokenizer = Tokenizer::load(archive)?;
+    Golden::from_json(archive.entry(entry_names::GOLDEN)?.data)?.replay(&model, &tokenizer)
+}
+
+fn check(name: &str, outcome: Result<String, String>) -> Check {
+    let (ok, detail) = match outcome {
+        Ok(detail) => (true, detail),
+        Err(detail) => (false, detail),
+    };
+    Check { name: name.to_owned(), ok, detail }
+}

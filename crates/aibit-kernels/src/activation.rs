@@ -1,0 +1,114 @@
+//! Activation functions, in place.
+
+use rayon::prelude::*;
+
+use crate::{
+    isa::{Isa, dispatch},
+    math::{exp, sigmoid, tanh},
+    simd::Simd,
+};
+
+/// Fewer elements than this are not worth handing to another thread.
+const CHUNK: usize = 16 * 1024;
+
+/// A function applied to each element between two linear layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// `x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))`, GPT-2's `gelu_new`. Computed as
+    /// `x / (1 + e⁻²ᵘ)`, which is the same function and keeps its relative precision where `x < 0`.
+    GeluTanh,
+    /// `x/2 · (1 + erf(x / √2))`.
+    GeluErf,
+    /// `max(x, 0)`; NaN stays NaN.
+    Relu,
+    /// `x · sigmoid(x)`.
+    Silu,
+    /// See [`tanh`](crate::tanh).
+    Tanh,
+    /// `x · sigmoid(1.702 x)`.
+    QuickGelu,
+    /// `1 / (1 + e⁻ˣ)`.
+    Sigmoid,
+}
+
+/// Applies `activation` to every element of `x`.
+pub fn activate(isa: Isa, activation: Activation, x: &mut [f32]) {
+    if x.len() >= 2 * CHUNK {
+        x.par_chunks_mut(CHUNK).for_each(|x| dispatch!(isa => apply(activation: Activation, x: &mut [f32])));
+    } else {
+        dispatch!(isa => apply(activation: Activation, x: &mut [f32]));
+    }
+}
+
+#[inline(always)]
+fn apply<S: Simd>(_: S, activation: Activation, x: &mut [f32]) {
+    match activation {
+        Activation::GeluTanh => map(x, gelu_tanh),
+        Activation::GeluErf => map(x, gelu_erf),
+        Activation::Relu => map(x, |x| if x < 0.0 { 0.0 } else { x }),
+        Activation::Silu => map(x, |x| x / (1.0 + exp(-x))),
+        Activation::Tanh => map(x, tanh),
+        Activation::QuickGelu => map(x, |x| x / (1.0 + exp(-1.702 * x))),
+        Activation::Sigmoid => map(x, sigmoid),
+    }
+}
+
+#[inline(always)]
+fn map(x: &mut [f32], f: impl Fn(f32) -> f32) {
+    for x in x {
+        *x = f(*x);
+    }
+}
+
+#[inline(always)]
+fn gelu_tanh(x: f32) -> f32 {
+    // -2 · √(2/π)
+    const FACTOR: f32 = -1.595_769;
+    let u = (0.044_715 * x * x).mul_add(x, x);
+    x / (1.0 + exp(FACTOR * u))
+}
+
+#[inline(always)]
+fn gelu_erf(x: f32) -> f32 {
+    0.5 * x * (1.0 + libm::erff(x * std::f32::consts::FRAC_1_SQRT_2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(activation: Activation, want: impl Fn(f64) -> f64) {
+        let x: Vec<f32> = (-2000..2000).map(|i| i as f32 * 0.005).collect();
+        let mut y = x.clone();
+        activate(Isa::SCALAR, activation, &mut y);
+        for (x, y) in x.iter().zip(y) {
+            let want = want(f64::from(*x));
+            // A few roundings of values around |x|.
+            let tolerance = 4.0 * f64::from(f32::EPSILON) * f64::from(x.abs().max(1.0));
+            assert!((f64::from(y) - want).abs() <= tolerance, "{activation:?}({x}) = {y}, want {want}");
+        }
+    }
+
+    #[test]
+    fn every_function_agrees_with_f64() {
+        let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+        let root = (2.0 / std::f64::consts::PI).sqrt();
+        check(Activation::GeluTanh, |x| 0.5 * x * (1.0 + (root * (x + 0.044715 * x.powi(3))).tanh()));
+        check(Activation::GeluErf, |x| 0.5 * x * (1.0 + libm::erf(x / std::f64::consts::SQRT_2)));
+        check(Activation::Relu, |x| x.max(0.0));
+        check(Activation::Silu, |x| x * sigmoid(x));
+        check(Activation::Tanh, f64::tanh);
+        check(Activation::QuickGelu, |x| x * sigmoid(f64::from(1.702_f32) * x));
+        check(Activation::Sigmoid, sigmoid);
+    }
+
+    #[test]
+    fn large_inputs_do_not_turn_into_nan() {
+        for activation in [Activation::GeluTanh, Activation::GeluErf, Activation::Silu, Activation::QuickGelu]
+        {
+            let mut x = [1e30, -1e30, f32::MAX, f32::MIN];
+            activate(Isa::SCALAR, activation, &mut x);
+            assert_eq!(x, [1e30, 0.0, f32::MAX, 0.0], "{activation:?}");
+        }
+    }
+}

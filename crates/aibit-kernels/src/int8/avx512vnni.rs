@@ -1,0 +1,244 @@
+//! AVX-512 VNNI: `vpdpbusd` adds four products of unsigned and signed bytes to each 32-bit lane.
+//!
+//! Flipping the sign bit of a weight makes it unsigned and adds 128, so `128 · Σx` is subtracted at the
+//! end. The running sum may wrap; the difference is exact because the true sum fits (`k <= 131_071`).
+#![expect(unsafe_code, reason = "vector instructions; the token proves that the CPU has them")]
+
+use std::arch::x86_64::*;
+
+use super::{CodeRows, FEW_ROWS, Line, PANEL, Rearranged};
+use crate::simd::Avx512Vnni;
+
+/// Rows of `x` whose accumulators, two vectors each, fit the 32 registers beside the weights.
+const TILE_ROWS: usize = 12;
+
+impl Avx512Vnni {
+    /// Writes `x[m, k] · w[n, k]ᵀ` to `sums`, whose rows are `stride` apart.
+    pub(super) fn product(
+        self,
+        x: CodeRows<'_>,
+        w: &[i8],
+        stride: usize,
+        Rearranged { packed, .. }: &mut Rearranged,
+        sums: &mut [i32],
+    ) {
+        if x.k == 0 {
+            sums.fill(0);
+            return;
+        }
+        // SAFETY: a value of `Self` exists only if `detect` saw these features on this CPU.
+        unsafe { product(x, w, stride, packed, sums) }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn product(x: CodeRows<'_>, w: &[i8], stride: usize, packed: &mut Vec<Line>, sums: &mut [i32]) {
+    let k = x.k;
+    if x.m() <= FEW_ROWS {
+        for i in 0..x.m() {
+            dots(x.row(i), x.sums[i], w, &mut sums[i * stride..][..stride]);
+        }
+        return;
+    }
+    let lines = k.div_ceil(4) * 2;
+    packed.resize(packed.len().max(lines), Line([0; 64]));
+    for (panel, w) in w.chunks(PANEL * k).enumerate() {
+        pack(w, k, &mut packed[..lines]);
+        let mut row = 0;
+        while row < x.m() {
+            let left = x.m() - row;
+            let sums = &mut sums[row * stride + panel * PANEL..];
+            row += match left {
+                TILE_ROWS.. => multiply::<TILE_ROWS>(x.rows(row, TILE_ROWS), &packed[..lines], stride, sums),
+                8.. => multiply::<8>(x.rows(row, 8), &packed[..lines], stride, sums),
+                4.. => multiply::<4>(x.rows(row, 4), &packed[..lines], stride, sums),
+                2.. => multiply::<2>(x.rows(row, 2), &packed[..lines], stride, sums),
+                _ => multiply::<1>(x.rows(row, 1), &packed[..lines], stride, sums),
+            };
+        }
+    }
+}
+
+/// One row of `x` times each row of `w`, four at a time: four streams keep the memory busy.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn dots(x: &[i8], x_sum: i32, w: &[i8], sums: &mut [i32]) {
+    let k = x.len();
+    let correction = x_sum.wrapping_mul(128);
+    let mut rows = w.chunks_exact(4 * k);
+    let mut at = 0;
+    for w in rows.by_ref() {
+        let (ab, cd) = w.split_at(2 * k);
+        let ((a, b), (c, d)) = (ab.split_at(k), cd.split_at(k));
+        for sum in dot4(x, [a, b, c, d]) {
+            sums[at] = sum.wrapping_sub(correction);
+            at += 1;
+        }
+    }
+    for w in rows.remainder().chunks_exact(k) {
+        sums[at] = dot4(x, [w; 4])[0].wrapping_sub(correction);
+        at += 1;
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn dot4(x: &[i8], w: [&[i8]; 4]) -> [i32; 4] {
+    let flip = _mm512_set1_epi8(i8::MIN);
+    let (x_chunks, x_tail) = x.as_chunks::<64>();
+    let chunks = x_chunks.len();
+    let w0 = &w[0].as_chunks::<64>().0[..chunks];
+    let w1 = &w[1].as_chunks::<64>().0[..chunks];
+    let w2 = &w[2].as_chunks::<64>().0[..chunks];
+    let w3 = &w[3].as_chunks::<64>().0[..chunks];
+    let mut sums = [_mm512_setzero_si512(); 4];
+    for i in 0..chunks {
+        let x = load(&x_chunks[i]);
+        sums[0] = _mm512_dpbusd_epi32(sums[0], _mm512_xor_si512(load(&w0[i]), flip), x);
+        sums[1] = _mm512_dpbusd_epi32(sums[1], _mm512_xor_si512(load(&w1[i]), flip), x);
+        sums[2] = _mm512_dpbusd_epi32(sums[2], _mm512_xor_si512(load(&w2[i]), flip), x);
+        sums[3] = _mm512_dpbusd_epi32(sums[3], _mm512_xor_si512(load(&w3[i]), flip), x);
+    }
+    if !x_tail.is_empty() {
+        let x = load_part(x_tail);
+        for r in 0..4 {
+            let w = load_part(&w[r][chunks * 64..]);
+            sums[r] = _mm512_dpbusd_epi32(sums[r], _mm512_xor_si512(w, flip), x);
+        }
+    }
+    sum4(sums)
+}
+
+/// The sum of the lanes of each of four vectors.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn sum4([a, b, c, d]: [__m512i; 4]) -> [i32; 4] {
+    let ab = _mm512_add_epi32(_mm512_shuffle_i32x4::<0x44>(a, b), _mm512_shuffle_i32x4::<0xEE>(a, b));
+    let cd = _mm512_add_epi32(_mm512_shuffle_i32x4::<0x44>(c, d), _mm512_shuffle_i32x4::<0xEE>(c, d));
+    let four = _mm512_add_epi32(_mm512_shuffle_i32x4::<0x88>(ab, cd), _mm512_shuffle_i32x4::<0xDD>(ab, cd));
+    let two = _mm512_add_epi32(four, _mm512_shuffle_epi32::<0b01_00_11_10>(four));
+    let one = _mm512_add_epi32(two, _mm512_shuffle_epi32::<0b10_11_00_01>(two));
+    let gather = _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12, 8, 4, 0);
+    let sums = _mm512_castsi512_si128(_mm512_permutexvar_epi32(gather, one));
+    let mut out = [0; 4];
+    // SAFETY: sixteen writable bytes; `storeu` needs no alignment.
+    unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), sums) };
+    out
+}
+
+/// Rearranges up to 32 rows of `w` so that line `2q + h` holds the inputs `4q..4q + 4` of the rows
+/// `16h..16h + 16`, sign bits flipped. Missing rows and inputs become zeros before the flip.
+#[target_feature(enable = "avx512f,avx512bw")]
+fn pack(w: &[i8], k: usize, packed: &mut [Line]) {
+    let flip = _mm512_set1_epi8(i8::MIN);
+    let n = w.len() / k;
+    for half in 0..2 {
+        for start in (0..k).step_by(64) {
+            let length = (k - start).min(64);
+            let mut rows = [flip; 16];
+            for (r, row) in rows.iter_mut().enumerate().take(n.saturating_sub(16 * half)) {
+                let part = &w[(16 * half + r) * k + start..][..length];
+                *row = _mm512_xor_si512(load_part(part), flip);
+            }
+            let quads = transpose(rows);
+            let to = packed[start / 4 * 2 + half..].iter_mut().step_by(2);
+            for (line, quad) in to.zip(quads) {
+                // SAFETY: 64 writable bytes; `storeu` needs no alignment.
+                unsafe { _mm512_storeu_si512(line.0.as_mut_ptr().cast(), quad) };
+            }
+        }
+    }
+}
+
+/// Transposes a 16 by 16 matrix of 32-bit values.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
+    let mut pairs = rows;
+    for i in (0..16).step_by(2) {
+        pairs[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+        pairs[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+    }
+    // 128-bit lane `l` of `fours[i + c]` is column `4l + c` of the rows `i..i + 4`.
+    let mut fours = pairs;
+    for i in (0..16).step_by(4) {
+        fours[i] = _mm512_unpacklo_epi64(pairs[i], pairs[i + 2]);
+        fours[i + 1] = _mm512_unpackhi_epi64(pairs[i], pairs[i + 2]);
+        fours[i + 2] = _mm512_unpacklo_epi64(pairs[i + 1], pairs[i + 3]);
+        fours[i + 3] = _mm512_unpackhi_epi64(pairs[i + 1], pairs[i + 3]);
+    }
+    let mut columns = fours;
+    for c in 0..4 {
+        let even_low = _mm512_shuffle_i32x4::<0x88>(fours[c], fours[4 + c]);
+        let odd_low = _mm512_shuffle_i32x4::<0xDD>(fours[c], fours[4 + c]);
+        let even_high = _mm512_shuffle_i32x4::<0x88>(fours[8 + c], fours[12 + c]);
+        let odd_high = _mm512_shuffle_i32x4::<0xDD>(fours[8 + c], fours[12 + c]);
+        columns[c] = _mm512_shuffle_i32x4::<0x88>(even_low, even_high);
+        columns[4 + c] = _mm512_shuffle_i32x4::<0x88>(odd_low, odd_high);
+        columns[8 + c] = _mm512_shuffle_i32x4::<0xDD>(even_low, even_high);
+        columns[12 + c] = _mm512_shuffle_i32x4::<0xDD>(odd_low, odd_high);
+    }
+    columns
+}
+
+/// `MR` rows of `x` times the 32 packed rows of weights. Returns `MR`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn multiply<const MR: usize>(x: CodeRows<'_>, packed: &[Line], stride: usize, sums: &mut [i32]) -> usize {
+    let quads = x.k / 4;
+    let (lines, rest) = packed.as_chunks::<2>();
+    debug_assert!(rest.is_empty());
+    let mut x_quads: [&[[i8; 4]]; MR] = [&[]; MR];
+    for r in 0..MR {
+        x_quads[r] = &x.row(r).as_chunks::<4>().0[..quads];
+    }
+    let mut acc = [[_mm512_setzero_si512(); 2]; MR];
+    for (q, line) in lines[..quads].iter().enumerate() {
+        let (low, high) = (load(&line[0].0), load(&line[1].0));
+        for r in 0..MR {
+            let x = _mm512_set1_epi32(quad(x_quads[r][q]));
+            acc[r][0] = _mm512_dpbusd_epi32(acc[r][0], low, x);
+            acc[r][1] = _mm512_dpbusd_epi32(acc[r][1], high, x);
+        }
+    }
+    if let Some(line) = lines.get(quads) {
+        let (low, high) = (load(&line[0].0), load(&line[1].0));
+        for r in 0..MR {
+            let tail = &x.row(r)[quads * 4..];
+            let mut bytes = [0; 4];
+            bytes[..tail.len()].copy_from_slice(tail);
+            let x = _mm512_set1_epi32(quad(bytes));
+            acc[r][0] = _mm512_dpbusd_epi32(acc[r][0], low, x);
+            acc[r][1] = _mm512_dpbusd_epi32(acc[r][1], high, x);
+        }
+    }
+    for r in 0..MR {
+        let correction = _mm512_set1_epi32(x.sums[r].wrapping_mul(128));
+        let (to, _) = sums[r * stride..][..PANEL].as_chunks_mut::<16>();
+        for (to, acc) in to.iter_mut().zip(acc[r]) {
+            // SAFETY: sixteen writable `i32`; `storeu` needs no alignment.
+            unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), _mm512_sub_epi32(acc, correction)) };
+        }
+    }
+    MR
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load(x: &[i8; 64]) -> __m512i {
+    // SAFETY: 64 readable bytes; `loadu` needs no alignment.
+    unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+}
+
+/// Up to 64 bytes, then zeros.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn load_part(x: &[i8]) -> __m512i {
+    assert!(x.len() <= 64, "{} bytes do not fit a vector of 64", x.len());
+    let mask = if x.len() == 64 { u64::MAX } else { (1 << x.len()) - 1 };
+    // SAFETY: the mask lets exactly the bytes of `x` be read.
+    unsafe { _mm512_maskz_loadu_epi8(mask, x.as_ptr()) }
+}
+
+#[inline(always)]
+fn quad(x: [i8; 4]) -> i32 {
+    i32::from_ne_bytes(x.map(|byte| byte as u8))
+}

@@ -1,0 +1,350 @@
+//! INT8 linear layers: exact integer products, scaled once per output.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512vnni;
+mod quantize;
+mod scalar;
+
+use std::cell::RefCell;
+
+pub use quantize::{QuantizedRows, quantize_rows};
+
+use crate::{
+    isa::{Isa, Level, dispatch},
+    simd::Simd,
+    tiles::{Tile, for_each_tile},
+};
+
+/// The largest `k` for which `k · 128 · 128` fits an `i32`.
+const MAX_K: usize = 131_071;
+
+/// Rows of `x` up to which each is multiplied on its own, straight from the weights as they lie; more
+/// rows repay rearranging a panel of weights first.
+const FEW_ROWS: usize = 4;
+
+/// Outputs that a panel of rearranged weights yields, and the unit in which accumulators are laid out.
+const PANEL: usize = 32;
+
+/// Rows of `x` that share one rearranged panel of weights.
+const ROW_BLOCK: usize = 128;
+
+/// Bytes of weights that one thread takes at a time when they are read once only.
+const STREAM_BYTES: usize = 64 * 1024;
+
+/// Multiplications in a call below which one thread is faster than two.
+const PARALLEL: usize = 256 * 1024;
+
+/// Row-wise INT8 weights, borrowed as they lie in memory: `w[n, k] ≈ absmax[n] / 127 · code[n, k]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Int8Rowwise<'a> {
+    codes: &'a [i8],
+    absmax: &'a [f32],
+    n: usize,
+    k: usize,
+}
+
+impl<'a> Int8Rowwise<'a> {
+    /// Weights of `n` outputs and `k` inputs: `codes[n, k]` row-major, `absmax[n]`.
+    ///
+    /// # Panics
+    /// If `codes` is not `n · k` or `absmax` not `n` long, or if `k` exceeds 131 071, beyond which a
+    /// sum of products could overflow `i32`.
+    pub fn new(codes: &'a [i8], absmax: &'a [f32], n: usize, k: usize) -> Self {
+        assert_eq!(Some(codes.len()), n.checked_mul(k), "Int8Rowwise: codes, n · k with n = {n}, k = {k}");
+        assert_eq!(absmax.len(), n, "Int8Rowwise: length of absmax, n");
+        assert!(k <= MAX_K, "Int8Rowwise: k = {k} is above {MAX_K}, where i32 sums could overflow");
+        Self { codes, absmax, n, k }
+    }
+
+    /// The codes, `[n, k]` row-major.
+    pub fn codes(&self) -> &'a [i8] {
+        self.codes
+    }
+
+    /// The largest absolute value of each row, not divided by 127.
+    pub fn absmax(&self) -> &'a [f32] {
+        self.absmax
+    }
+
+    /// The number of outputs.
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    /// The number of inputs.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+}
+
+/// Writes `x[m, k] · w[n, k]ᵀ + bias[n]` to `y[m, n]`.
+///
+/// `y = fl(f32(acc) · fl(x_scale · w_scale))` with the exact integer sum `acc` and
+/// `w_scale = fl(absmax / 127)`. If the row of `x` has outliers, `fl(w_scale · s)` is added, where `s`
+/// is their product with the codes, summed in column order by fused multiply-add. Then the bias is added.
+///
+/// # Panics
+/// If `k` of `x` and `w` differ, `bias` is not `n` long or `y` not `m · n`.
+///
+/// Source: LLM.int8(), Dettmers et al. 2022 (arXiv:2208.07339), §3, with outliers per row instead of
+/// per column, so that a token's result does not depend on the other tokens of the call.
+pub fn linear_int8(isa: Isa, x: &QuantizedRows, w: &Int8Rowwise<'_>, bias: Option<&[f32]>, y: &mut [f32]) {
+    assert_eq!(x.k(), w.k, "linear_int8: k of x, k of w");
+    assert_eq!(y.len(), x.m() * w.n, "linear_int8: elements of y, m · n with m = {}, n = {}", x.m(), w.n);
+    if let Some(bias) = bias {
+        assert_eq!(bias.len(), w.n, "linear_int8: length of bias, n");
+    }
+    let rows = CodeRows { codes: x.codes(), sums: x.code_sums(), k: w.k };
+    for_each_product(isa, rows, w.codes, w.n, y, |product, scratch, tile| {
+        dispatch!(isa => scale_tile(
+            product: Product<'_>, x: &QuantizedRows, w: &Int8Rowwise<'_>, bias: Option<&[f32]>,
+            scratch: &mut Vec<f32>, tile: &mut Tile<'_, f32>,
+        ));
+    });
+}
+
+/// Writes the exact product `a[m, k] · b[n, k]ᵀ` to `out[m, n]`.
+///
+/// # Panics
+/// If `a` is not `m · k`, `b` not `n · k` or `out` not `m · n` long, or if `k` exceeds 131 071, beyond
+/// which a sum could overflow `i32`.
+pub fn gemm_i32(isa: Isa, a: &[i8], b: &[i8], m: usize, n: usize, k: usize, out: &mut [i32]) {
+    assert_eq!(a.len(), m * k, "gemm_i32: elements of a, m · k with m = {m}, k = {k}");
+    assert_eq!(b.len(), n * k, "gemm_i32: elements of b, n · k with n = {n}, k = {k}");
+    assert_eq!(out.len(), m * n, "gemm_i32: elements of out, m · n with m = {m}, n = {n}");
+    assert!(k <= MAX_K, "gemm_i32: k = {k} is above {MAX_K}, where i32 sums could overflow");
+    let sums = code_sums(a, m, k);
+    let rows = CodeRows { codes: a, sums: &sums, k };
+    for_each_product(isa, rows, b, n, out, |product, _, tile| {
+        let columns = tile.columns().len();
+        for row in tile.rows() {
+            tile.row_mut(row).copy_from_slice(&product.row(row)[..columns]);
+        }
+    });
+}
+
+/// The sum of the codes of each row of `x[m, k]`.
+pub(crate) fn code_sums(x: &[i8], m: usize, k: usize) -> Vec<i32> {
+    (0..m).map(|i| x[i * k..][..k].iter().map(|code| i32::from(*code)).sum()).collect()
+}
+
+/// Quantized rows: `codes[m, k]` and the sum of each row's codes.
+#[derive(Clone, Copy)]
+pub(crate) struct CodeRows<'a> {
+    pub(crate) codes: &'a [i8],
+    pub(crate) sums: &'a [i32],
+    pub(crate) k: usize,
+}
+
+impl<'a> CodeRows<'a> {
+    fn m(&self) -> usize {
+        self.sums.len()
+    }
+
+    fn rows(&self, start: usize, count: usize) -> Self {
+        let codes = &self.codes[start * self.k..][..count * self.k];
+        Self { codes, sums: &self.sums[start..][..count], k: self.k }
+    }
+
+    fn row(&self, i: usize) -> &'a [i8] {
+        &self.codes[i * self.k..][..self.k]
+    }
+}
+
+/// The integer sums of one tile of the output.
+#[derive(Clone, Copy)]
+pub(crate) struct Product<'a> {
+    sums: &'a [i32],
+    stride: usize,
+    first_row: usize,
+}
+
+impl<'a> Product<'a> {
+    /// The sums of output row `row`, for the tile's columns and some unused ones after them.
+    #[inline(always)]
+    pub(crate) fn row(&self, row: usize) -> &'a [i32] {
+        &self.sums[(row - self.first_row) * self.stride..][..self.stride]
+    }
+}
+
+/// One cache line of rearranged weights, aligned so that a vector load touches one line only.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "scalar code rearranges nothing"))]
+struct Line([i8; 64]);
+
+/// Room for rearranged weights and widened activations.
+#[derive(Default)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "scalar code rearranges nothing"))]
+struct Rearranged {
+    packed: Vec<Line>,
+    wide: Vec<i16>,
+}
+
+/// A thread's buffers, kept between calls.
+#[derive(Default)]
+struct Scratch {
+    rearranged: Rearranged,
+    sums: Vec<i32>,
+    floats: Vec<f32>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// Computes the integer sums of `y[m, n]` tile by tile and lets `finish` turn each into outputs. `finish`
+/// also gets a buffer that it may use as it likes.
+pub(crate) fn for_each_product<T: Send>(
+    isa: Isa,
+    x: CodeRows<'_>,
+    w: &[i8],
+    n: usize,
+    y: &mut [T],
+    finish: impl Fn(Product<'_>, &mut Vec<f32>, &mut Tile<'_, T>) + Sync,
+) {
+    let k = x.k;
+    let column_block =
+        if x.m() <= FEW_ROWS { (STREAM_BYTES / k.max(1)).next_multiple_of(PANEL).max(PANEL) } else { PANEL };
+    let parallel = x.m() * n * k >= PARALLEL;
+    for_each_tile(y, n, ROW_BLOCK, column_block, parallel, |tile| {
+        SCRATCH.with_borrow_mut(|Scratch { rearranged, sums, floats }| {
+            let (rows, columns) = (tile.rows(), tile.columns());
+            let stride = columns.len().next_multiple_of(PANEL);
+            // Every sum of a real column is overwritten; only the length matters here.
+            sums.resize(sums.len().max(rows.len() * stride), 0);
+            let sums = &mut sums[..rows.len() * stride];
+            let x = x.rows(rows.start, rows.len());
+            let w = &w[columns.start * k..columns.end * k];
+            match isa.level() {
+                Level::Scalar(_) => scalar::product(x, w, stride, rearranged, sums),
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx2(avx2) => avx2.product(x, w, stride, rearranged, sums),
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx512Vnni(avx512) => avx512.product(x, w, stride, rearranged, sums),
+            }
+            finish(Product { sums, stride, first_row: rows.start }, floats, tile);
+        });
+    });
+}
+
+#[inline(always)]
+fn scale_tile<S: Simd>(
+    _: S,
+    product: Product<'_>,
+    x: &QuantizedRows,
+    w: &Int8Rowwise<'_>,
+    bias: Option<&[f32]>,
+    scratch: &mut Vec<f32>,
+    tile: &mut Tile<'_, f32>,
+) {
+    let (rows, columns) = (tile.rows(), tile.columns());
+    let count = columns.len();
+    let has_outliers = rows.clone().any(|row| !x.outliers(row).is_empty());
+    let gathered = if has_outliers { x.outlier_columns().len() } else { 0 };
+    scratch.resize(scratch.len().max((gathered + 2) * count), 0.0);
+    let (w_scale, rest) = scratch.split_at_mut(count);
+    let (outlier_sums, gathered_codes) = rest.split_at_mut(count);
+    for (scale, absmax) in w_scale.iter_mut().zip(&w.absmax[columns.clone()]) {
+        *scale = absmax / 127.0;
+    }
+    if has_outliers {
+        gather_columns(w, columns.start, count, x.outlier_columns(), gathered_codes);
+    }
+    for row in rows {
+        let y = tile.row_mut(row);
+        let x_scale = x.scales()[row];
+        for ((y, sum), w_scale) in y.iter_mut().zip(product.row(row)).zip(&*w_scale) {
+            *y = *sum as f32 * (x_scale * w_scale);
+        }
+        let outliers = x.outliers(row);
+        if !outliers.is_empty() {
+            outlier_sums.fill(0.0);
+            for outlier in outliers {
+                let codes = &gathered_codes[outlier.slot as usize * count..][..count];
+                for (sum, code) in outlier_sums.iter_mut().zip(codes) {
+                    *sum = outlier.value.mul_add(*code, *sum);
+                }
+            }
+            for ((y, sum), w_scale) in y.iter_mut().zip(&*outlier_sums).zip(&*w_scale) {
+                *y += w_scale * sum;
+            }
+        }
+        if let Some(bias) = bias {
+            for (y, bias) in y.iter_mut().zip(&bias[columns.clone()]) {
+                *y += bias;
+            }
+        }
+    }
+}
+
+/// Copies the codes of `w` at inputs `inputs` and outputs `first..first + count` to `to[inputs, count]`.
+#[inline(always)]
+fn gather_columns(w: &Int8Rowwise<'_>, first: usize, count: usize, inputs: &[u32], to: &mut [f32]) {
+    for j in 0..count {
+        let codes = &w.codes[(first + j) * w.k..][..w.k];
+        for (slot, input) in inputs.iter().enumerate() {
+            to[slot * count + j] = f32::from(codes[*input as usize]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_product_worked_out_by_hand() {
+        let mut out = [0; 4];
+        for isa in Isa::available() {
+            gemm_i32(isa, &[1, -2, 3, -128, 127, 0], &[-128, 127, 1, 5, 6, 7], 2, 2, 3, &mut out);
+            assert_eq!(out, [-128 - 254 + 3, 5 - 12 + 21, 16384 + 16129, -640 + 762]);
+        }
+    }
+
+    #[test]
+    fn a_layer_with_an_outlier_worked_out_by_hand() {
+        let codes = [127, -64, 2, 0, 1, -1];
+        let w = Int8Rowwise::new(&codes, &[127.0, 254.0], 2, 3);
+        let mut x = QuantizedRows::default();
+        quantize_rows(Isa::SCALAR, &[1.27, 8.0, -0.01], 3, Some(6.0), &mut x);
+        assert_eq!(x.codes(), [127, 0, -1]);
+        let mut y = [0.0; 2];
+        linear_int8(Isa::SCALAR, &x, &w, Some(&[0.5, 0.25]), &mut y);
+        let scale = 1.27_f32 / 127.0;
+        let first = (127 * 127 - 2) as f32 * scale + 8.0 * -64.0 + 0.5;
+        let second = (1.0 * (scale * 2.0) + 2.0 * 8.0) + 0.25;
+        assert_eq!(y, [first, second]);
+    }
+
+    #[test]
+    fn the_largest_sums_do_not_overflow() {
+        let a = vec![-128; MAX_K];
+        for isa in Isa::available() {
+            let mut out = [0; 6];
+            let many = [&a[..]; 6].concat();
+            gemm_i32(isa, &many, &a, 6, 1, MAX_K, &mut out);
+            assert_eq!(out, [MAX_K as i32 * 16384; 6], "{isa}");
+            gemm_i32(isa, &a, &many, 1, 6, MAX_K, &mut out);
+            assert_eq!(out, [MAX_K as i32 * 16384; 6], "{isa}");
+            gemm_i32(isa, &a, &vec![127; MAX_K], 1, 1, MAX_K, &mut out[..1]);
+            assert_eq!(out[0], MAX_K as i32 * -16256, "{isa}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "k = 131072 is above 131071")]
+    fn a_k_that_could_overflow_panics() {
+        Int8Rowwise::new(&vec![0; MAX_K + 1], &[0.0], 1, MAX_K + 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "k of x, k of w")]
+    fn different_k_panic() {
+        let mut x = QuantizedRows::default();
+        quantize_rows(Isa::SCALAR, &[1.0; 4], 4, None, &mut x);
+        linear_int8(Isa::SCALAR, &x, &Int8Rowwise::new(&[0; 3], &[0.0], 1, 3), None, &mut [0.0]);
+    }
+}

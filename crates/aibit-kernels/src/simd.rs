@@ -1,0 +1,299 @@
+//! Sixteen `f32` lanes on each instruction set, and the tokens that prove the CPU has it.
+//!
+//! One lane does one IEEE operation, so the three implementations give the same bits.
+
+use half::{bf16, f16};
+
+/// The number of lanes that a sum over `k` is spread over, on every instruction set.
+pub(crate) const LANES: usize = 16;
+
+/// Operations on sixteen lanes. A value of the implementing type is the proof that they may run.
+pub(crate) trait Simd: Copy + Send + Sync {
+    /// Sixteen lanes.
+    type F32x16: Copy;
+
+    /// Rows of `x` and rows of `w` that fit the registers as a tile of accumulators.
+    const TILE: usize;
+
+    fn splat(self, value: f32) -> Self::F32x16;
+    fn load(self, x: &[f32; LANES]) -> Self::F32x16;
+    fn load_f16(self, x: &[f16; LANES]) -> Self::F32x16;
+    fn load_bf16(self, x: &[bf16; LANES]) -> Self::F32x16;
+    fn store(self, value: Self::F32x16, to: &mut [f32; LANES]);
+
+    /// `a * b + c` per lane, rounded once.
+    fn mul_add(self, a: Self::F32x16, b: Self::F32x16, c: Self::F32x16) -> Self::F32x16;
+
+    /// Adds up the lanes: `i` and `i + 8`, then `i` and `i + 4`, `i + 2`, `i + 1`.
+    fn sum(self, value: Self::F32x16) -> f32;
+
+    /// [`Simd::sum`] of four values.
+    fn sum4(self, values: [Self::F32x16; 4]) -> [f32; 4];
+}
+
+/// The specification: plain arrays.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Scalar;
+
+/// The tree that ends every sum over `k`.
+#[inline(always)]
+pub(crate) fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+    }
+    lanes[0]
+}
+
+/// The sum of `f(x)`: sixteen lanes, then the tree.
+#[inline(always)]
+pub(crate) fn lane_sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let (chunks, tail) = x.as_chunks::<LANES>();
+    let mut lanes = [0.0; LANES];
+    for chunk in chunks {
+        for l in 0..LANES {
+            lanes[l] += f(chunk[l]);
+        }
+    }
+    for (lane, x) in lanes.iter_mut().zip(tail) {
+        *lane += f(*x);
+    }
+    sum_lanes(lanes)
+}
+
+impl Simd for Scalar {
+    type F32x16 = [f32; LANES];
+    const TILE: usize = 1;
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> [f32; LANES] {
+        [value; LANES]
+    }
+
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> [f32; LANES] {
+        *x
+    }
+
+    #[inline(always)]
+    fn load_f16(self, x: &[f16; LANES]) -> [f32; LANES] {
+        x.map(f16::to_f32)
+    }
+
+    #[inline(always)]
+    fn load_bf16(self, x: &[bf16; LANES]) -> [f32; LANES] {
+        x.map(bf16::to_f32)
+    }
+
+    #[inline(always)]
+    fn store(self, value: [f32; LANES], to: &mut [f32; LANES]) {
+        *to = value;
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: [f32; LANES], b: [f32; LANES], c: [f32; LANES]) -> [f32; LANES] {
+        std::array::from_fn(|l| a[l].mul_add(b[l], c[l]))
+    }
+
+    #[inline(always)]
+    fn sum(self, value: [f32; LANES]) -> f32 {
+        sum_lanes(value)
+    }
+
+    #[inline(always)]
+    fn sum4(self, values: [[f32; LANES]; 4]) -> [f32; 4] {
+        values.map(sum_lanes)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86::{Avx2, Avx512Vnni};
+
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "vector instructions; each token proves that the CPU has them")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use half::{bf16, f16};
+
+    use super::{LANES, Simd};
+
+    /// Proof that this CPU has AVX2, FMA and F16C. Only [`Avx2::detect`] makes one.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    pub(crate) struct Avx2(());
+
+    /// Proof that this CPU has AVX-512 with VNNI. Only [`Avx512Vnni::detect`] makes one.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    pub(crate) struct Avx512Vnni(());
+
+    impl Avx2 {
+        pub(crate) fn detect() -> Option<Self> {
+            (is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c"))
+            .then_some(Self(()))
+        }
+    }
+
+    impl Avx512Vnni {
+        pub(crate) fn detect() -> Option<Self> {
+            Avx2::detect()?;
+            (is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vnni"))
+            .then_some(Self(()))
+        }
+    }
+
+    impl Simd for Avx2 {
+        type F32x16 = [__m256; 2];
+        const TILE: usize = 2;
+
+        #[inline(always)]
+        fn splat(self, value: f32) -> [__m256; 2] {
+            // SAFETY: `self` proves AVX.
+            [unsafe { _mm256_set1_ps(value) }; 2]
+        }
+
+        #[inline(always)]
+        fn load(self, x: &[f32; LANES]) -> [__m256; 2] {
+            let x = x.as_ptr();
+            // SAFETY: `self` proves AVX; both halves of sixteen floats; `loadu` needs no alignment.
+            unsafe { [_mm256_loadu_ps(x), _mm256_loadu_ps(x.add(8))] }
+        }
+
+        #[inline(always)]
+        fn load_f16(self, x: &[f16; LANES]) -> [__m256; 2] {
+            let x = x.as_ptr().cast::<__m128i>();
+            // SAFETY: `self` proves F16C; both halves of sixteen 16-bit values; `loadu` needs no alignment.
+            unsafe { [_mm256_cvtph_ps(_mm_loadu_si128(x)), _mm256_cvtph_ps(_mm_loadu_si128(x.add(1)))] }
+        }
+
+        #[inline(always)]
+        fn load_bf16(self, x: &[bf16; LANES]) -> [__m256; 2] {
+            let x = x.as_ptr().cast::<__m128i>();
+            // SAFETY: `self` proves AVX2; both halves of sixteen 16-bit values; `loadu` needs no alignment.
+            unsafe {
+                let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(x));
+                let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.add(1)));
+                [
+                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)),
+                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)),
+                ]
+            }
+        }
+
+        #[inline(always)]
+        fn store(self, value: [__m256; 2], to: &mut [f32; LANES]) {
+            let to = to.as_mut_ptr();
+            // SAFETY: `self` proves AVX; both halves of sixteen floats; `storeu` needs no alignment.
+            unsafe {
+                _mm256_storeu_ps(to, value[0]);
+                _mm256_storeu_ps(to.add(8), value[1]);
+            }
+        }
+
+        #[inline(always)]
+        fn mul_add(self, a: [__m256; 2], b: [__m256; 2], c: [__m256; 2]) -> [__m256; 2] {
+            // SAFETY: `self` proves FMA.
+            unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
+        }
+
+        #[inline(always)]
+        fn sum(self, value: [__m256; 2]) -> f32 {
+            // SAFETY: `self` proves AVX.
+            unsafe {
+                let by_8 = _mm256_add_ps(value[0], value[1]);
+                let by_4 = _mm_add_ps(_mm256_castps256_ps128(by_8), _mm256_extractf128_ps::<1>(by_8));
+                let by_2 = _mm_add_ps(by_4, _mm_movehl_ps(by_4, by_4));
+                _mm_cvtss_f32(_mm_add_ss(by_2, _mm_movehdup_ps(by_2)))
+            }
+        }
+
+        #[inline(always)]
+        fn sum4(self, values: [[__m256; 2]; 4]) -> [f32; 4] {
+            values.map(|value| self.sum(value))
+        }
+    }
+
+    impl Simd for Avx512Vnni {
+        type F32x16 = __m512;
+        const TILE: usize = 4;
+
+        #[inline(always)]
+        fn splat(self, value: f32) -> __m512 {
+            // SAFETY: `self` proves AVX-512F.
+            unsafe { _mm512_set1_ps(value) }
+        }
+
+        #[inline(always)]
+        fn load(self, x: &[f32; LANES]) -> __m512 {
+            // SAFETY: `self` proves AVX-512F; sixteen readable floats; `loadu` needs no alignment.
+            unsafe { _mm512_loadu_ps(x.as_ptr()) }
+        }
+
+        #[inline(always)]
+        fn load_f16(self, x: &[f16; LANES]) -> __m512 {
+            // SAFETY: `self` proves AVX-512F; sixteen 16-bit values; `loadu` needs no alignment.
+            unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())) }
+        }
+
+        #[inline(always)]
+        fn load_bf16(self, x: &[bf16; LANES]) -> __m512 {
+            // SAFETY: `self` proves AVX-512F; sixteen 16-bit values; `loadu` needs no alignment.
+            unsafe {
+                let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+            }
+        }
+
+        #[inline(always)]
+        fn store(self, value: __m512, to: &mut [f32; LANES]) {
+            // SAFETY: `self` proves AVX-512F; sixteen writable floats; `storeu` needs no alignment.
+            unsafe { _mm512_storeu_ps(to.as_mut_ptr(), value) }
+        }
+
+        #[inline(always)]
+        fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+            // SAFETY: `self` proves AVX-512F.
+            unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
+
+        #[inline(always)]
+        fn sum(self, value: __m512) -> f32 {
+            // SAFETY: `self` proves AVX-512DQ.
+            unsafe {
+                let by_8 = _mm256_add_ps(_mm512_castps512_ps256(value), _mm512_extractf32x8_ps::<1>(value));
+                let by_4 = _mm_add_ps(_mm256_castps256_ps128(by_8), _mm256_extractf128_ps::<1>(by_8));
+                let by_2 = _mm_add_ps(by_4, _mm_movehl_ps(by_4, by_4));
+                _mm_cvtss_f32(_mm_add_ss(by_2, _mm_movehdup_ps(by_2)))
+            }
+        }
+
+        #[inline(always)]
+        fn sum4(self, [a, b, c, d]: [__m512; 4]) -> [f32; 4] {
+            // The four trees side by side, one per 128-bit lane.
+            // SAFETY: `self` proves AVX-512F and AVX-512VL.
+            unsafe {
+                let ab =
+                    _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0xEE>(a, b));
+                let cd =
+                    _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(c, d), _mm512_shuffle_f32x4::<0xEE>(c, d));
+                let by_4 =
+                    _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(ab, cd), _mm512_shuffle_f32x4::<0xDD>(ab, cd));
+                let by_2 = _mm512_add_ps(by_4, _mm512_permute_ps::<0b00_00_11_10>(by_4));
+                let by_1 = _mm512_add_ps(by_2, _mm512_permute_ps::<0b00_00_00_01>(by_2));
+                let gathered = _mm512_permutexvar_ps(
+                    _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12, 8, 4, 0),
+                    by_1,
+                );
+                let mut sums = [0.0; 4];
+                _mm_storeu_ps(sums.as_mut_ptr(), _mm512_castps512_ps128(gathered));
+                sums
+            }
+        }
+    }
+}

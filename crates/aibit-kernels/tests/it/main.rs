@@ -1,0 +1,5 @@
+//! Every kernel gives the same bits on every instruction set, thread count and batching, and equals
+//! bitsandbytes where it claims to.
+
+mod golden;
+mod same_bits;

@@ -1,0 +1,284 @@
+//! Property tests: scalar on one thread is the specification; everything else has its bits.
+
+use aibit_kernels::*;
+use half::{bf16, f16};
+use proptest::prelude::*;
+
+/// SplitMix64: test data from a seed, so that a failing case is a few numbers.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// Codes over the full range, −128 and both extremes more often than chance.
+    fn codes(&mut self, count: usize) -> Vec<i8> {
+        (0..count)
+            .map(|_| match self.next() % 8 {
+                0 => i8::MIN,
+                1 => i8::MAX,
+                _ => self.next() as i8,
+            })
+            .collect()
+    }
+
+    /// Values of many magnitudes, about one in thirty beyond 6.
+    fn floats(&mut self, count: usize) -> Vec<f32> {
+        (0..count)
+            .map(|_| {
+                let unit = (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0;
+                match self.next() % 32 {
+                    0 => unit * 60.0,
+                    1 => unit * 1e-30,
+                    2 => 0.0,
+                    _ => unit * 3.0,
+                }
+            })
+            .collect()
+    }
+}
+
+fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
+}
+
+/// Runs `kernel` on every instruction set, with one and two threads: all must equal scalar on one.
+fn check<T: PartialEq + std::fmt::Debug + Send>(kernel: impl Fn(Isa) -> T + Sync) {
+    let pools = [1, 2].map(|threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap());
+    let want = pools[0].install(|| kernel(Isa::SCALAR));
+    for isa in Isa::available() {
+        for pool in &pools {
+            let got = pool.install(|| kernel(isa));
+            assert!(got == want, "{isa}, {} threads: {got:?}\nscalar: {want:?}", pool.current_num_threads());
+        }
+    }
+}
+
+fn sizes() -> impl Strategy<Value = (usize, usize, usize)> {
+    (0..6_usize, 0..40_usize, 0..300_usize)
+}
+
+fn linear(
+    isa: Isa,
+    x: &[f32],
+    w: &Int8Rowwise<'_>,
+    bias: Option<&[f32]>,
+    threshold: Option<f32>,
+) -> Vec<f32> {
+    let mut rows = QuantizedRows::default();
+    quantize_rows(isa, x, w.k(), threshold, &mut rows);
+    let mut y = vec![f32::NAN; rows.m() * w.n()];
+    linear_int8(isa, &rows, w, bias, &mut y);
+    y
+}
+
+fn check_gemm(m: usize, n: usize, k: usize, seed: u64) {
+    let mut random = Random(seed);
+    let (a, b) = (random.codes(m * k), random.codes(n * k));
+    check(|isa| {
+        let mut out = vec![-1; m * n];
+        gemm_i32(isa, &a, &b, m, n, k, &mut out);
+        out
+    });
+}
+
+fn check_linear_int8(m: usize, n: usize, k: usize, seed: u64) {
+    let mut random = Random(seed);
+    let (x, codes, absmax) = (random.floats(m * k), random.codes(n * k), random.floats(n));
+    let (w, bias) = (Int8Rowwise::new(&codes, &absmax, n, k), random.floats(n));
+    for threshold in [None, Some(6.0), Some(1.0)] {
+        for bias in [None, Some(&bias[..])] {
+            check(|isa| bits(&linear(isa, &x, &w, bias, threshold)));
+            let batch = linear(Isa::best(), &x, &w, bias, threshold);
+            for (i, x) in x.chunks_exact(k).enumerate() {
+                let alone = linear(Isa::best(), x, &w, bias, threshold);
+                assert_eq!(bits(&alone), bits(&batch[i * n..][..n]), "row {i} alone");
+            }
+        }
+    }
+    for dtype in [ActivationDtype::F32, ActivationDtype::F16, ActivationDtype::Bf16] {
+        for threshold in [0.0, 6.0] {
+            check(|isa| {
+                let mut y = vec![f32::NAN; m * n];
+                linear_llm_int8(isa, &x, dtype, &w, Some(&bias), threshold, &mut y);
+                bits(&y)
+            });
+        }
+    }
+}
+
+fn check_linear_float(m: usize, n: usize, k: usize, seed: u64) {
+    let mut random = Random(seed);
+    let (x, rows, bias) = (random.floats(m * k), random.floats(n * k), random.floats(n));
+    let halves: Vec<f16> = rows.iter().map(|w| f16::from_f32(*w)).collect();
+    let brains: Vec<bf16> = rows.iter().map(|w| bf16::from_f32(*w)).collect();
+    for w in [FloatMatrix::F32(&rows), FloatMatrix::F16(&halves), FloatMatrix::Bf16(&brains)] {
+        for bias in [None, Some(&bias[..])] {
+            let run = |isa: Isa, x: &[f32], m: usize| {
+                let mut y = vec![f32::NAN; m * n];
+                linear_float(isa, x, w, m, n, k, bias, &mut y);
+                bits(&y)
+            };
+            check(|isa| run(isa, &x, m));
+            let batch = run(Isa::best(), &x, m);
+            for i in 0..m {
+                assert_eq!(run(Isa::best(), &x[i * k..][..k], 1), batch[i * n..][..n], "row {i} alone");
+            }
+        }
+    }
+    for i in 0..m.min(n) {
+        check(|isa| dot_f32(isa, &x[i * k..][..k], &rows[i * k..][..k]).to_bits());
+    }
+}
+
+fn check_attention(shape: AttentionShape, m: usize, past: usize, seed: u64) {
+    let mut random = Random(seed);
+    let (width, out) = (shape.qkv_width(), shape.n_head * shape.head_dim);
+    let qkv = random.floats((past + m) * width);
+    let run = |isa: Isa, splits: &[usize]| {
+        let mut keys = vec![f32::NAN; shape.cache_len()];
+        let mut values = vec![f32::NAN; shape.cache_len()];
+        let mut y = vec![f32::NAN; (past + m) * out];
+        let mut start = 0;
+        for m in splits {
+            let qkv = &qkv[start * width..][..m * width];
+            store_kv(&shape, qkv, *m, start, &mut keys, &mut values);
+            attention(isa, &shape, qkv, *m, start, &keys, &values, &mut y[start * out..][..m * out]);
+            start += m;
+        }
+        bits(&y)
+    };
+    let want = run(Isa::SCALAR, &[past + m]);
+    check(|isa| {
+        let y = run(isa, &[past + m]);
+        assert_eq!(y, want, "{isa}: one prefill");
+        assert_eq!(run(isa, &[past, m]), want, "{isa}: two chunks");
+        assert_eq!(run(isa, &vec![1; past + m]), want, "{isa}: decode");
+        y
+    });
+    assert!(want.iter().all(|bits| !f32::from_bits(*bits).is_nan()));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn integer_products((m, n, k) in sizes(), seed in any::<u64>()) {
+        check_gemm(m, n, k, seed);
+    }
+
+    #[test]
+    fn int8_layers((m, n, k) in sizes(), seed in any::<u64>()) {
+        check_linear_int8(m, n, k.max(1), seed);
+    }
+
+    #[test]
+    fn float_layers((m, n, k) in sizes(), seed in any::<u64>()) {
+        check_linear_float(m, n, k, seed);
+    }
+
+    #[test]
+    fn quantized_rows((m, _, k) in sizes(), seed in any::<u64>(), threshold in prop::option::of(0.5..8.0_f32)) {
+        let (k, mut random) = (k.max(1), Random(seed));
+        let x = random.floats(m * k);
+        check(|isa| {
+            let mut rows = QuantizedRows::default();
+            quantize_rows(isa, &x, k, threshold, &mut rows);
+            rows
+        });
+    }
+
+    #[test]
+    fn layer_norms((m, _, width) in sizes(), seed in any::<u64>()) {
+        let (width, mut random) = (width.max(1), Random(seed));
+        let (x, weight, bias) = (random.floats(m * width), random.floats(width), random.floats(width));
+        for bias in [None, Some(&bias[..])] {
+            let run = |isa: Isa, x: &[f32]| {
+                let mut y = vec![f32::NAN; x.len()];
+                layer_norm(isa, x, width, &weight, bias, 1e-5, &mut y);
+                bits(&y)
+            };
+            check(|isa| run(isa, &x));
+            let batch = run(Isa::best(), &x);
+            for (x, y) in x.chunks(width).zip(batch.chunks(width)) {
+                prop_assert_eq!(run(Isa::best(), x), y);
+            }
+        }
+    }
+
+    #[test]
+    fn activations_and_sums(count in 0..300_usize, seed in any::<u64>()) {
+        let mut random = Random(seed);
+        let (a, b) = (random.floats(count), random.floats(count));
+        for activation in [
+            Activation::GeluTanh, Activation::GeluErf, Activation::Relu, Activation::Silu, Activation::Tanh,
+            Activation::QuickGelu, Activation::Sigmoid,
+        ] {
+            check(|isa| {
+                let mut x = a.clone();
+                activate(isa, activation, &mut x);
+                bits(&x)
+            });
+        }
+        check(|isa| {
+            let mut y = vec![f32::NAN; count];
+            add(isa, &a, &b, &mut y);
+            let sum = y.clone();
+            add_assign(isa, &mut y, &a);
+            (bits(&sum), bits(&y))
+        });
+    }
+
+    #[test]
+    fn attention_of_ragged_shapes(
+        (n_kv_head, group, head_dim) in (1..3_usize, 1..3_usize, 1..100_usize),
+        (m, past, room) in (0..12_usize, 0..30_usize, 0..3_usize),
+        seed in any::<u64>(),
+    ) {
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        let capacity = past + m + room;
+        check_attention(AttentionShape { n_head: n_kv_head * group, n_kv_head, head_dim, scale, capacity }, m, past, seed);
+    }
+}
+
+#[test]
+fn sizes_that_threads_and_blocks_divide() {
+    check_gemm(133, 70, 64, 1);
+    check_gemm(3, 5000, 67, 2);
+    check_linear_int8(1, 3000, 132, 3);
+    check_linear_int8(140, 65, 100, 4);
+    check_linear_float(70, 130, 48, 5);
+    check_linear_float(1, 1000, 100, 6);
+    let shape = AttentionShape { n_head: 3, n_kv_head: 3, head_dim: 64, scale: 0.125, capacity: 80 };
+    check_attention(shape, 50, 30, 7);
+    let x = Random(8).floats(100_000);
+    check(|isa| {
+        let mut y = x.clone();
+        activate(isa, Activation::GeluTanh, &mut y);
+        let mut z = vec![0.0; y.len()];
+        layer_norm(isa, &y, 1000, &x[..1000], Some(&x[1000..2000]), 1e-5, &mut z);
+        let mut rows = QuantizedRows::default();
+        quantize_rows(isa, &x, 1000, Some(6.0), &mut rows);
+        (bits(&z), rows)
+    });
+}
+
+#[test]
+fn weights_may_be_unaligned() {
+    let bytes = Random(9).codes(100 * 65 + 1);
+    let x = Random(10).codes(6 * 65);
+    let want = {
+        let mut out = vec![0; 600];
+        gemm_i32(Isa::SCALAR, &x, &bytes[1..], 6, 100, 65, &mut out);
+        out
+    };
+    for isa in Isa::available() {
+        let mut out = vec![0; 600];
+        gemm_i32(isa, &x, &bytes[1..], 6, 100, 65, &mut out);
+        assert_eq!(out, want, "{isa}");
+    }
+}

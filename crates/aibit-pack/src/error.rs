@@ -1,0 +1,112 @@
+use std::path::PathBuf;
+
+use aibit_format::{FormatError, Scheme};
+use aibit_gpt2::ConfigError;
+use aibit_quant::QuantError;
+use aibit_runtime::RuntimeError;
+
+use crate::torch::TorchError;
+
+/// Why a model cannot be packed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PackError {
+    /// The operating system refused.
+    #[error("cannot {action} {}: {source}", .path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The source is not a model folder.
+    #[error("{} is not a model folder: {problem}", .path.display())]
+    NotAModel {
+        /// The path.
+        path: PathBuf,
+        /// What is missing or in the way.
+        problem: String,
+    },
+    /// A file of the source is malformed.
+    #[error("{}: {problem}", .path.display())]
+    SourceFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The archive cannot be written, or a file not be mapped.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// `config.json` is refused.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The model is of a family that has no crate yet.
+    #[error("config.json: model_type \"{found}\" is not supported, supported are {supported}")]
+    Architecture {
+        /// The model's family.
+        found: String,
+        /// Families that are.
+        supported: &'static str,
+    },
+    /// A setting of `config.json` that no family supports.
+    #[error("config.json: {field} is set ({found}); {advice}")]
+    Setting {
+        /// The field.
+        field: &'static str,
+        /// Its value, shortened.
+        found: String,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// A torch checkpoint is refused.
+    #[error("{}: {source}", .path.display())]
+    Torch {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: TorchError,
+    },
+    /// A tensor of the checkpoint does not fit the model.
+    #[error("tensor `{name}`: {problem}")]
+    Tensor {
+        /// Its name in the checkpoint.
+        name: String,
+        /// What is wrong, with the numbers.
+        problem: String,
+    },
+    /// Tensors that the configuration calls for are not in the checkpoint.
+    #[error("the checkpoint lacks {count} of the model's tensors, among them {examples}")]
+    MissingTensors {
+        /// How many.
+        count: usize,
+        /// Some of them.
+        examples: String,
+    },
+    /// A weight cannot be quantized.
+    #[error("tensor `{name}`: {source}")]
+    Quant {
+        /// Its canonical name.
+        name: String,
+        /// Why not.
+        source: QuantError,
+    },
+    /// The recipe does not fit the model.
+    #[error("recipe: {0}")]
+    Recipe(String),
+    /// A scheme was asked for that the tensor cannot have.
+    #[error("tensor `{name}` cannot be stored as {scheme}: {problem}")]
+    Scheme {
+        /// Its canonical name.
+        name: String,
+        /// The scheme.
+        scheme: Scheme,
+        /// Why not.
+        problem: &'static str,
+    },
+    /// The finished package does not run.
+    #[error("the package does not run: {0}")]
+    Runtime(#[from] RuntimeError),
+}

@@ -1,0 +1,433 @@
+//! From source to archive.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use aibit_format::{
+    ArchiveWriter, Dtype, EntryWriter, FORMAT_VERSION, Manifest, Override, Provenance, Scheme, Source, TensorRecord,
+    WeightsLayout, entry_names,
+};
+use aibit_gpt2::{CheckpointName, Gpt2Config, checkpoint_name};
+use aibit_graph::{ModelDescription, Parameter, SourceLayout};
+use aibit_quant::Int8Rowwise;
+use aibit_runtime::{Golden, Model, Tokenizer};
+use half::{bf16, f16};
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::checkpoint::{Checkpoint, CheckpointTensor, TensorDtype, read_rows};
+use crate::hub::Progress;
+use crate::recipe::{CompiledRecipe, Preset};
+use crate::source::{digest_bytes, digest_file};
+use crate::{ModelSource, PackError, SourceDtype, tokenizer_files};
+
+/// What to make of a source.
+#[derive(Debug, Clone, Default)]
+pub struct PackOptions {
+    /// Schemes by role.
+    pub preset: Preset,
+    /// Exceptions by name; the last that matches counts.
+    pub overrides: Vec<Override>,
+}
+
+/// What was made.
+#[derive(Debug, Clone, Serialize)]
+pub struct PackReport {
+    /// Architecture family.
+    pub architecture: String,
+    /// Number of weights, those of a tied head counted once.
+    pub parameters: u64,
+    /// Bits of tensor data per parameter, scales included.
+    pub bits_per_weight: f64,
+    /// Parameters per scheme.
+    pub schemes: BTreeMap<&'static str, u64>,
+    /// Length of the source's weight files.
+    pub source_weight_bytes: u64,
+    /// Length of the archive.
+    pub file_bytes: u64,
+}
+
+/// Files that are carried along unchanged where the source has them.
+const CARRIED_FILES: [&str; 4] =
+    [entry_names::GENERATION_CONFIG, "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"];
+
+/// Elements quantized by one task: large enough to be worth a task, small enough that a few fit in cache.
+const BLOCK_ELEMENTS: usize = 1 << 19;
+
+/// Packs `source` into one archive at `target`.
+///
+/// Weights stream through a few blocks of rows at a time. Nothing appears at `target` before the archive is
+/// complete and has produced its own golden outputs. The same source and options give the same bytes, whatever
+/// the folder and the number of threads.
+///
+/// # Errors
+/// Any [`PackError`]: a setting, tensor or file that is refused, named with its numbers. `target` is then as it
+/// was before.
+pub fn pack(
+    source: &ModelSource,
+    target: &Path,
+    options: &PackOptions,
+    progress: &dyn Progress,
+) -> Result<PackReport, PackError> {
+    let config = source.read(entry_names::CONFIG)?.expect("a model source has a config.json");
+    let description = describe(&config)?;
+    let recipe = CompiledRecipe::new(options.preset, &options.overrides)?;
+    let tokenizer_files = tokenizer_files::load(source)?;
+    let tokenizer = Tokenizer::from_json(&tokenizer_files.json)?;
+    if tokenizer.id_limit() > description.graph.vocabulary {
+        return Err(PackError::NotAModel {
+            path: source.folder.clone(),
+            problem: format!(
+                "its tokenizer has ids up to {}, its config.json a vocab_size of {}",
+                tokenizer.id_limit() - 1,
+                description.graph.vocabulary
+            ),
+        });
+    }
+    let checkpoint = Checkpoint::open(source.weight_files())?;
+    let tensors = match_tensors(&checkpoint, &description)?;
+    let typed: Vec<_> = tensors.iter().map(|t| (t.parameter, t.dtype)).collect();
+    let schemes = recipe.schemes(&typed)?;
+    let plan: Vec<_> = tensors.into_iter().zip(schemes).map(|(tensor, scheme)| Planned { tensor, scheme }).collect();
+    let layout = weights_layout(&plan)?;
+
+    let mut read_files = vec![(entry_names::CONFIG, config.clone())];
+    read_files.extend(tokenizer_files.read);
+    let mut carried = Vec::new();
+    for name in CARRIED_FILES {
+        if let Some(bytes) = source.read(name)? {
+            read_files.push((name, bytes.clone()));
+            carried.push((name, bytes));
+        }
+    }
+    let mut files: Vec<_> =
+        read_files.iter().map(|(name, bytes)| digest_bytes(&source.folder.join(name), bytes)).collect();
+    let mut source_weight_bytes = 0;
+    for path in source.weight_files() {
+        let length = std::fs::metadata(path).map_or(0, |m| m.len());
+        progress.start("reading", length);
+        let file = digest_file(path, &mut |bytes| progress.advance(bytes))?;
+        progress.finish();
+        source_weight_bytes += file.bytes;
+        files.push(file);
+    }
+    files.sort_by(|a, b| a.name.cmp(&b.name));
+
+    let mut archive = ArchiveWriter::create(target)?;
+    write_weights(&mut archive, &checkpoint, &plan, &layout, progress)?;
+    archive.add(entry_names::GRAPH, "application/json", &description.graph.to_json())?;
+    archive.add(entry_names::CONFIG, "application/json", &config)?;
+    archive.add(entry_names::TOKENIZER, "application/json", &tokenizer_files.json)?;
+    for (name, bytes) in &carried {
+        let media_type = if name.ends_with(".json") { "application/json" } else { "text/plain" };
+        archive.add(name, media_type, bytes)?;
+    }
+    let manifest = Manifest {
+        format: "aibit".into(),
+        version: FORMAT_VERSION,
+        required_features: Vec::new(),
+        architecture: description.architecture.into(),
+        entries: Vec::new(),
+        tensors: plan.iter().map(|p| (p.tensor.parameter.name.clone(), p.record())).collect(),
+        tied: description.tied.iter().cloned().collect(),
+        recipe: recipe.record(),
+        provenance: Provenance {
+            tool: concat!("aibit ", env!("CARGO_PKG_VERSION")).into(),
+            source: Source {
+                repository: source.repository.as_ref().map(|(repository, _)| repository.clone()),
+                revision: source.repository.as_ref().map(|(_, revision)| revision.clone()),
+                files,
+            },
+        },
+    };
+    progress.start("recording golden outputs", 0);
+    let model = Model::new(description.graph.clone(), archive.weights()?, &manifest)?;
+    let golden = Golden::record(&model, &tokenizer)?;
+    drop(model);
+    progress.finish();
+    archive.add(entry_names::GOLDEN, "application/json", &golden.to_json())?;
+    let file_bytes = archive.finish(manifest)?;
+    Ok(report(&description, &plan, &layout, source_weight_bytes, file_bytes))
+}
+
+/// Builds the graph of whichever family `config.json` names.
+fn describe(config: &[u8]) -> Result<ModelDescription, PackError> {
+    let fields: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(config).map_err(aibit_gpt2::ConfigError::from)?;
+    let set = |field: &str| fields.get(field).filter(|value| !value.is_null());
+    let shown = |value: &serde_json::Value| value.to_string().chars().take(60).collect::<String>();
+    if let Some(found) = set("auto_map") {
+        let advice = "the model asks for code of its own, which is never run; only built-in families can be packed";
+        return Err(PackError::Setting { field: "auto_map", found: shown(found), advice });
+    }
+    if let Some(found) = set("quantization_config") {
+        let advice = "the checkpoint is quantized already, which cannot be imported yet; pack the original model";
+        let found = found.get("quant_method").map_or_else(|| shown(found), shown);
+        return Err(PackError::Setting { field: "quantization_config", found, advice });
+    }
+    match set("model_type").and_then(|value| value.as_str()) {
+        Some(aibit_gpt2::MODEL_TYPE) => Ok(aibit_gpt2::describe(&Gpt2Config::from_json(config)?)),
+        other => Err(PackError::Architecture {
+            found: other.unwrap_or("(none)").to_owned(),
+            supported: aibit_gpt2::MODEL_TYPE,
+        }),
+    }
+}
+
+/// A parameter and the checkpoint's tensor for it.
+struct Matched<'a> {
+    parameter: &'a Parameter,
+    tensor: &'a CheckpointTensor,
+    dtype: SourceDtype,
+}
+
+struct Planned<'a> {
+    tensor: Matched<'a>,
+    scheme: Scheme,
+}
+
+impl Planned<'_> {
+    fn record(&self) -> TensorRecord {
+        TensorRecord {
+            scheme: self.scheme,
+            source_dtype: self.tensor.dtype.name().into(),
+            transposed: self.transposed(),
+        }
+    }
+
+    fn transposed(&self) -> bool {
+        self.tensor.parameter.source_layout == SourceLayout::Transposed
+    }
+
+    /// The parameter as a matrix; a vector is one row.
+    fn matrix_shape(&self) -> [usize; 2] {
+        match *self.tensor.parameter.shape {
+            [rows, columns] => [rows, columns],
+            _ => [1, self.tensor.parameter.shape.iter().product()],
+        }
+    }
+}
+
+/// Finds every parameter in the checkpoint, and a parameter for every tensor.
+fn match_tensors<'a>(
+    checkpoint: &'a Checkpoint,
+    description: &'a ModelDescription,
+) -> Result<Vec<Matched<'a>>, PackError> {
+    let parameters: HashMap<&str, &Parameter> =
+        description.parameters.iter().map(|p| (p.name.as_str(), p)).collect();
+    let wrong = |name: &str, problem: String| PackError::Tensor { name: name.to_owned(), problem };
+    let mut found: HashMap<&str, (&String, &CheckpointTensor)> = HashMap::new();
+    let mut aliases = Vec::new();
+    for (source_name, tensor) in checkpoint.tensors() {
+        let CheckpointName::Parameter(name) = checkpoint_name(source_name) else { continue };
+        if let Some((_, target)) = description.tied.iter().find(|(alias, _)| *alias == name) {
+            aliases.push((source_name, tensor, target));
+            continue;
+        }
+        let Some(parameter) = parameters.get(name.as_str()) else {
+            return Err(wrong(
+                source_name,
+                "config.json describes no such tensor; the checkpoint is of another model or already quantized".into(),
+            ));
+        };
+        if let Some((twin, _)) = found.insert(&parameter.name, (source_name, tensor)) {
+            return Err(wrong(source_name, format!("is the same parameter as `{twin}`")));
+        }
+    }
+    let missing: Vec<_> =
+        description.parameters.iter().filter(|p| !found.contains_key(p.name.as_str())).collect();
+    if !missing.is_empty() {
+        let examples = missing.iter().take(3).map(|p| format!("`{}`", p.name)).collect::<Vec<_>>().join(", ");
+        return Err(PackError::MissingTensors { count: missing.len(), examples });
+    }
+    for (alias, tensor, target) in aliases {
+        let (target_name, target) = found[target.as_str()];
+        if tensor.shape != target.shape || checkpoint.bytes(tensor)? != checkpoint.bytes(target)? {
+            return Err(wrong(
+                alias,
+                format!("differs from `{target_name}`, with which config.json ties it (tie_word_embeddings)"),
+            ));
+        }
+    }
+    description
+        .parameters
+        .iter()
+        .map(|parameter| {
+            let (source_name, tensor) = found[parameter.name.as_str()];
+            let mut expected = parameter.shape.clone();
+            if parameter.source_layout == SourceLayout::Transposed {
+                expected.reverse();
+            }
+            if tensor.shape != expected {
+                return Err(wrong(
+                    source_name,
+                    format!("has shape {:?}, config.json calls for {expected:?}", tensor.shape),
+                ));
+            }
+            match &tensor.dtype {
+                TensorDtype::Float(dtype) => Ok(Matched { parameter, tensor, dtype: *dtype }),
+                TensorDtype::Other(dtype) => Err(wrong(
+                    source_name,
+                    format!("has element type {dtype}; F32, F16 and BF16 can be packed"),
+                )),
+            }
+        })
+        .collect()
+}
+
+fn weights_layout(plan: &[Planned<'_>]) -> Result<WeightsLayout, PackError> {
+    let mut tensors = Vec::new();
+    for Planned { tensor: Matched { parameter, .. }, scheme } in plan {
+        if *scheme == Scheme::Int8 && parameter.shape.len() != 2 {
+            let problem = "row-wise quantization takes matrices";
+            return Err(PackError::Scheme { name: parameter.name.clone(), scheme: *scheme, problem });
+        }
+        tensors.push((parameter.name.clone(), scheme.dtype(), parameter.shape.clone()));
+        if let Some(scales) = scheme.scales_name(&parameter.name) {
+            tensors.push((scales, Dtype::F32, vec![parameter.shape[0]]));
+        }
+    }
+    Ok(WeightsLayout::new(&tensors)?)
+}
+
+/// Streams every tensor in the layout's order. Row scales are kept from the pass over their codes, or
+/// computed by a pass of their own where the layout asks for them first.
+fn write_weights(
+    archive: &mut ArchiveWriter,
+    checkpoint: &Checkpoint,
+    plan: &[Planned<'_>],
+    layout: &WeightsLayout,
+    progress: &dyn Progress,
+) -> Result<(), PackError> {
+    let by_name: HashMap<&str, &Planned<'_>> =
+        plan.iter().map(|p| (p.tensor.parameter.name.as_str(), p)).collect();
+    let by_scales: HashMap<String, &Planned<'_>> = plan
+        .iter()
+        .filter_map(|p| Some((p.scheme.scales_name(&p.tensor.parameter.name)?, p)))
+        .collect();
+    let mut scales: HashMap<&str, Vec<u8>> = HashMap::new();
+
+    progress.start("quantizing", layout.file_bytes());
+    let mut entry = archive.start_entry(entry_names::WEIGHTS, "application/vnd.safetensors", layout.file_bytes())?;
+    entry.write_all(layout.header())?;
+    for info in layout.tensors() {
+        if let Some(&planned) = by_name.get(info.name.as_str()) {
+            let row_scales = write_parameter(Some(&mut entry), checkpoint, planned)?;
+            scales.insert(&planned.tensor.parameter.name, row_scales);
+        } else {
+            let planned = by_scales[&info.name];
+            let row_scales = match scales.remove(planned.tensor.parameter.name.as_str()) {
+                Some(row_scales) => row_scales,
+                None => write_parameter(None, checkpoint, planned)?,
+            };
+            entry.write_all(&row_scales)?;
+        }
+        progress.advance(info.bytes() as u64);
+    }
+    entry.finish()?;
+    progress.finish();
+    Ok(())
+}
+
+/// Encodes a parameter block by block, in parallel, and writes the blocks in order; returns its row scales.
+fn write_parameter(
+    mut entry: Option<&mut EntryWriter<'_>>,
+    checkpoint: &Checkpoint,
+    planned: &Planned<'_>,
+) -> Result<Vec<u8>, PackError> {
+    let bytes = checkpoint.bytes(planned.tensor.tensor)?;
+    let shape @ [rows, columns] = planned.matrix_shape();
+    let block_rows = (BLOCK_ELEMENTS / columns).max(1);
+    let starts: Vec<_> = (0..rows).step_by(block_rows).collect();
+    let mut scales = Vec::new();
+    for batch in starts.chunks(2 * rayon::current_num_threads()) {
+        let blocks: Vec<_> = batch
+            .par_iter()
+            .map(|&start| {
+                let wanted = start..(start + block_rows).min(rows);
+                let values = read_rows(&bytes, planned.tensor.dtype, shape, planned.transposed(), wanted);
+                encode(planned, start, &values)
+            })
+            .collect::<Result<_, _>>()?;
+        for Block { data, row_scales } in blocks {
+            if let Some(entry) = entry.as_deref_mut() {
+                entry.write_all(&data)?;
+            }
+            scales.extend(row_scales);
+        }
+    }
+    drop(bytes);
+    checkpoint.release(planned.tensor.tensor);
+    Ok(scales)
+}
+
+struct Block {
+    data: Vec<u8>,
+    row_scales: Vec<u8>,
+}
+
+/// Encodes some rows of a parameter, the first of which is row `start`.
+fn encode(planned: &Planned<'_>, start: usize, values: &ndarray::Array2<f32>) -> Result<Block, PackError> {
+    let name = &planned.tensor.parameter.name;
+    let place = |index: usize| match *planned.tensor.parameter.shape {
+        [_, columns] => format!("row {}, column {}", start + index / columns, index % columns),
+        _ => format!("element {index}"),
+    };
+    if let Some((index, value)) = values.iter().enumerate().find(|(_, v)| !v.is_finite()) {
+        let problem = format!("{} holds {value}; check the source checkpoint", place(index));
+        return Err(PackError::Tensor { name: name.clone(), problem });
+    }
+    let narrow = |bytes_of: &dyn Fn(f32) -> ([u8; 2], bool)| {
+        let mut data = Vec::with_capacity(2 * values.len());
+        for (index, &value) in values.iter().enumerate() {
+            let (bytes, is_finite) = bytes_of(value);
+            if !is_finite {
+                let problem = format!(
+                    "{} holds {value}, which {} rounds to infinity; keep this tensor in f32",
+                    place(index),
+                    planned.scheme
+                );
+                return Err(PackError::Tensor { name: name.clone(), problem });
+            }
+            data.extend(bytes);
+        }
+        Ok(data)
+    };
+    let data = match planned.scheme {
+        Scheme::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        Scheme::F16 => narrow(&|v| (f16::from_f32(v).to_le_bytes(), f16::from_f32(v).is_finite()))?,
+        Scheme::Bf16 => narrow(&|v| (bf16::from_f32(v).to_le_bytes(), bf16::from_f32(v).is_finite()))?,
+        Scheme::Int8 => {
+            let quantized = Int8Rowwise::from_checkpoint_rows(values.view())
+                .map_err(|source| PackError::Quant { name: name.clone(), source })?;
+            let data = quantized.codes.iter().map(|&code| code as u8).collect();
+            let row_scales = quantized.absmax.iter().flat_map(|scale| scale.to_le_bytes()).collect();
+            return Ok(Block { data, row_scales });
+        }
+    };
+    Ok(Block { data, row_scales: Vec::new() })
+}
+
+fn report(
+    description: &ModelDescription,
+    plan: &[Planned<'_>],
+    layout: &WeightsLayout,
+    source_weight_bytes: u64,
+    file_bytes: u64,
+) -> PackReport {
+    let mut schemes = BTreeMap::new();
+    for planned in plan {
+        let count: usize = planned.tensor.parameter.shape.iter().product();
+        *schemes.entry(planned.scheme.name()).or_default() += count as u64;
+    }
+    let parameters: u64 = schemes.values().sum();
+    let stored: usize = layout.tensors().iter().map(|t| t.bytes()).sum();
+    PackReport {
+        architecture: description.architecture.into(),
+        parameters,
+        bits_per_weight: 8.0 * stored as f64 / parameters as f64,
+        schemes,
+        source_weight_bytes,
+        file_bytes,
+    }
+}

@@ -1,0 +1,4 @@
+//! The importers and the packer, from outside.
+
+mod hub;
+mod torch;

@@ -1,0 +1,91 @@
+use aibit_format::FormatError;
+use aibit_graph::GraphError;
+use aibit_kernels::IsaError;
+
+use crate::sampler::SamplerError;
+use crate::text_stream::StopError;
+
+/// Why a package cannot be executed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RuntimeError {
+    /// The archive is broken.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// The graph does not fit the weights, or this build.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    /// The instruction set asked for is not there.
+    #[error(transparent)]
+    Isa(#[from] IsaError),
+    /// A sampling option is out of range, or the logits are not numbers.
+    #[error(transparent)]
+    Sampler(#[from] SamplerError),
+    /// The stop strings cannot be used.
+    #[error(transparent)]
+    Stop(#[from] StopError),
+    /// `tokenizer.json` cannot be used.
+    #[error("tokenizer.json: {0}")]
+    Tokenizer(String),
+    /// `golden.json` cannot be used.
+    #[error("golden.json: {0}")]
+    Golden(String),
+    /// A package's generation settings cannot be used.
+    #[error("{file}: {problem}")]
+    Settings {
+        /// Name of the entry.
+        file: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A stored tensor cannot be executed in its place in the graph.
+    #[error("tensor `{name}` is stored as {scheme}, {problem}")]
+    Scheme {
+        /// Name of the tensor.
+        name: String,
+        /// Its scheme.
+        scheme: aibit_format::Scheme,
+        /// Why that does not fit.
+        problem: &'static str,
+    },
+    /// A token id beyond the vocabulary.
+    #[error("token id {id} is not in the vocabulary of {vocabulary} ids")]
+    TokenId {
+        /// The id.
+        id: u32,
+        /// Size of the vocabulary.
+        vocabulary: usize,
+    },
+    /// More tokens than the context holds.
+    #[error("{tokens} tokens do not fit: {used} of {context} positions of the context are taken")]
+    ContextFull {
+        /// Tokens to be added.
+        tokens: usize,
+        /// Positions already taken.
+        used: usize,
+        /// All positions.
+        context: usize,
+    },
+    /// Nothing to start from.
+    #[error("the prompt has no tokens; give at least one")]
+    EmptyPrompt,
+    /// A text too short to be scored.
+    #[error("the text has {tokens} tokens, at least 2 are needed to predict one from another")]
+    TextTooShort {
+        /// Its length.
+        tokens: usize,
+    },
+    /// Numbers that cannot be a window and its stride.
+    #[error("window {window}, stride {stride}: allowed are 2 <= window <= {context} and 1 <= stride <= window")]
+    Window {
+        /// Tokens per window.
+        window: usize,
+        /// Tokens from one window to the next.
+        stride: usize,
+        /// Longest window that the model takes.
+        context: usize,
+    },
+    /// Two packages that cannot be compared token by token.
+    #[error("the two packages cannot be compared: {0}")]
+    NotComparable(String),
+}

@@ -1,0 +1,221 @@
+//! Golden outputs: made at pack time by the very package, replayed by `aibit verify --run`.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::sampler::SamplerOptions;
+use crate::{GenerateOptions, Model, Profile, RuntimeError, Session, Tokenizer, generate};
+
+/// Version of the arithmetic of profile `fast`: results are bit-equal across machines, instruction sets and
+/// threads while this number stays. Whoever changes a rounding or an order of summation raises it.
+pub const NUMERICS: u32 = 1;
+
+/// Largest difference of a logit between versions of the arithmetic that is still the same model. A changed
+/// rounding before an activation is quantized moves single codes, whose effect on the logits of the test models
+/// stays below a tenth of this.
+const LOGIT_TOLERANCE: f32 = 0.25;
+
+/// Short texts of different kinds: prose, code, digits, white space, accents, other scripts, emoji.
+const TEXTS: [&str; 8] = [
+    "The history of the city begins with a river, a bridge and a market.",
+    "fn main() {\n    let x: u32 = 0x1f + 42;\n\tprintln!(\"{x}\");\n}\n",
+    "It's 3.14159, they'll say; we've counted 1,234,567 (or 2^20) of them!",
+    "  leading, trailing and   inner   spaces  \n\n\n",
+    "Zażółć gęślą jaźń — naïve café, Ærøskøbing, ÅÄÖ",
+    "漢字かな交じり文 и немного кириллицы, العربية",
+    "👩\u{200d}🚀 🏳️\u{200d}🌈 e\u{301} \u{feff}\u{0}",
+    "supercalifragilisticexpialidocious antidisestablishmentarianism AAAAAAAAAAAAAAAA",
+];
+
+/// How many of [`TEXTS`] are continued, and for how many tokens.
+const PROMPTS: usize = 4;
+const CONTINUATION: usize = 16;
+
+/// The content of `golden.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Golden {
+    /// [`NUMERICS`] of the build that made it.
+    pub numerics: u32,
+    /// Name of the profile.
+    pub profile: String,
+    /// What the tokenizer must give.
+    pub tokenizer: GoldenTokenizer,
+    /// What the model must give.
+    pub runs: Vec<GoldenRun>,
+}
+
+/// What the tokenizer must give.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GoldenTokenizer {
+    /// Texts and their ids.
+    pub cases: Vec<GoldenText>,
+    /// SHA-256 over the ids (u32, little-endian, `u32::MAX` after each) of every token's own text.
+    pub vocabulary_sha256: String,
+}
+
+/// A text and its ids.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GoldenText {
+    /// The text.
+    pub text: String,
+    /// Its ids.
+    pub ids: Vec<u32>,
+}
+
+/// A prompt, its greedy continuation and its logits.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GoldenRun {
+    /// The prompt.
+    pub prompt_ids: Vec<u32>,
+    /// Greedy continuation.
+    pub greedy_ids: Vec<u32>,
+    /// SHA-256 over the logits after every prompt token (f32, little-endian).
+    pub logits_sha256: String,
+    /// The five largest logits after the prompt: `(id, logit)`.
+    pub top: Vec<(u32, f32)>,
+}
+
+/// One comparison made by [`replay`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What was compared.
+    pub name: String,
+    /// Whether it was as it should be.
+    pub ok: bool,
+    /// What was found.
+    pub detail: String,
+}
+
+impl Golden {
+    /// Runs the package on the built-in texts.
+    ///
+    /// # Errors
+    /// Whatever keeps the package from running.
+    pub fn record(model: &Model, tokenizer: &Tokenizer) -> Result<Self, RuntimeError> {
+        let mut cases = Vec::new();
+        for text in TEXTS {
+            cases.push(GoldenText { text: text.to_owned(), ids: tokenizer.encode(text)? });
+        }
+        let mut runs = Vec::new();
+        for case in cases.iter().take(PROMPTS) {
+            // Short enough for the smallest context, and for packing to stay quick.
+            let length = case.ids.len().min(model.graph().context / 2).clamp(1, 24);
+            runs.push(run(model, tokenizer, &case.ids[..length])?);
+        }
+        let tokenizer = GoldenTokenizer { cases, vocabulary_sha256: vocabulary_digest(tokenizer)? };
+        Ok(Self { numerics: NUMERICS, profile: Profile::Fast.name().to_owned(), tokenizer, runs })
+    }
+
+    /// Reads `golden.json`.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Golden`] for malformed JSON.
+    pub fn from_json(json: &[u8]) -> Result<Self, RuntimeError> {
+        serde_json::from_slice(json).map_err(|e| RuntimeError::Golden(e.to_string()))
+    }
+
+    /// The JSON, the same bytes for equal results.
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec_pretty(self).expect("finite numbers and strings")
+    }
+
+    /// Runs the package again and compares.
+    ///
+    /// Logits are compared bit for bit where the arithmetic is that of the build that recorded them
+    /// ([`NUMERICS`]), and within a tolerance otherwise.
+    ///
+    /// # Errors
+    /// Whatever keeps the package from running.
+    pub fn replay(&self, model: &Model, tokenizer: &Tokenizer) -> Result<Vec<Check>, RuntimeError> {
+        let mut checks = Vec::new();
+        for (index, case) in self.tokenizer.cases.iter().enumerate() {
+            let ids = tokenizer.encode(&case.text)?;
+            checks.push(compare(format!("tokenizer, text {index}"), &case.ids, &ids));
+        }
+        let digest = vocabulary_digest(tokenizer)?;
+        checks.push(Check {
+            name: "tokenizer, every token".into(),
+            ok: digest == self.tokenizer.vocabulary_sha256,
+            detail: format!("digest {} of the ids of every token's text", &digest[..12]),
+        });
+        for (index, golden) in self.runs.iter().enumerate() {
+            let found = run(model, tokenizer, &golden.prompt_ids)?;
+            checks.push(compare(format!("greedy ids, prompt {index}"), &golden.greedy_ids, &found.greedy_ids));
+            checks.push(self.compare_logits(index, golden, &found));
+        }
+        Ok(checks)
+    }
+
+    fn compare_logits(&self, index: usize, golden: &GoldenRun, found: &GoldenRun) -> Check {
+        let name = format!("logits, prompt {index}");
+        let difference = golden
+            .top
+            .iter()
+            .map(|(id, logit)| match found.top.iter().find(|(other, _)| other == id) {
+                Some((_, other)) => (logit - other).abs(),
+                None => f32::INFINITY,
+            })
+            .fold(0.0, f32::max);
+        if self.numerics == NUMERICS {
+            let ok = golden.logits_sha256 == found.logits_sha256;
+            let equal = if ok { "bit-equal" } else { "not bit-equal" };
+            let detail = format!("{equal}; largest difference among the top five {difference}");
+            return Check { name, ok, detail };
+        }
+        let detail = format!(
+            "largest difference among the top five {difference}, allowed is {LOGIT_TOLERANCE} between versions of the \
+             arithmetic ({} and {NUMERICS})",
+            self.numerics
+        );
+        Check { name, ok: difference <= LOGIT_TOLERANCE, detail }
+    }
+}
+
+fn compare(name: String, expected: &[u32], found: &[u32]) -> Check {
+    let difference = (0..expected.len().max(found.len())).find(|&i| expected.get(i) != found.get(i));
+    let detail = match difference {
+        None => format!("{} ids as recorded", expected.len()),
+        Some(at) => format!("id {at} is {:?}, recorded was {:?}", found.get(at), expected.get(at)),
+    };
+    Check { name, ok: difference.is_none(), detail }
+}
+
+fn run(model: &Model, tokenizer: &Tokenizer, prompt: &[u32]) -> Result<GoldenRun, RuntimeError> {
+    let mut session = Session::new(model, Profile::Fast, prompt.len() + CONTINUATION);
+    let mut digest = Sha256::new();
+    let mut last = Vec::new();
+    session.append_all(prompt, |_, logits| {
+        digest.update(bytemuck::cast_slice::<f32, u8>(logits));
+        last = logits[logits.len() - model.graph().vocabulary..].to_vec();
+    })?;
+    let mut order: Vec<u32> = (0..last.len() as u32).collect();
+    order.sort_by(|&a, &b| last[b as usize].total_cmp(&last[a as usize]).then(a.cmp(&b)));
+    let top = order.iter().take(5).map(|&id| (id, last[id as usize])).collect();
+
+    session.truncate(0);
+    let options = GenerateOptions {
+        max_tokens: Some(CONTINUATION),
+        sampler: SamplerOptions::greedy(),
+        stop_ids: Vec::new(),
+        stop_strings: Vec::new(),
+    };
+    let go_on = &mut |_: &str| std::ops::ControlFlow::Continue(());
+    let greedy_ids = generate(&mut session, tokenizer, prompt, &options, go_on)?.ids;
+    Ok(GoldenRun { prompt_ids: prompt.to_vec(), greedy_ids, logits_sha256: hex(&digest.finalize()), top })
+}
+
+/// Encodes the text of every token: reaches every merge rule, which short texts cannot.
+fn vocabulary_digest(tokenizer: &Tokenizer) -> Result<String, RuntimeError> {
+    let mut digest = Sha256::new();
+    for id in 0..tokenizer.id_limit() as u32 {
+        let text = String::from_utf8_lossy(&tokenizer.bytes(id)).into_owned();
+        for id in tokenizer.encode(&text)?.into_iter().chain([u32::MAX]) {
+            digest.update(id.to_le_bytes());
+        }
+    }
+    Ok(hex(&digest.finalize()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

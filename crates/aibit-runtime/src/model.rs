@@ -1,0 +1,260 @@
+//! A loaded model: the graph, its tensors bound to their places in the map. Immutable and shared.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use aibit_format::{Archive, Dtype, FormatError, Manifest, Scheme, Weights, entry_names};
+use aibit_graph::{ActivationFunction, Graph, Op, ValueId};
+use aibit_kernels::{Activation, FloatMatrix, Int8Rowwise, Isa};
+use half::{bf16, f16};
+
+use crate::RuntimeError;
+
+#[cfg(target_endian = "big")]
+compile_error!("archives are little-endian and executed where they lie; big-endian machines are not supported");
+
+/// A model ready to run: tensors stay where they lie in the map.
+#[derive(Debug)]
+pub struct Model {
+    graph: Graph,
+    weights: Weights,
+    pub(crate) steps: Vec<Step>,
+    isa: Isa,
+}
+
+/// A node of the graph with its tensors found.
+#[derive(Debug)]
+pub(crate) enum Step {
+    Embed { table: Matrix, output: ValueId },
+    PositionEmbed { table: Matrix, output: ValueId },
+    Add { a: ValueId, b: ValueId, output: ValueId },
+    LayerNorm { input: ValueId, weight: Vector, bias: Option<Vector>, epsilon: f32, output: ValueId },
+    Linear { input: ValueId, weight: Matrix, bias: Option<Vector>, outlier_threshold: Option<f32>, output: ValueId },
+    Activation { input: ValueId, function: Activation, output: ValueId },
+    Attention { qkv: ValueId, slot: usize, n_head: usize, scale: f32, output: ValueId },
+    Logits { input: ValueId, weight: Matrix, outlier_threshold: Option<f32> },
+}
+
+/// A matrix `[rows, columns]` in the map.
+#[derive(Debug)]
+pub(crate) struct Matrix {
+    name: String,
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    scheme: Scheme,
+    /// Row scales, for schemes that have them.
+    scales: Option<Vector>,
+}
+
+/// A vector of f32: in the map, or copied if it is not on a multiple of four bytes there, which archives
+/// written by this project never do.
+#[derive(Debug)]
+pub(crate) enum Vector {
+    Mapped { name: String },
+    Copied(Vec<f32>),
+}
+
+/// A matrix's elements, in the form its kernels take.
+pub(crate) enum MatrixView<'a> {
+    Float(Cow<'a, [f32]>),
+    F16(Cow<'a, [f16]>),
+    Bf16(Cow<'a, [bf16]>),
+    Int8(Int8Rowwise<'a>),
+}
+
+impl MatrixView<'_> {
+    /// The elements, if they are floating point.
+    pub(crate) fn float(&self) -> Option<FloatMatrix<'_>> {
+        match self {
+            Self::Float(w) => Some(FloatMatrix::F32(w)),
+            Self::F16(w) => Some(FloatMatrix::F16(w)),
+            Self::Bf16(w) => Some(FloatMatrix::Bf16(w)),
+            Self::Int8(_) => None,
+        }
+    }
+}
+
+impl Model {
+    /// Loads the model of an open archive: reads the graph, checks it against the tensors, and finds each
+    /// tensor's place. No weight is read.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Graph`] for a graph that this build cannot execute on these tensors,
+    /// [`RuntimeError::Format`] for a missing entry or bad scales, [`RuntimeError::Isa`] for a bad `AIBIT_ISA`.
+    pub fn load(archive: &Archive) -> Result<Self, RuntimeError> {
+        let graph = Graph::from_json(archive.entry(entry_names::GRAPH)?.data)?;
+        Self::new(graph, archive.weights().clone(), archive.manifest())
+    }
+
+    /// A model from its parts; [`Model::load`] takes them from an archive.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn new(graph: Graph, weights: Weights, manifest: &Manifest) -> Result<Self, RuntimeError> {
+        let isa = Isa::selected()?;
+        let index = weights.index();
+        graph.validate(|name| index.get(name).map(|t| t.shape.as_slice()))?;
+        let binder = Binder { weights: &weights, manifest };
+        let steps = graph.nodes.iter().map(|op| binder.bind(op)).collect::<Result<_, _>>()?;
+        Ok(Self { graph, weights, steps, isa })
+    }
+
+    /// The graph that is executed.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// The instruction set of the kernels.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// The same model on another instruction set.
+    #[must_use]
+    pub fn with_isa(mut self, isa: Isa) -> Self {
+        self.isa = isa;
+        self
+    }
+
+    pub(crate) fn vector<'a>(&'a self, vector: &'a Vector) -> &'a [f32] {
+        match vector {
+            Vector::Copied(values) => values,
+            Vector::Mapped { name } => bytemuck::cast_slice(self.data(name)),
+        }
+    }
+
+    pub(crate) fn matrix<'a>(&'a self, matrix: &'a Matrix) -> MatrixView<'a> {
+        let data = self.data(&matrix.name);
+        match matrix.scheme {
+            Scheme::F32 => MatrixView::Float(elements(data)),
+            Scheme::F16 => MatrixView::F16(elements(data)),
+            Scheme::Bf16 => MatrixView::Bf16(elements(data)),
+            Scheme::Int8 => {
+                let scales = self.vector(matrix.scales.as_ref().expect("bound with its scales"));
+                MatrixView::Int8(Int8Rowwise::new(bytemuck::cast_slice(data), scales, matrix.rows, matrix.columns))
+            }
+        }
+    }
+
+    fn data(&self, name: &str) -> &[u8] {
+        self.weights.get(name).expect("bound when the model was loaded").data
+    }
+
+    pub(crate) fn arena_range(&self, value: ValueId, tokens: usize) -> Range<usize> {
+        let start = self.graph.plan.offsets[value] * tokens;
+        start..start + self.graph.values[value].width * tokens
+    }
+}
+
+/// The elements in place, or a copy where their address does not suit the type.
+fn elements<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(data: &[u8]) -> Cow<'_, [T]> {
+    match bytemuck::try_cast_slice(data) {
+        Ok(elements) => Cow::Borrowed(elements),
+        Err(_) => Cow::Owned(data.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect()),
+    }
+}
+
+struct Binder<'a> {
+    weights: &'a Weights,
+    manifest: &'a Manifest,
+}
+
+impl Binder<'_> {
+    fn bind(&self, op: &Op) -> Result<Step, RuntimeError> {
+        Ok(match *op {
+            Op::Embed { ref table, output } => Step::Embed { table: self.matrix(table)?, output },
+            Op::PositionEmbed { ref table, output } => Step::PositionEmbed { table: self.matrix(table)?, output },
+            Op::Add { a, b, output } => Step::Add { a, b, output },
+            Op::LayerNorm { input, ref weight, ref bias, epsilon, output } => Step::LayerNorm {
+                input,
+                weight: self.vector(weight)?,
+                bias: self.optional_vector(bias)?,
+                epsilon,
+                output,
+            },
+            Op::Linear { input, ref weight, ref bias, outlier_threshold, output } => Step::Linear {
+                input,
+                weight: self.matrix(weight)?,
+                bias: self.optional_vector(bias)?,
+                outlier_threshold,
+                output,
+            },
+            Op::Activation { input, function, output } => {
+                Step::Activation { input, function: kernel_of(function), output }
+            }
+            Op::Attention { qkv, slot, n_head, scale, output } => {
+                Step::Attention { qkv, slot, n_head, scale, output }
+            }
+            Op::Logits { input, ref weight, outlier_threshold } => {
+                Step::Logits { input, weight: self.matrix(weight)?, outlier_threshold }
+            }
+        })
+    }
+
+    fn scheme(&self, name: &str) -> Scheme {
+        // Tensors that are no parameters are scales, whose type has been checked.
+        self.manifest.tensors.get(name).map_or(Scheme::F32, |record| record.scheme)
+    }
+
+    fn matrix(&self, name: &str) -> Result<Matrix, RuntimeError> {
+        let scheme = self.scheme(name);
+        let tensor = self.weights.get(name).expect("the graph was validated against the index");
+        let &[rows, columns] = tensor.info.shape.as_slice() else { unreachable!("validated as a matrix") };
+        let scales = match scheme.scales_name(name) {
+            Some(scales_name) => {
+                let scales = self.vector(&scales_name)?;
+                self.check_scales(&scales_name)?;
+                Some(scales)
+            }
+            None => None,
+        };
+        if scheme == Scheme::Int8 && columns > MAX_INT8_COLUMNS {
+            let problem = "which has at most 131071 columns: longer integer sums could overflow";
+            return Err(RuntimeError::Scheme { name: name.to_owned(), scheme, problem });
+        }
+        Ok(Matrix { name: name.to_owned(), rows, columns, scheme, scales })
+    }
+
+    fn optional_vector(&self, name: &Option<String>) -> Result<Option<Vector>, RuntimeError> {
+        name.as_deref().map(|name| self.vector(name)).transpose()
+    }
+
+    fn vector(&self, name: &str) -> Result<Vector, RuntimeError> {
+        let tensor = self.weights.get(name).expect("the graph was validated against the index");
+        if tensor.info.dtype != Dtype::F32 {
+            let problem = "but vectors are executed in place and must be f32";
+            return Err(RuntimeError::Scheme { name: name.to_owned(), scheme: self.scheme(name), problem });
+        }
+        Ok(match elements(tensor.data) {
+            Cow::Borrowed(_) => Vector::Mapped { name: name.to_owned() },
+            Cow::Owned(values) => Vector::Copied(values),
+        })
+    }
+
+    /// Scales take part in every result, so a bad one is refused before anything is computed.
+    fn check_scales(&self, name: &str) -> Result<(), RuntimeError> {
+        let scales: Cow<'_, [f32]> = elements(self.weights.get(name).expect("bound above").data);
+        match scales.iter().position(|scale| !(scale.is_finite() && *scale >= 0.0)) {
+            None => Ok(()),
+            Some(index) => {
+                let problem = format!("the scale {}, it must be finite and not negative", scales[index]);
+                Err(FormatError::Value { name: name.to_owned(), index, problem }.into())
+            }
+        }
+    }
+}
+
+/// Longest row whose integer products of codes cannot leave i32.
+const MAX_INT8_COLUMNS: usize = 131_071;
+
+fn kernel_of(function: ActivationFunction) -> Activation {
+    match function {
+        ActivationFunction::GeluTanh => Activation::GeluTanh,
+        ActivationFunction::GeluErf => Activation::GeluErf,
+        ActivationFunction::Relu => Activation::Relu,
+        ActivationFunction::Silu => Activation::Silu,
+        ActivationFunction::Tanh => Activation::Tanh,
+        ActivationFunction::QuickGelu => Activation::QuickGelu,
+        ActivationFunction::Sigmoid => Activation::Sigmoid,
+    }
+}

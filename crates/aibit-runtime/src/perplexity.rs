@@ -1,0 +1,177 @@
+//! How well a model predicts a text, and how far two models' predictions are apart.
+
+use serde::Serialize;
+
+use crate::{Model, Profile, RuntimeError, Session};
+
+/// Windows over a text.
+#[derive(Debug, Clone, Copy)]
+pub struct PerplexityOptions {
+    /// Tokens per window; `None`: the model's context.
+    pub window: Option<usize>,
+    /// Tokens from the start of one window to the next; `None`: a whole window.
+    pub stride: Option<usize>,
+    /// How integer products are computed.
+    pub profile: Profile,
+}
+
+/// The perplexity of a text.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Perplexity {
+    /// `exp(mean_nll)`.
+    pub perplexity: f64,
+    /// Mean negative log-likelihood of the scored tokens, in nats.
+    pub mean_nll: f64,
+    /// Tokens of the text.
+    pub tokens: usize,
+    /// Tokens that were predicted.
+    pub scored_tokens: usize,
+    /// Tokens per window.
+    pub window: usize,
+    /// Tokens from one window to the next.
+    pub stride: usize,
+    /// Comparison with the base model, where one was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base: Option<Divergence>,
+}
+
+/// How far a model's next-token distributions are from a base model's.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Divergence {
+    /// Perplexity of the base model.
+    pub perplexity: f64,
+    /// Mean Kullback-Leibler divergence `KL(base || model)` per scored token, in nats.
+    pub mean_kl: f64,
+    /// Share of scored tokens for which both models find the same id most likely.
+    pub top1_agreement: f64,
+}
+
+/// Computes the perplexity of `ids` under `model`, and how far it is from `base` if one is given.
+///
+/// The text is cut into windows of `window` tokens, each computed on its own, starting every `stride` tokens.
+/// A token is scored in the first window that predicts it; the first token of a window is never scored there.
+/// With the defaults windows do not overlap. `progress` is called with the number of tokens done.
+///
+/// # Errors
+/// [`RuntimeError::TextTooShort`], [`RuntimeError::Window`], [`RuntimeError::TokenId`], and
+/// [`RuntimeError::NotComparable`] for a base of another vocabulary or a shorter context.
+pub fn perplexity(
+    model: &Model,
+    base: Option<&Model>,
+    ids: &[u32],
+    options: &PerplexityOptions,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Perplexity, RuntimeError> {
+    let context = model.graph().context;
+    let window = options.window.unwrap_or(context);
+    let stride = options.stride.unwrap_or(window);
+    if !(2..=context).contains(&window) || !(1..=window).contains(&stride) {
+        return Err(RuntimeError::Window { window, stride, context });
+    }
+    if ids.len() < 2 {
+        return Err(RuntimeError::TextTooShort { tokens: ids.len() });
+    }
+    let vocabulary = model.graph().vocabulary;
+    if let Some(base) = base {
+        let (theirs, theirs_context) = (base.graph().vocabulary, base.graph().context);
+        if theirs != vocabulary || theirs_context < window {
+            return Err(RuntimeError::NotComparable(format!(
+                "the model has {vocabulary} token ids and windows of {window}, the base {theirs} and a context of \
+                 {theirs_context}"
+            )));
+        }
+    }
+    let mut session = Session::new(model, options.profile, window);
+    let mut base_session = base.map(|base| Session::new(base, options.profile, window));
+
+    let (mut nll, mut base_nll, mut kl) = (0.0_f64, 0.0_f64, 0.0_f64);
+    let (mut scored, mut agreements, mut scored_to) = (0_usize, 0_usize, 0_usize);
+    for start in (0..ids.len()).step_by(stride) {
+        let end = (start + window).min(ids.len());
+        let tokens = &ids[start..end];
+        // Row r predicts token start + r + 1.
+        let first_row = scored_to.saturating_sub(start + 1);
+        let wanted = |row: usize| row >= first_row && row + 1 < tokens.len();
+        let mut rows = Vec::new();
+        session.truncate(0);
+        session.append_all(tokens, |first, logits| {
+            for (row, logits) in (first..).zip(logits.chunks_exact(vocabulary)).filter(|(row, _)| wanted(*row)) {
+                let log_sum = log_sum_exp(logits);
+                nll += log_sum - f64::from(logits[tokens[row + 1] as usize]);
+                scored += 1;
+                if base.is_some() {
+                    rows.push((logits.to_vec(), log_sum));
+                }
+            }
+        })?;
+        if let Some(base_session) = &mut base_session {
+            let mut rows = rows.into_iter();
+            base_session.truncate(0);
+            base_session.append_all(tokens, |first, logits| {
+                for (row, base) in (first..).zip(logits.chunks_exact(vocabulary)).filter(|(row, _)| wanted(*row)) {
+                    let (model, model_log_sum) = rows.next().expect("both models score the same rows");
+                    let log_sum = log_sum_exp(base);
+                    base_nll += log_sum - f64::from(base[tokens[row + 1] as usize]);
+                    kl += divergence(base, log_sum, &model, model_log_sum);
+                    agreements += usize::from(argmax(base) == argmax(&model));
+                }
+            })?;
+        }
+        scored_to = end;
+        progress(end);
+        if end == ids.len() {
+            break;
+        }
+    }
+    let mean = |sum: f64| sum / scored as f64;
+    Ok(Perplexity {
+        perplexity: mean(nll).exp(),
+        mean_nll: mean(nll),
+        tokens: ids.len(),
+        scored_tokens: scored,
+        window,
+        stride,
+        base: base.map(|_| Divergence {
+            perplexity: mean(base_nll).exp(),
+            mean_kl: mean(kl),
+            top1_agreement: mean(agreements as f64),
+        }),
+    })
+}
+
+/// `ln Σ exp(x)` in f64.
+fn log_sum_exp(logits: &[f32]) -> f64 {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|&x| f64::from(x - max).exp()).sum();
+    f64::from(max) + sum.ln()
+}
+
+/// `Σ p (ln p - ln q)` with `p` the softmax of `base` and `q` that of `model`.
+fn divergence(base: &[f32], base_log_sum: f64, model: &[f32], model_log_sum: f64) -> f64 {
+    base.iter()
+        .zip(model)
+        .map(|(&b, &m)| {
+            let log_p = f64::from(b) - base_log_sum;
+            log_p.exp() * (log_p - (f64::from(m) - model_log_sum))
+        })
+        .sum()
+}
+
+fn argmax(logits: &[f32]) -> Option<usize> {
+    (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn divergence_of_hand_worked_distributions() {
+        let p = [1.0_f32.ln(), 3.0_f32.ln()]; // 1/4, 3/4
+        let q = [0.0_f32, 0.0]; // 1/2, 1/2
+        let expected = 0.25 * (0.5_f64).ln() + 0.75 * (1.5_f64).ln();
+        let got = divergence(&p, log_sum_exp(&p), &q, log_sum_exp(&q));
+        assert!((got - expected).abs() < 1e-7, "{got} against {expected}");
+        assert_eq!(divergence(&q, log_sum_exp(&q), &q, log_sum_exp(&q)), 0.0);
+    }
+}

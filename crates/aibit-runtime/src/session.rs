@@ -1,0 +1,334 @@
+//! One sequence being computed: the executor and its state.
+
+use std::fmt;
+use std::ops::Range;
+use std::str::FromStr;
+
+use aibit_graph::ValueId;
+use aibit_kernels::{
+    ActivationDtype, AttentionShape, QuantizedRows, activate, add, add_assign, attention, embed_float, embed_int8,
+    layer_norm, linear_float, linear_int8, linear_llm_int8, quantize_rows, store_kv,
+};
+
+use crate::model::{Matrix, MatrixView, Model, Step};
+use crate::RuntimeError;
+
+/// How integer matrix products treat activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Profile {
+    /// Each token on its own: quantized by its own scale, its outlier elements in floating point. No result
+    /// depends on how a prompt was split.
+    #[default]
+    Fast,
+    /// LLM.int8() as bitsandbytes computes it on CPU: activations through fp16, outlier columns found over
+    /// all tokens of a call, its constants. The prompt is one call.
+    Exact,
+}
+
+impl Profile {
+    /// Every profile.
+    pub const ALL: [Self; 2] = [Self::Fast, Self::Exact];
+
+    /// The name on the command line and in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fast => "fast",
+            Self::Exact => "exact",
+        }
+    }
+}
+
+impl fmt::Display for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Profile {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|profile| profile.name() == name)
+            .ok_or_else(|| format!("unknown profile `{name}`, known are fast and exact"))
+    }
+}
+
+/// Tokens computed at a time where the profile lets a prompt be split: enough to keep the integer units busy,
+/// few enough for the arena to stay in cache.
+const CHUNK: usize = 128;
+
+/// The keys and values of one sequence, and its length.
+#[derive(Debug, Clone)]
+pub struct KvCache {
+    slots: Vec<KvSlotData>,
+    capacity: usize,
+    len: usize,
+}
+
+#[derive(Debug, Clone)]
+struct KvSlotData {
+    /// `[n_kv_head, capacity, head_dim]`.
+    keys: Vec<f32>,
+    values: Vec<f32>,
+}
+
+impl KvCache {
+    /// An empty cache for up to `capacity` tokens, at most the model's context. Memory is taken by the pages
+    /// that are written.
+    pub fn new(model: &Model, capacity: usize) -> Self {
+        let capacity = capacity.clamp(1, model.graph().context);
+        let slots = model.graph().kv_slots.iter().map(|slot| {
+            let elements = slot.n_kv_head * slot.head_dim * capacity;
+            KvSlotData { keys: vec![0.0; elements], values: vec![0.0; elements] }
+        });
+        Self { slots: slots.collect(), capacity, len: 0 }
+    }
+
+    /// Tokens in the cache.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether no token has been computed.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Tokens that fit.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Forgets all tokens from position `len` on.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+}
+
+/// Executes a model for one sequence. Prefill and decode are the same path with more or fewer tokens.
+#[derive(Debug)]
+pub struct Session<'m> {
+    model: &'m Model,
+    profile: Profile,
+    kv: KvCache,
+    arena: Vec<f32>,
+    /// Tokens of the last pass, whose final values lie in the arena.
+    tokens: usize,
+    quantized: QuantizedRows,
+    logits: Vec<f32>,
+}
+
+impl<'m> Session<'m> {
+    /// An empty sequence with room for `capacity` tokens.
+    pub fn new(model: &'m Model, profile: Profile, capacity: usize) -> Self {
+        Self {
+            model,
+            profile,
+            kv: KvCache::new(model, capacity),
+            arena: Vec::new(),
+            tokens: 0,
+            quantized: QuantizedRows::default(),
+            logits: Vec::new(),
+        }
+    }
+
+    /// The sequence's cache.
+    pub fn kv(&self) -> &KvCache {
+        &self.kv
+    }
+
+    /// Forgets all tokens from position `len` on.
+    pub fn truncate(&mut self, len: usize) {
+        self.kv.truncate(len);
+    }
+
+    /// Appends `ids` to the sequence and returns the logits after the last one, `[vocabulary]`.
+    ///
+    /// # Errors
+    /// [`RuntimeError::TokenId`], [`RuntimeError::ContextFull`], [`RuntimeError::EmptyPrompt`] for no ids; the
+    /// sequence is then unchanged.
+    pub fn append(&mut self, ids: &[u32]) -> Result<&mut [f32], RuntimeError> {
+        self.check(ids)?;
+        for chunk in ids.chunks(self.chunk(ids.len())) {
+            self.pass(chunk);
+        }
+        let last = self.tokens - 1;
+        self.compute_logits(last..last + 1);
+        Ok(&mut self.logits)
+    }
+
+    /// Appends `ids` and gives the logits after each of them to `visit`, a few rows at a time: the position
+    /// in `ids` of the first row, and the rows, `[rows, vocabulary]`.
+    ///
+    /// # Errors
+    /// As [`Session::append`].
+    pub fn append_all(&mut self, ids: &[u32], mut visit: impl FnMut(usize, &[f32])) -> Result<(), RuntimeError> {
+        const LOGIT_ROWS: usize = 64; // 64 rows of a vocabulary of 50,000 are 13 MB
+        self.check(ids)?;
+        let chunk_len = self.chunk(ids.len());
+        for (chunk_index, chunk) in ids.chunks(chunk_len).enumerate() {
+            self.pass(chunk);
+            for first in (0..chunk.len()).step_by(LOGIT_ROWS) {
+                self.compute_logits(first..(first + LOGIT_ROWS).min(chunk.len()));
+                visit(chunk_index * chunk_len + first, &self.logits);
+            }
+        }
+        Ok(())
+    }
+
+    fn chunk(&self, tokens: usize) -> usize {
+        match self.profile {
+            Profile::Fast => CHUNK,
+            Profile::Exact => tokens,
+        }
+    }
+
+    fn check(&self, ids: &[u32]) -> Result<(), RuntimeError> {
+        let vocabulary = self.model.graph().vocabulary;
+        if ids.is_empty() {
+            return Err(RuntimeError::EmptyPrompt);
+        }
+        if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
+            return Err(RuntimeError::TokenId { id, vocabulary });
+        }
+        if ids.len() > self.kv.capacity - self.kv.len {
+            let (used, context) = (self.kv.len, self.kv.capacity);
+            return Err(RuntimeError::ContextFull { tokens: ids.len(), used, context });
+        }
+        Ok(())
+    }
+
+    /// Runs every node but the logits for `ids`.
+    fn pass(&mut self, ids: &[u32]) {
+        let model = self.model;
+        let m = ids.len();
+        let past = self.kv.len;
+        self.tokens = m;
+        self.arena.resize(model.graph().plan.width * m, 0.0);
+        for step in &model.steps {
+            match step {
+                Step::Embed { table, output } => {
+                    embed(model, table, ids, &mut self.arena[model.arena_range(*output, m)]);
+                }
+                Step::PositionEmbed { table, output } => {
+                    let positions: Vec<u32> = (past..past + m).map(|position| position as u32).collect();
+                    embed(model, table, &positions, &mut self.arena[model.arena_range(*output, m)]);
+                }
+                Step::Add { a, b, output } => self.add(*a, *b, *output, m),
+                Step::LayerNorm { input, weight, bias, epsilon, output } => {
+                    let [x, y] = disjoint(&mut self.arena, model, [*input, *output], m);
+                    let bias = bias.as_ref().map(|bias| model.vector(bias));
+                    let weight = model.vector(weight);
+                    layer_norm(model.isa(), x, weight.len(), weight, bias, *epsilon, y);
+                }
+                Step::Linear { input, weight, bias, outlier_threshold, output } => {
+                    let [x, y] = disjoint(&mut self.arena, model, [*input, *output], m);
+                    let bias = bias.as_ref().map(|bias| model.vector(bias));
+                    linear(model, self.profile, x, weight, bias, *outlier_threshold, &mut self.quantized, y);
+                }
+                Step::Activation { input, function, output } => {
+                    let (from, to) = (model.arena_range(*input, m), model.arena_range(*output, m));
+                    if from != to {
+                        self.arena.copy_within(from, to.start);
+                    }
+                    activate(model.isa(), *function, &mut self.arena[to]);
+                }
+                Step::Attention { qkv, slot, n_head, scale, output } => {
+                    let kv = model.graph().kv_slots[*slot];
+                    let shape = AttentionShape {
+                        n_head: *n_head,
+                        n_kv_head: kv.n_kv_head,
+                        head_dim: kv.head_dim,
+                        scale: *scale,
+                        capacity: self.kv.capacity,
+                    };
+                    let [qkv, y] = disjoint(&mut self.arena, model, [*qkv, *output], m);
+                    let KvSlotData { keys, values } = &mut self.kv.slots[*slot];
+                    store_kv(&shape, qkv, m, past, keys, values);
+                    attention(model.isa(), &shape, qkv, m, past, keys, values, y);
+                }
+                Step::Logits { .. } => {} // on request, for the rows that are wanted
+            }
+        }
+        self.kv.len += m;
+    }
+
+    fn add(&mut self, a: ValueId, b: ValueId, output: ValueId, m: usize) {
+        let model = self.model;
+        if model.arena_range(a, m) == model.arena_range(output, m) {
+            let [y, b] = disjoint(&mut self.arena, model, [output, b], m);
+            add_assign(model.isa(), y, b);
+        } else {
+            let [a, b, y] = disjoint(&mut self.arena, model, [a, b, output], m);
+            add(model.isa(), a, b, y);
+        }
+    }
+
+    /// Computes the logits of some tokens of the last pass.
+    fn compute_logits(&mut self, rows: Range<usize>) {
+        let model = self.model;
+        let Some(Step::Logits { input, weight, outlier_threshold }) = model.steps.last() else {
+            unreachable!("a valid graph ends with logits")
+        };
+        let start = model.arena_range(*input, self.tokens).start;
+        let width = weight.columns;
+        let x = &self.arena[start + rows.start * width..start + rows.end * width];
+        self.logits.resize(rows.len() * weight.rows, 0.0);
+        let (quantized, logits) = (&mut self.quantized, &mut self.logits);
+        linear(model, self.profile, x, weight, None, *outlier_threshold, quantized, logits);
+    }
+}
+
+/// The arena's parts of values that a valid plan keeps apart.
+fn disjoint<'a, const N: usize>(
+    arena: &'a mut [f32],
+    model: &Model,
+    values: [ValueId; N],
+    tokens: usize,
+) -> [&'a mut [f32]; N] {
+    arena
+        .get_disjoint_mut(values.map(|value| model.arena_range(value, tokens)))
+        .expect("the buffer plan was validated: live values do not overlap")
+}
+
+fn embed(model: &Model, table: &Matrix, ids: &[u32], y: &mut [f32]) {
+    let view = model.matrix(table);
+    match &view {
+        MatrixView::Int8(w) => embed_int8(w, ids, y),
+        MatrixView::Float(_) | MatrixView::F16(_) | MatrixView::Bf16(_) => {
+            let w = view.float().expect("a floating-point view");
+            embed_float(w, table.rows, table.columns, ids, y);
+        }
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "the operands of one linear layer, without a name of their own")]
+fn linear(
+    model: &Model,
+    profile: Profile,
+    x: &[f32],
+    weight: &Matrix,
+    bias: Option<&[f32]>,
+    outlier_threshold: Option<f32>,
+    quantized: &mut QuantizedRows,
+    y: &mut [f32],
+) {
+    let (n, k) = (weight.rows, weight.columns);
+    let view = model.matrix(weight);
+    match (&view, profile) {
+        (MatrixView::Int8(w), Profile::Fast) => {
+            quantize_rows(model.isa(), x, k, outlier_threshold, quantized);
+            linear_int8(model.isa(), quantized, w, bias, y);
+        }
+        (MatrixView::Int8(w), Profile::Exact) => {
+            let threshold = outlier_threshold.unwrap_or(0.0);
+            linear_llm_int8(model.isa(), x, ActivationDtype::F32, w, bias, threshold, y);
+        }
+        (MatrixView::Float(_) | MatrixView::F16(_) | MatrixView::Bf16(_), _) => {
+            let w = view.float().expect("a floating-point view");
+            linear_float(model.isa(), x, w, x.len() / k, n, k, bias, y);
+        }
+    }
+}
