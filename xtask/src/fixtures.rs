@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use aibit_pack::hub::{self, HubOptions, PinnedFile, Progress};
+use aibit_pack::Progress;
+use aibit_pack::hub::{self, HubOptions, PinnedFile};
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 

@@ -1,2 +1,48 @@
-//! xtask
-fn main() {}
+//! Development tasks, run as `cargo xtask TASK`. Nothing here ships to users.
+
+mod e2e;
+mod fixtures;
+mod tidy;
+
+use std::path::Path;
+
+use clap::{Parser, Subcommand};
+
+/// Development tasks
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// The main job from end to end: pack, verify, load in a new process, generate, measure
+    E2e {
+        /// `small`: the model in this repository; `gpt2`: the real one, after `fixtures --model gpt2`
+        #[arg(long, default_value = "small")]
+        model: String,
+    },
+    /// Fetch a real model, pinned by digest, into target/fixtures
+    Fixtures {
+        /// Which one
+        #[arg(long)]
+        model: String,
+    },
+    /// Check what the compiler does not: crate arrows, documents, unsafe code
+    Tidy,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().task {
+        Task::E2e { model } => e2e::run(&model),
+        Task::Fixtures { model } => fixtures::run(&model),
+        Task::Tidy => tidy::run(),
+    }
+}
+
+/// The workspace's folder.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace")
+}

@@ -9,7 +9,9 @@ use aibit_runtime::RuntimeError;
 
 /// Whether the reader of our output has gone, which is its right.
 pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|e| e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
+    error
+        .chain()
+        .any(|e| e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
 }
 
 /// A line of advice.
@@ -46,9 +48,9 @@ fn format_hint(error: &FormatError) -> Option<&'static str> {
         FormatError::Container { .. }
         | FormatError::Digest { .. }
         | FormatError::WeightsHeader(_)
-        | FormatError::Manifest(_) => {
-            Some("the file is damaged or was changed after it was packed; copy it again, or pack the model again")
-        }
+        | FormatError::Manifest(_) => Some(
+            "the file is damaged or was changed after it was packed; copy it again, or pack the model again",
+        ),
         _ => None,
     }
 }

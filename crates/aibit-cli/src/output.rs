@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use aibit_pack::hub::Progress;
+use aibit_pack::Progress;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
@@ -100,7 +100,9 @@ impl Bar {
     fn replace(&self, what: &str, total: u64, template: &str) {
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
         let template = if total == 0 { "{msg:>24} {spinner}" } else { template };
-        bar.set_style(ProgressStyle::with_template(template).expect("a constant template").progress_chars("=> "));
+        bar.set_style(
+            ProgressStyle::with_template(template).expect("a constant template").progress_chars("=> "),
+        );
         bar.set_message(what.to_owned());
         bar.tick();
         if let Some(old) = self.lock().replace(bar) {

@@ -182,6 +182,9 @@ fn find<'r>(records: &'r [Record], name: &str) -> Result<&'r Record, FormatError
 /// Reads the manifest and checks that it lists exactly the entries of the container.
 fn read_manifest(map: &[u8], records: &[Record]) -> Result<Manifest, FormatError> {
     let record = find(records, entry_names::MANIFEST)?;
+    if let Some(last) = records.last().filter(|last| last.name != record.name) {
+        return Err(FormatError::Manifest(format!("it must be the last entry, which is `{}`", last.name)));
+    }
     if record.bytes > MAX_MANIFEST {
         return Err(FormatError::Manifest(format!("{} bytes, allowed are {MAX_MANIFEST}", record.bytes)));
     }
@@ -198,7 +201,7 @@ fn read_manifest(map: &[u8], records: &[Record]) -> Result<Manifest, FormatError
         let difference = listed.iter().zip(&in_container).find(|(a, b)| a != b);
         return Err(FormatError::Manifest(match difference {
             Some(((name, bytes), (found, found_bytes))) => format!(
-                "entry `{name}` of {bytes} bytes is listed where the container holds `{found}` of {found_bytes}"
+                "entry `{name:.80}` of {bytes} bytes is listed where the container holds `{found}` of {found_bytes}"
             ),
             None => {
                 format!("{} entries are listed, the container holds {}", listed.len(), in_container.len())

@@ -6,6 +6,15 @@ use std::marker::PhantomData;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 
+/// What is wrong with a JSON text, and where; cut, since it may repeat any amount of the text.
+pub(crate) fn message(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.char_indices().nth(300) {
+        None => text,
+        Some((end, _)) => format!("{}... at line {} column {}", &text[..end], error.line(), error.column()),
+    }
+}
+
 /// For `#[serde(deserialize_with = "...")]` on a `BTreeMap` field.
 pub(crate) fn unique_keys<'de, D, V>(deserializer: D) -> Result<BTreeMap<String, V>, D::Error>
 where
@@ -15,19 +24,10 @@ where
     let mut map = BTreeMap::new();
     for (key, value) in deserializer.deserialize_map(PairsVisitor(PhantomData))? {
         if map.insert(key.clone(), value).is_some() {
-            return Err(D::Error::custom(format!("key `{key}` stands twice")));
+            return Err(D::Error::custom(format!("key `{key:.80}` stands twice")));
         }
     }
     Ok(map)
-}
-
-/// Key-value pairs in file order, repeated keys included.
-pub(crate) struct Pairs<V>(pub(crate) Vec<(String, V)>);
-
-impl<'de, V: Deserialize<'de>> Deserialize<'de> for Pairs<V> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(PairsVisitor(PhantomData)).map(Self)
-    }
 }
 
 struct PairsVisitor<V>(PhantomData<V>);

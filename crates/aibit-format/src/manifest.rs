@@ -144,11 +144,11 @@ impl Manifest {
             format: String,
             version: u64,
         }
-        let malformed = |e: serde_json::Error| FormatError::Manifest(e.to_string());
+        let malformed = |e: serde_json::Error| FormatError::Manifest(json::message(&e));
         let head: Head = serde_json::from_slice(json).map_err(malformed)?;
         if head.format != "aibit" {
             return Err(FormatError::Manifest(format!(
-                "format is \"{}\", it must be \"aibit\"",
+                "format is \"{:.80}\", it must be \"aibit\"",
                 head.format
             )));
         }
@@ -157,12 +157,12 @@ impl Manifest {
         }
         let manifest: Self = serde_json::from_slice(json).map_err(malformed)?;
         if let Some(feature) = manifest.required_features.first() {
-            return Err(FormatError::Feature { feature: feature.clone() });
+            return Err(FormatError::Feature { feature: feature.chars().take(80).collect() });
         }
         for (alias, target) in &manifest.tied {
             if manifest.tensors.contains_key(alias) || !manifest.tensors.contains_key(target) {
                 return Err(FormatError::Manifest(format!(
-                    "tied: `{alias}` stands for `{target}`; the first must not be a stored parameter and the \
+                    "tied: `{alias:.80}` stands for `{target:.80}`; the first must not be a stored parameter and the \
                      second must be one"
                 )));
             }
@@ -170,7 +170,7 @@ impl Manifest {
         for EntryRecord { name, sha256, .. } in &manifest.entries {
             if sha256.len() != 64 || !sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
                 return Err(FormatError::Manifest(format!(
-                    "entry `{name}`: sha256 is \"{sha256}\", it must be 64 lower-case hexadecimal digits"
+                    "entry `{name:.80}`: sha256 is \"{sha256:.80}\", it must be 64 lower-case hexadecimal digits"
                 )));
             }
         }

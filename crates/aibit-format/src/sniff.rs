@@ -25,7 +25,7 @@ pub(crate) fn describe(bytes: &[u8]) -> String {
         && u64::from_le_bytes(bytes[..8].try_into().expect("8")) < (1 << 32)
     {
         "it is a safetensors file; pack its model folder with `aibit pack`".into()
-    } else if starts(&[0x80, 2]) || starts(&[0x80, 4]) {
+    } else if bytes[0] == 0x80 && bytes.get(1).is_some_and(|protocol| (2..=5).contains(protocol)) {
         "it is a Python pickle; pack its model folder with `aibit pack`".into()
     } else if bytes.len() < 22 {
         format!("it has {} bytes, the smallest archive has more", bytes.len())

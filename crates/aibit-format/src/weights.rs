@@ -2,15 +2,18 @@
 //!
 //! Source: safetensors format, <https://github.com/huggingface/safetensors#format>.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use crate::{Dtype, FormatError, Manifest, json};
 
 /// The safetensors limit on headers.
 const MAX_HEADER: u64 = 100_000_000;
-/// Data starts at a multiple of this many bytes, and so does every code matrix: one cache line.
+/// Data starts at a multiple of this many bytes, one cache line, and so does every matrix of codes that fills
+/// whole lines.
 const ALIGNMENT: usize = 64;
 const MAX_RANK: usize = 8;
 const MAX_NAME: usize = 1024;
@@ -57,11 +60,48 @@ struct RawTensor {
     data_offsets: [usize; 2],
 }
 
+/// The header's tensors in file order; of the metadata only the form is checked.
+struct Header(Vec<(String, RawTensor)>);
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(HeaderVisitor)
+    }
+}
+
 #[derive(Deserialize)]
-#[serde(untagged)]
-enum HeaderValue {
-    Tensor(RawTensor),
-    Metadata(#[expect(dead_code, reason = "only its type is checked")] BTreeMap<String, String>),
+#[serde(transparent)]
+struct Metadata(
+    #[serde(deserialize_with = "json::unique_keys")]
+    #[expect(dead_code, reason = "only its type is checked")]
+    BTreeMap<String, String>,
+);
+
+struct HeaderVisitor;
+
+impl<'de> Visitor<'de> for HeaderVisitor {
+    type Value = Header;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Header, A::Error> {
+        let (mut tensors, mut has_metadata) = (Vec::new(), false);
+        while let Some(name) = access.next_key::<String>()? {
+            if name != "__metadata__" {
+                let raw = access.next_value().map_err(|e| A::Error::custom(format!("`{name:.80}`: {e}")))?;
+                tensors.push((name, raw));
+            } else if std::mem::replace(&mut has_metadata, true) {
+                return Err(A::Error::custom("`__metadata__` stands twice"));
+            } else {
+                access
+                    .next_value::<Metadata>()
+                    .map_err(|e| A::Error::custom(format!("`__metadata__` must be a map of strings: {e}")))?;
+            }
+        }
+        Ok(Header(tensors))
+    }
 }
 
 impl WeightsIndex {
@@ -90,20 +130,11 @@ impl WeightsIndex {
                 header[0]
             )));
         }
-        let json::Pairs(pairs) = serde_json::from_slice::<json::Pairs<HeaderValue>>(header)
-            .map_err(|e| header_error(e.to_string()))?;
-        let mut tensors = Vec::with_capacity(pairs.len());
-        for (name, value) in pairs {
-            match (name.as_str(), value) {
-                ("__metadata__", HeaderValue::Metadata(_)) => {}
-                ("__metadata__", HeaderValue::Tensor(_)) => {
-                    return Err(header_error("`__metadata__` must be a map of strings".into()));
-                }
-                (_, HeaderValue::Tensor(raw)) => tensors.push(check_tensor(name, raw, data.len())?),
-                (_, HeaderValue::Metadata(_)) => {
-                    return Err(header_error(format!("`{name}` lacks dtype, shape or data_offsets")));
-                }
-            }
+        let Header(raw) =
+            serde_json::from_slice(header).map_err(|error| header_error(json::message(&error)))?;
+        let mut tensors = Vec::with_capacity(raw.len());
+        for (name, raw) in raw {
+            tensors.push(check_tensor(name, raw, data.len())?);
         }
         tensors.sort_by_key(|t| t.begin);
         let mut end = 0;
@@ -162,8 +193,11 @@ impl WeightsIndex {
     /// # Errors
     /// [`FormatError::Tensor`] naming the tensor that is missing, superfluous, or of the wrong type or shape.
     pub fn check_schemes(&self, manifest: &Manifest) -> Result<(), FormatError> {
-        let wrong = |name: &str, problem: String| FormatError::Tensor { name: name.to_owned(), problem };
-        let mut expected = 0;
+        let wrong = |name: &str, problem: String| FormatError::Tensor {
+            name: name.chars().take(80).collect(),
+            problem,
+        };
+        let mut scales_names = HashSet::new();
         for (name, record) in &manifest.tensors {
             let Some(tensor) = self.get(name) else {
                 return Err(wrong(
@@ -171,7 +205,6 @@ impl WeightsIndex {
                     "the manifest lists it, weights.safetensors does not hold it".into(),
                 ));
             };
-            expected += 1;
             if tensor.dtype != record.scheme.dtype() {
                 return Err(wrong(
                     name,
@@ -193,10 +226,9 @@ impl WeightsIndex {
             let Some(scales) = self.get(&scales_name) else {
                 return Err(wrong(
                     &scales_name,
-                    format!("`{name}` is {} but its scales are missing", record.scheme),
+                    format!("`{name:.80}` is {} but its scales are missing", record.scheme),
                 ));
             };
-            expected += 1;
             if scales.dtype != Dtype::F32 || scales.shape != [rows] {
                 return Err(wrong(
                     &scales_name,
@@ -206,19 +238,25 @@ impl WeightsIndex {
                     ),
                 ));
             }
+            if manifest.tensors.contains_key(&scales_name) || !scales_names.insert(scales_name.clone()) {
+                return Err(wrong(
+                    &scales_name,
+                    format!("the scales of `{name:.80}` serve as something else too"),
+                ));
+            }
         }
-        if expected != self.tensors.len() {
-            let listed = |t: &&TensorInfo| {
-                manifest.tensors.contains_key(&t.name)
-                    || manifest
-                        .tensors
-                        .iter()
-                        .any(|(n, r)| r.scheme.scales_name(n).as_deref() == Some(&t.name))
-            };
-            let extra = self.tensors.iter().find(|t| !listed(t)).map_or("a tensor", |t| &t.name);
-            return Err(wrong(extra, "weights.safetensors holds it, the manifest does not list it".into()));
+        for tensor in &self.tensors {
+            if !manifest.tensors.contains_key(&tensor.name) && !scales_names.contains(&tensor.name) {
+                return Err(wrong(
+                    &tensor.name,
+                    "weights.safetensors holds it, the manifest does not list it".into(),
+                ));
+            }
         }
-        Ok(())
+        match manifest.tied.keys().find(|alias| scales_names.contains(*alias)) {
+            Some(alias) => Err(wrong(alias, "the manifest calls it an alias, but it holds scales".into())),
+            None => Ok(()),
+        }
     }
 }
 
@@ -229,7 +267,7 @@ fn check_tensor(name: String, raw: RawTensor, data_bytes: usize) -> Result<Tenso
         return Err(wrong(format!("a name of {} bytes, allowed are 1 to {MAX_NAME}", name.len())));
     }
     let Some(dtype) = Dtype::from_name(&dtype) else {
-        return Err(wrong(format!("dtype `{dtype}` is not one of F32, F16, BF16, I8")));
+        return Err(wrong(format!("dtype `{dtype:.80}` is not one of F32, F16, BF16, I8")));
     };
     if !(1..=MAX_RANK).contains(&shape.len()) {
         return Err(wrong(format!("{} dimensions, allowed are 1 to {MAX_RANK}", shape.len())));

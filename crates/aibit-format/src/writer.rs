@@ -56,7 +56,7 @@ impl ArchiveWriter {
     /// Starts an entry of `bytes` bytes that are written piece by piece.
     ///
     /// # Errors
-    /// [`FormatError::Io`].
+    /// [`FormatError::Io`], [`FormatError::EntryLength`] where the entry before was not finished.
     ///
     /// # Panics
     /// If `name` is not a name that the format allows, or stands twice: names are the caller's constants.
@@ -66,7 +66,9 @@ impl ArchiveWriter {
         media_type: &str,
         bytes: u64,
     ) -> Result<EntryWriter<'_>, FormatError> {
-        assert!(self.entries.iter().all(|e| e.name != name), "entry `{name}` is written twice");
+        let twin = self.entries.iter().any(|e| e.name.eq_ignore_ascii_case(name));
+        assert!(!twin, "entry `{name}` is written twice");
+        self.check_complete()?;
         self.container.start(name, bytes).map_err(write_error(&self.target))?;
         let (name, media_type) = (name.to_owned(), media_type.to_owned());
         self.entries.push(EntryRecord { name, bytes, sha256: String::new(), media_type });
@@ -89,12 +91,24 @@ impl ArchiveWriter {
         Weights::new(map, record)
     }
 
+    /// Checks that the last entry was finished: only then has it a digest.
+    fn check_complete(&self) -> Result<(), FormatError> {
+        match (self.entries.last(), self.container.records.last()) {
+            (Some(entry), Some(record)) if entry.sha256.is_empty() => {
+                Err(length_error(entry, self.container.position - record.data_offset()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Writes the manifest, with the entries' digests filled in, and the directory; syncs; and gives the file
     /// its name, replacing what was there. Returns the length of the file.
     ///
     /// # Errors
-    /// [`FormatError::Io`]; the target is then as it was before.
+    /// [`FormatError::Io`], [`FormatError::EntryLength`] where an entry was not finished; the target is then as
+    /// it was before.
     pub fn finish(mut self, mut manifest: Manifest) -> Result<u64, FormatError> {
+        self.check_complete()?;
         manifest.entries = self.entries.clone();
         let json = manifest.to_json();
         self.add(entry_names::MANIFEST, "application/json", &json)?;
@@ -105,6 +119,11 @@ impl ArchiveWriter {
         sync_folder(&target).map_err(write_error(&target))?;
         Ok(length)
     }
+}
+
+/// The error for `entry`, of which `found` bytes were given.
+fn length_error(entry: &EntryRecord, found: u64) -> FormatError {
+    FormatError::EntryLength { entry: entry.name.clone(), found, expected: entry.bytes }
 }
 
 fn write_error(target: &Path) -> impl FnOnce(io::Error) -> FormatError {
@@ -181,8 +200,7 @@ impl EntryWriter<'_> {
     }
 
     fn length_error(&self) -> FormatError {
-        let EntryRecord { name, bytes, .. } = self.record();
-        FormatError::EntryLength { entry: name.clone(), found: self.written, expected: *bytes }
+        length_error(self.record(), self.written)
     }
 }
 

@@ -6,6 +6,8 @@
 //!
 //! Source: APPNOTE.TXT 6.3.10, .ZIP File Format Specification, PKWARE.
 
+use std::collections::HashMap;
+
 use crate::FormatError;
 
 /// Every entry's data starts at a multiple of this, the page size of the platforms that map it.
@@ -228,7 +230,7 @@ pub(crate) fn read_records(file: &[u8]) -> Result<Vec<Record>, FormatError> {
     }
 
     let directory = &file[directory_offset as usize..directory_end as usize];
-    let mut records: Vec<Record> = Vec::new();
+    let (mut records, mut names) = (Vec::new(), Names::default());
     let (mut at, mut data_end) = (0_usize, 0_u64);
     for index in 0..entries {
         let offset = directory_offset + at as u64;
@@ -245,14 +247,7 @@ pub(crate) fn read_records(file: &[u8]) -> Result<Vec<Record>, FormatError> {
                 ),
             ));
         }
-        let folded = record.name.to_ascii_lowercase();
-        if let Some(twin) = records.iter().find(|r| r.name.to_ascii_lowercase() == folded) {
-            return Err(broken(
-                &section,
-                offset,
-                format!("an earlier entry has the same name (`{}`)", twin.name),
-            ));
-        }
+        names.add(&record.name).map_err(|problem| broken(&section, offset, problem))?;
         // The header is at most a page and a name long, so the sum cannot wrap; the size is the file's claim.
         let end = record.data_offset().checked_add(record.bytes).filter(|&end| end <= directory_offset);
         let Some(end) = end else {
@@ -292,6 +287,34 @@ pub(crate) fn read_records(file: &[u8]) -> Result<Vec<Record>, FormatError> {
         ));
     }
     Ok(records)
+}
+
+/// The names so far, such that they can lie side by side in a folder of any file system.
+#[derive(Default)]
+struct Names {
+    /// Lower-case names of entries, each with the name as it stands.
+    entries: HashMap<String, String>,
+    /// Lower-case names of the folders that entries lie in, each with one such entry.
+    folders: HashMap<String, String>,
+}
+
+impl Names {
+    fn add(&mut self, name: &str) -> Result<(), String> {
+        let folded = name.to_ascii_lowercase();
+        for (slash, _) in folded.match_indices('/') {
+            if let Some(file) = self.entries.get(&folded[..slash]) {
+                return Err(format!("an earlier entry is a file where it needs a folder (`{file}`)"));
+            }
+            self.folders.entry(folded[..slash].to_owned()).or_insert_with(|| name.to_owned());
+        }
+        if let Some(inside) = self.folders.get(&folded) {
+            return Err(format!("an earlier entry lies in a folder of the same name (`{inside}`)"));
+        }
+        match self.entries.insert(folded, name.to_owned()) {
+            Some(twin) => Err(format!("an earlier entry has the same name (`{twin}`)")),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Decodes one central header and checks that it is the one encoding of what it says.

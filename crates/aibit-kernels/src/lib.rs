@@ -19,7 +19,7 @@
 //! Weights are `[out, in]` row-major and `y[m, n] = x[m, k] · w[n, k]ᵀ`. They may come straight from
 //! a memory map: alignment beyond that of the element is never assumed.
 
-#![allow(
+#![expect(
     clippy::needless_range_loop,
     reason = "register and lane indices run over several arrays at once; iterators would hide which"
 )]

@@ -98,7 +98,9 @@ impl Checkpoint {
     fn add_safetensors(&mut self, path: &Path, map: MappedFile) -> Result<(), PackError> {
         let bad = |problem: String| PackError::SourceFile { path: path.to_owned(), problem };
         if map.starts_with(b"version https://git-lfs") {
-            return Err(bad("a Git LFS pointer and not the file itself; fetch it with `git lfs pull`".into()));
+            return Err(
+                bad("a Git LFS pointer and not the file itself; fetch it with `git lfs pull`".into()),
+            );
         }
         let (header, metadata) =
             SafeTensors::read_metadata(&map).map_err(|e| bad(format!("not a safetensors file: {e}")))?;
@@ -120,8 +122,9 @@ impl Checkpoint {
     }
 
     fn add_torch(&mut self, path: &Path, map: MappedFile) -> Result<(), PackError> {
-        let torch =
-            TorchCheckpoint::parse(&map).map_err(|source| PackError::Torch { path: path.to_owned(), source })?;
+        let refused = |source| PackError::Torch { path: path.to_owned(), source };
+        let torch = TorchCheckpoint::parse(&map).map_err(refused)?;
+        TorchCheckpoint::verify(&map).map_err(refused)?;
         let file = self.files.len();
         for (index, tensor) in torch.tensors().iter().enumerate() {
             let dtype = match tensor.dtype {
@@ -131,7 +134,10 @@ impl Checkpoint {
                 other => TensorDtype::Other(other.name().to_owned()),
             };
             let shape = tensor.shape.clone();
-            self.insert(tensor.name.clone(), CheckpointTensor { dtype, shape, file, place: Place::Torch(index) })?;
+            self.insert(
+                tensor.name.clone(),
+                CheckpointTensor { dtype, shape, file, place: Place::Torch(index) },
+            )?;
         }
         self.files.push(OpenFile { path: path.to_owned(), map, torch: Some(torch) });
         Ok(())

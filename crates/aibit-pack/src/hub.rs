@@ -23,6 +23,8 @@ use sha2::{Digest, Sha256};
 use ureq::http::{HeaderMap, Response, StatusCode, Uri, header};
 use ureq::{Agent, Body};
 
+use crate::Progress;
+
 /// Files fetched when the repository has them, beside `config.json` (required) and the weights.
 const OPTIONAL_FILES: [&str; 8] = [
     "generation_config.json",
@@ -110,24 +112,6 @@ pub struct PinnedFile<'a> {
     pub bytes: Option<u64>,
     /// SHA-256 in lower-case hex, where known.
     pub sha256: Option<&'a str>,
-}
-
-/// Hears how a transfer goes. Files come one after the other; cached ones are not announced.
-pub trait Progress: Sync {
-    /// A file of `bytes` (0 if unknown) begins. Called again for the same file when the transfer starts
-    /// over or goes on after a failure; what a partial file already holds follows as one `advance`.
-    fn start(&self, file: &str, bytes: u64);
-    /// `bytes` more of the file are on disk.
-    fn advance(&self, bytes: u64);
-    /// The file is complete, checked, and under its final name.
-    fn finish(&self);
-}
-
-/// Hears nothing.
-impl Progress for () {
-    fn start(&self, _file: &str, _bytes: u64) {}
-    fn advance(&self, _bytes: u64) {}
-    fn finish(&self) {}
 }
 
 /// What can go wrong between the hub and the folder.

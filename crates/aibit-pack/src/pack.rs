@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use aibit_format::{
-    ArchiveWriter, Dtype, EntryWriter, FORMAT_VERSION, Manifest, Override, Provenance, Scheme, Source, TensorRecord,
-    WeightsLayout, entry_names,
+    ArchiveWriter, Dtype, EntryWriter, FORMAT_VERSION, Manifest, Override, Provenance, Scheme, Source,
+    TensorRecord, WeightsLayout, entry_names,
 };
 use aibit_gpt2::{CheckpointName, Gpt2Config, checkpoint_name};
 use aibit_graph::{ModelDescription, Parameter, SourceLayout};
@@ -16,10 +16,9 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::checkpoint::{Checkpoint, CheckpointTensor, TensorDtype, read_rows};
-use crate::hub::Progress;
 use crate::recipe::{CompiledRecipe, Preset};
 use crate::source::{digest_bytes, digest_file};
-use crate::{ModelSource, PackError, SourceDtype, tokenizer_files};
+use crate::{ModelSource, PackError, Progress, SourceDtype, tokenizer_files};
 
 /// What to make of a source.
 #[derive(Debug, Clone, Default)]
@@ -48,8 +47,12 @@ pub struct PackReport {
 }
 
 /// Files that are carried along unchanged where the source has them.
-const CARRIED_FILES: [&str; 4] =
-    [entry_names::GENERATION_CONFIG, "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"];
+const CARRIED_FILES: [&str; 4] = [
+    entry_names::GENERATION_CONFIG,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+];
 
 /// Elements quantized by one task: large enough to be worth a task, small enough that a few fit in cache.
 const BLOCK_ELEMENTS: usize = 1 << 19;
@@ -88,7 +91,8 @@ pub fn pack(
     let tensors = match_tensors(&checkpoint, &description)?;
     let typed: Vec<_> = tensors.iter().map(|t| (t.parameter, t.dtype)).collect();
     let schemes = recipe.schemes(&typed)?;
-    let plan: Vec<_> = tensors.into_iter().zip(schemes).map(|(tensor, scheme)| Planned { tensor, scheme }).collect();
+    let plan: Vec<_> =
+        tensors.into_iter().zip(schemes).map(|(tensor, scheme)| Planned { tensor, scheme }).collect();
     let layout = weights_layout(&plan)?;
 
     let mut read_files = vec![(entry_names::CONFIG, config.clone())];
@@ -157,11 +161,13 @@ fn describe(config: &[u8]) -> Result<ModelDescription, PackError> {
     let set = |field: &str| fields.get(field).filter(|value| !value.is_null());
     let shown = |value: &serde_json::Value| value.to_string().chars().take(60).collect::<String>();
     if let Some(found) = set("auto_map") {
-        let advice = "the model asks for code of its own, which is never run; only built-in families can be packed";
+        let advice =
+            "the model asks for code of its own, which is never run; only built-in families can be packed";
         return Err(PackError::Setting { field: "auto_map", found: shown(found), advice });
     }
     if let Some(found) = set("quantization_config") {
-        let advice = "the checkpoint is quantized already, which cannot be imported yet; pack the original model";
+        let advice =
+            "the checkpoint is quantized already, which cannot be imported yet; pack the original model";
         let found = found.get("quant_method").map_or_else(|| shown(found), shown);
         return Err(PackError::Setting { field: "quantization_config", found, advice });
     }
@@ -301,14 +307,13 @@ fn write_weights(
 ) -> Result<(), PackError> {
     let by_name: HashMap<&str, &Planned<'_>> =
         plan.iter().map(|p| (p.tensor.parameter.name.as_str(), p)).collect();
-    let by_scales: HashMap<String, &Planned<'_>> = plan
-        .iter()
-        .filter_map(|p| Some((p.scheme.scales_name(&p.tensor.parameter.name)?, p)))
-        .collect();
+    let by_scales: HashMap<String, &Planned<'_>> =
+        plan.iter().filter_map(|p| Some((p.scheme.scales_name(&p.tensor.parameter.name)?, p))).collect();
     let mut scales: HashMap<&str, Vec<u8>> = HashMap::new();
 
     progress.start("quantizing", layout.file_bytes());
-    let mut entry = archive.start_entry(entry_names::WEIGHTS, "application/vnd.safetensors", layout.file_bytes())?;
+    let mut entry =
+        archive.start_entry(entry_names::WEIGHTS, "application/vnd.safetensors", layout.file_bytes())?;
     entry.write_all(layout.header())?;
     for info in layout.tensors() {
         if let Some(&planned) = by_name.get(info.name.as_str()) {

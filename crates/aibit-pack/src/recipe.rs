@@ -43,7 +43,9 @@ impl Preset {
     fn scheme(self, role: Role, source: SourceDtype) -> Scheme {
         match (self, role) {
             (_, Role::Vector) | (Self::F32, _) => Scheme::F32,
-            (Self::Int8, Role::Linear | Role::Embedding | Role::Head) | (Self::BnbInt8, Role::Linear) => Scheme::Int8,
+            (Self::Int8, Role::Linear | Role::Embedding | Role::Head) | (Self::BnbInt8, Role::Linear) => {
+                Scheme::Int8
+            }
             (Self::Int8, Role::PositionEmbedding) | (Self::F16, _) => Scheme::F16,
             (Self::BnbInt8, Role::Embedding | Role::PositionEmbedding | Role::Head) => match source {
                 SourceDtype::F32 => Scheme::F32,
@@ -82,7 +84,10 @@ impl CompiledRecipe {
     pub(crate) fn new(preset: Preset, overrides: &[Override]) -> Result<Self, PackError> {
         let compile = |o: &Override| match Regex::new(&o.pattern) {
             Ok(regex) => Ok((regex, o.clone())),
-            Err(e) => Err(PackError::Recipe(format!("the pattern `{}` is not a regular expression: {e}", o.pattern))),
+            Err(e) => Err(PackError::Recipe(format!(
+                "the pattern `{}` is not a regular expression: {e}",
+                o.pattern
+            ))),
         };
         Ok(Self { preset, overrides: overrides.iter().map(compile).collect::<Result<_, _>>()? })
     }

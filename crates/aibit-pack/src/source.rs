@@ -38,7 +38,8 @@ impl ModelSource {
         }
         if !folder.is_dir() {
             return Err(not_a_model(
-                "it is a file; give the folder that holds it together with config.json and the tokenizer".into(),
+                "it is a file; give the folder that holds it together with config.json and the tokenizer"
+                    .into(),
             ));
         }
         if !folder.join("config.json").is_file() {

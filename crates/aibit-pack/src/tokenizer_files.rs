@@ -31,7 +31,8 @@ fn from_pair(vocab: &[u8], merges: &[u8]) -> Result<Vec<u8>, String> {
     let vocab: serde_json::Map<String, serde_json::Value> =
         serde_json::from_slice(vocab).map_err(|e| e.to_string())?;
     let merges = std::str::from_utf8(merges).map_err(|e| format!("merges.txt: {e}"))?;
-    let merges: Vec<&str> = merges.lines().filter(|line| !line.is_empty() && !line.starts_with("#version")).collect();
+    let merges: Vec<&str> =
+        merges.lines().filter(|line| !line.is_empty() && !line.starts_with("#version")).collect();
     let special: Vec<_> = vocab
         .get(END_OF_TEXT)
         .map(|id| {
@@ -40,9 +41,7 @@ fn from_pair(vocab: &[u8], merges: &[u8]) -> Result<Vec<u8>, String> {
         })
         .into_iter()
         .collect();
-    let byte_level = |trim_offsets: bool| {
-        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": trim_offsets, "use_regex": true})
-    };
+    let byte_level = |trim_offsets: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": trim_offsets, "use_regex": true});
     let tokenizer = json!({
         "version": "1.0",
         "truncation": null,

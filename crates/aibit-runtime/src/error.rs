@@ -76,7 +76,9 @@ pub enum RuntimeError {
         tokens: usize,
     },
     /// Numbers that cannot be a window and its stride.
-    #[error("window {window}, stride {stride}: allowed are 2 <= window <= {context} and 1 <= stride <= window")]
+    #[error(
+        "window {window}, stride {stride}: allowed are 2 <= window <= {context} and 1 <= stride <= window"
+    )]
     Window {
         /// Tokens per window.
         window: usize,

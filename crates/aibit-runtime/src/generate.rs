@@ -83,7 +83,7 @@ pub fn generate(
     let mut logits = session.append(prompt)?;
     let prefill = start.elapsed();
     let mut first_token = None;
-    let stop_reason = loop {
+    let mut stop_reason = loop {
         if options.max_tokens.is_some_and(|max| history.len() - prompt.len() >= max) {
             break StopReason::Length;
         }
@@ -115,6 +115,9 @@ pub fn generate(
         decode_steps += 1;
     };
     let rest = stream.finish();
+    if stream.stopped().is_some() {
+        stop_reason = StopReason::StopString; // one stop string that begins another was settled by the end
+    }
     text.push_str(&rest);
     let _ = on_text(&rest); // the end has been reached either way
     let first_token = first_token.unwrap_or(prefill);

@@ -140,7 +140,11 @@ impl Golden {
         });
         for (index, golden) in self.runs.iter().enumerate() {
             let found = run(model, tokenizer, &golden.prompt_ids)?;
-            checks.push(compare(format!("greedy ids, prompt {index}"), &golden.greedy_ids, &found.greedy_ids));
+            checks.push(compare(
+                format!("greedy ids, prompt {index}"),
+                &golden.greedy_ids,
+                &found.greedy_ids,
+            ));
             checks.push(self.compare_logits(index, golden, &found));
         }
         Ok(checks)

@@ -11,7 +11,9 @@ use half::{bf16, f16};
 use crate::RuntimeError;
 
 #[cfg(target_endian = "big")]
-compile_error!("archives are little-endian and executed where they lie; big-endian machines are not supported");
+compile_error!(
+    "archives are little-endian and executed where they lie; big-endian machines are not supported"
+);
 
 /// A model ready to run: tensors stay where they lie in the map.
 #[derive(Debug)]
@@ -25,14 +27,50 @@ pub struct Model {
 /// A node of the graph with its tensors found.
 #[derive(Debug)]
 pub(crate) enum Step {
-    Embed { table: Matrix, output: ValueId },
-    PositionEmbed { table: Matrix, output: ValueId },
-    Add { a: ValueId, b: ValueId, output: ValueId },
-    LayerNorm { input: ValueId, weight: Vector, bias: Option<Vector>, epsilon: f32, output: ValueId },
-    Linear { input: ValueId, weight: Matrix, bias: Option<Vector>, outlier_threshold: Option<f32>, output: ValueId },
-    Activation { input: ValueId, function: Activation, output: ValueId },
-    Attention { qkv: ValueId, slot: usize, n_head: usize, scale: f32, output: ValueId },
-    Logits { input: ValueId, weight: Matrix, outlier_threshold: Option<f32> },
+    Embed {
+        table: Matrix,
+        output: ValueId,
+    },
+    PositionEmbed {
+        table: Matrix,
+        output: ValueId,
+    },
+    Add {
+        a: ValueId,
+        b: ValueId,
+        output: ValueId,
+    },
+    LayerNorm {
+        input: ValueId,
+        weight: Vector,
+        bias: Option<Vector>,
+        epsilon: f32,
+        output: ValueId,
+    },
+    Linear {
+        input: ValueId,
+        weight: Matrix,
+        bias: Option<Vector>,
+        outlier_threshold: Option<f32>,
+        output: ValueId,
+    },
+    Activation {
+        input: ValueId,
+        function: Activation,
+        output: ValueId,
+    },
+    Attention {
+        qkv: ValueId,
+        slot: usize,
+        n_head: usize,
+        scale: f32,
+        output: ValueId,
+    },
+    Logits {
+        input: ValueId,
+        weight: Matrix,
+        outlier_threshold: Option<f32>,
+    },
 }
 
 /// A matrix `[rows, columns]` in the map.
@@ -131,7 +169,12 @@ impl Model {
             Scheme::Bf16 => MatrixView::Bf16(elements(data)),
             Scheme::Int8 => {
                 let scales = self.vector(matrix.scales.as_ref().expect("bound with its scales"));
-                MatrixView::Int8(Int8Rowwise::new(bytemuck::cast_slice(data), scales, matrix.rows, matrix.columns))
+                MatrixView::Int8(Int8Rowwise::new(
+                    bytemuck::cast_slice(data),
+                    scales,
+                    matrix.rows,
+                    matrix.columns,
+                ))
             }
         }
     }
@@ -163,7 +206,9 @@ impl Binder<'_> {
     fn bind(&self, op: &Op) -> Result<Step, RuntimeError> {
         Ok(match *op {
             Op::Embed { ref table, output } => Step::Embed { table: self.matrix(table)?, output },
-            Op::PositionEmbed { ref table, output } => Step::PositionEmbed { table: self.matrix(table)?, output },
+            Op::PositionEmbed { ref table, output } => {
+                Step::PositionEmbed { table: self.matrix(table)?, output }
+            }
             Op::Add { a, b, output } => Step::Add { a, b, output },
             Op::LayerNorm { input, ref weight, ref bias, epsilon, output } => Step::LayerNorm {
                 input,

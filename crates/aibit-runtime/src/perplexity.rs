@@ -1,5 +1,6 @@
 //! How well a model predicts a text, and how far two models' predictions are apart.
 
+use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::{Model, Profile, RuntimeError, Session};
@@ -95,8 +96,7 @@ pub fn perplexity(
         let mut rows = Vec::new();
         session.truncate(0);
         session.append_all(tokens, |first, logits| {
-            for (row, logits) in (first..).zip(logits.chunks_exact(vocabulary)).filter(|(row, _)| wanted(*row)) {
-                let log_sum = log_sum_exp(logits);
+            for (row, logits, log_sum) in log_sums(first, logits, vocabulary, &wanted) {
                 nll += log_sum - f64::from(logits[tokens[row + 1] as usize]);
                 scored += 1;
                 if base.is_some() {
@@ -108,9 +108,8 @@ pub fn perplexity(
             let mut rows = rows.into_iter();
             base_session.truncate(0);
             base_session.append_all(tokens, |first, logits| {
-                for (row, base) in (first..).zip(logits.chunks_exact(vocabulary)).filter(|(row, _)| wanted(*row)) {
+                for (row, base, log_sum) in log_sums(first, logits, vocabulary, &wanted) {
                     let (model, model_log_sum) = rows.next().expect("both models score the same rows");
-                    let log_sum = log_sum_exp(base);
                     base_nll += log_sum - f64::from(base[tokens[row + 1] as usize]);
                     kl += divergence(base, log_sum, &model, model_log_sum);
                     agreements += usize::from(argmax(base) == argmax(&model));
@@ -139,10 +138,26 @@ pub fn perplexity(
     })
 }
 
-/// `ln Σ exp(x)` in f64.
+/// The wanted rows among those that start at row `first`, each with its number and its [`log_sum_exp`].
+fn log_sums<'l>(
+    first: usize,
+    logits: &'l [f32],
+    vocabulary: usize,
+    wanted: &(impl Fn(usize) -> bool + Sync),
+) -> Vec<(usize, &'l [f32], f64)> {
+    logits
+        .par_chunks_exact(vocabulary)
+        .enumerate()
+        .map(|(row, logits)| (first + row, logits))
+        .filter(|(row, _)| wanted(*row))
+        .map(|(row, logits)| (row, logits, log_sum_exp(logits)))
+        .collect()
+}
+
+/// `ln Σ exp(x)`, terms in f32, their sum in f64.
 fn log_sum_exp(logits: &[f32]) -> f64 {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&x| f64::from(x - max).exp()).sum();
+    let sum: f64 = logits.iter().map(|&x| f64::from((x - max).exp())).sum();
     f64::from(max) + sum.ln()
 }
 

@@ -6,12 +6,12 @@ use std::str::FromStr;
 
 use aibit_graph::ValueId;
 use aibit_kernels::{
-    ActivationDtype, AttentionShape, QuantizedRows, activate, add, add_assign, attention, embed_float, embed_int8,
-    layer_norm, linear_float, linear_int8, linear_llm_int8, quantize_rows, store_kv,
+    ActivationDtype, AttentionShape, QuantizedRows, activate, add, add_assign, attention, embed_float,
+    embed_int8, layer_norm, linear_float, linear_int8, linear_llm_int8, quantize_rows, store_kv,
 };
 
-use crate::model::{Matrix, MatrixView, Model, Step};
 use crate::RuntimeError;
+use crate::model::{Matrix, MatrixView, Model, Step};
 
 /// How integer matrix products treat activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -164,7 +164,11 @@ impl<'m> Session<'m> {
     ///
     /// # Errors
     /// As [`Session::append`].
-    pub fn append_all(&mut self, ids: &[u32], mut visit: impl FnMut(usize, &[f32])) -> Result<(), RuntimeError> {
+    pub fn append_all(
+        &mut self,
+        ids: &[u32],
+        mut visit: impl FnMut(usize, &[f32]),
+    ) -> Result<(), RuntimeError> {
         const LOGIT_ROWS: usize = 64; // 64 rows of a vocabulary of 50,000 are 13 MB
         self.check(ids)?;
         let chunk_len = self.chunk(ids.len());
@@ -304,7 +308,10 @@ fn embed(model: &Model, table: &Matrix, ids: &[u32], y: &mut [f32]) {
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "the operands of one linear layer, without a name of their own")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the operands of one linear layer, without a name of their own"
+)]
 fn linear(
     model: &Model,
     profile: Profile,

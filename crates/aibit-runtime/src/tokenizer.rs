@@ -44,13 +44,15 @@ impl Tokenizer {
     /// # Errors
     /// [`RuntimeError::Tokenizer`] if the text cannot be expressed, which byte-level vocabularies never cause.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, RuntimeError> {
-        let encoding = self.inner.encode_fast(text, false).map_err(|e| RuntimeError::Tokenizer(e.to_string()))?;
+        let encoding =
+            self.inner.encode_fast(text, false).map_err(|e| RuntimeError::Tokenizer(e.to_string()))?;
         Ok(encoding.get_ids().to_vec())
     }
 
     /// The text of `ids`, special tokens left out; bytes that are not UTF-8 become U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
-        let bytes: Vec<u8> = ids.iter().filter(|&&id| !self.is_special(id)).flat_map(|&id| self.bytes(id)).collect();
+        let bytes: Vec<u8> =
+            ids.iter().filter(|&&id| !self.is_special(id)).flat_map(|&id| self.bytes(id)).collect();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 

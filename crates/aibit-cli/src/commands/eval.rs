@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use aibit_format::Archive;
-use aibit_pack::hub::Progress;
+use aibit_pack::Progress;
 use aibit_runtime::{Model, Perplexity, PerplexityOptions, Profile, RuntimeError, Tokenizer, perplexity};
 use serde::Serialize;
 
@@ -74,7 +74,8 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
             let base = Archive::open(path)?;
             let base_ids = Tokenizer::load(&base)?.encode(&read_text(&args.ppl)?)?;
             if base_ids != ids {
-                let problem = format!("their tokenizers give {} and {} ids for the text", ids.len(), base_ids.len());
+                let problem =
+                    format!("their tokenizers give {} and {} ids for the text", ids.len(), base_ids.len());
                 return Err(RuntimeError::NotComparable(problem).into());
             }
             Some(Model::load(&base)?)

@@ -14,10 +14,13 @@ use crate::output::{Output, bytes, count};
 ///
 /// Reads the headers only: nothing is checked against its digest, see `aibit verify`.
 #[derive(clap::Args)]
-#[command(visible_alias = "show", after_help = "Examples:\n  \
+#[command(
+    visible_alias = "show",
+    after_help = "Examples:\n  \
         aibit inspect gpt2.aibit\n  \
         aibit inspect gpt2.aibit --tensors\n  \
-        aibit inspect gpt2.aibit --json | jq '.tensors[0]'")]
+        aibit inspect gpt2.aibit --json | jq '.tensors[0]'"
+)]
 pub(crate) struct Args {
     #[command(flatten)]
     archive: ArchiveArg,
@@ -128,7 +131,10 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut line = |key: &str, value: String| writeln!(f, "{key:<16} {value}");
-        line("file", format!("{}, {}, format {}", self.file.display(), bytes(self.file_bytes), self.format_version))?;
+        line(
+            "file",
+            format!("{}, {}, format {}", self.file.display(), bytes(self.file_bytes), self.format_version),
+        )?;
         line("architecture", format!("{}, {} graph nodes", self.architecture, self.nodes))?;
         line(
             "parameters",
@@ -152,13 +158,20 @@ impl fmt::Display for Report {
 
         writeln!(f, "\n{:<10} {:>8} {:>12} {:>12}", "scheme", "tensors", "parameters", "bytes")?;
         for scheme in Scheme::ALL {
-            let of_scheme: Vec<_> = self.tensors.iter().filter(|t| t.is_parameter && t.scheme == scheme).collect();
+            let of_scheme: Vec<_> =
+                self.tensors.iter().filter(|t| t.is_parameter && t.scheme == scheme).collect();
             if of_scheme.is_empty() {
                 continue;
             }
             let elements: usize = of_scheme.iter().map(|t| t.shape.iter().product::<usize>()).sum();
             let size: u64 = of_scheme.iter().map(|t| t.bytes).sum();
-            writeln!(f, "{scheme:<10} {:>8} {:>12} {:>12}", of_scheme.len(), count(elements as u64), bytes(size))?;
+            writeln!(
+                f,
+                "{scheme:<10} {:>8} {:>12} {:>12}",
+                of_scheme.len(),
+                count(elements as u64),
+                bytes(size)
+            )?;
         }
         let scales: Vec<_> = self.tensors.iter().filter(|t| !t.is_parameter).collect();
         if !scales.is_empty() {
@@ -170,7 +183,11 @@ impl fmt::Display for Report {
             writeln!(f, "{:<26} {:>12} {:>12}", entry.name, entry.bytes, entry.offset)?;
         }
         if self.list_tensors {
-            writeln!(f, "\n{:<44} {:<6} {:<5} {:>16} {:>12} {:>12}", "tensor", "scheme", "dtype", "shape", "bytes", "offset")?;
+            writeln!(
+                f,
+                "\n{:<44} {:<6} {:<5} {:>16} {:>12} {:>12}",
+                "tensor", "scheme", "dtype", "shape", "bytes", "offset"
+            )?;
             for t in &self.tensors {
                 let shape = format!("{:?}", t.shape);
                 writeln!(

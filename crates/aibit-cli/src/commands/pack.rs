@@ -62,8 +62,10 @@ struct Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let PackReport { architecture, parameters, bits_per_weight, source_weight_bytes, file_bytes, .. } = &self.packed;
-        let schemes: Vec<_> = self.packed.schemes.iter().map(|(name, n)| format!("{name} {}", count(*n))).collect();
+        let PackReport { architecture, parameters, bits_per_weight, source_weight_bytes, file_bytes, .. } =
+            &self.packed;
+        let schemes: Vec<_> =
+            self.packed.schemes.iter().map(|(name, n)| format!("{name} {}", count(*n))).collect();
         writeln!(f, "{}: {architecture}, {} parameters", self.output.display(), count(*parameters))?;
         writeln!(f, "  {:.2} bits per weight ({})", bits_per_weight, schemes.join(", "))?;
         write!(f, "  {} from {} of weights", bytes(*file_bytes), bytes(*source_weight_bytes))

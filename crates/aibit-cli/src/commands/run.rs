@@ -180,7 +180,8 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
         prefill_tokens_per_s: prompt_ids.len() as f64 / prefill.as_secs_f64(),
         decode_tokens_per_s: (decode_steps > 0).then(|| decode_steps as f64 / decode.as_secs_f64()),
     };
-    let decode_speed = timings.decode_tokens_per_s.map_or(String::new(), |speed| format!(", decode {speed:.0} tok/s"));
+    let decode_speed =
+        timings.decode_tokens_per_s.map_or(String::new(), |speed| format!(", decode {speed:.0} tok/s"));
     let remark = format!(
         "\n[load {:.0} ms, first token {:.0} ms, prefill {:.0} tok/s{decode_speed}; {} + {} tokens, {stop_reason:?}, {}, {}, {threads} threads]",
         timings.load_ms,
@@ -246,7 +247,9 @@ fn prompt(args: &Args) -> anyhow::Result<String> {
         (Some(prompt), _) => Ok(prompt.clone()),
         (None, Some(file)) if file.as_os_str() == "-" => {
             let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).context("cannot read the prompt from standard input")?;
+            std::io::stdin()
+                .read_to_string(&mut text)
+                .context("cannot read the prompt from standard input")?;
             Ok(text)
         }
         (None, Some(file)) => read_text(file),

@@ -3,7 +3,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use aibit_format::{Archive, check_values, entry_names};
-use aibit_pack::hub::Progress;
+use aibit_pack::Progress;
 use aibit_runtime::{Check, Golden, Model, RuntimeError, Tokenizer};
 use serde::Serialize;
 
@@ -67,14 +67,19 @@ fn checks(path: &Path, replay: bool, progress: &dyn Progress) -> Vec<Check> {
         Err(e) => return vec![check("container", Err(e.to_string()))],
     };
     let entries = archive.entries().count();
-    let mut checks =
-        vec![check("container", Ok(format!("{entries} entries, {} bytes, every header as it must be", archive.file_bytes())))];
+    let mut checks = vec![check(
+        "container",
+        Ok(format!("{entries} entries, {} bytes, every header as it must be", archive.file_bytes())),
+    )];
     progress.start("verifying", archive.file_bytes());
     for entry in archive.entries() {
         let outcome = archive.verify_entry(entry.name);
         let kind = if entry.name == entry_names::MANIFEST { "checksum" } else { "digest" };
         let detail = format!("{} bytes, {kind} as recorded", entry.data.len());
-        checks.push(check(&format!("entry {}", entry.name), outcome.map(|()| detail).map_err(|e| e.to_string())));
+        checks.push(check(
+            &format!("entry {}", entry.name),
+            outcome.map(|()| detail).map_err(|e| e.to_string()),
+        ));
         progress.advance(entry.data.len() as u64);
     }
     let values = check_values(archive.weights(), archive.manifest());

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::thread;
 
+use aibit_pack::Progress;
 use aibit_pack::hub::{
-    HubError, HubModel, HubOptions, PinnedFile, Progress, fetch, fetch_pinned, looks_like_repository,
+    HubError, HubModel, HubOptions, PinnedFile, fetch, fetch_pinned, looks_like_repository,
 };
 use server::{COMMIT, Fault, Hub, Request, sha256};
 use tempfile::TempDir;

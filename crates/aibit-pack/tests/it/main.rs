@@ -1,4 +1,5 @@
 //! The importers and the packer, from outside.
 
+mod golden_models;
 mod hub;
 mod torch;

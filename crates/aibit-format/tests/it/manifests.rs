@@ -1,0 +1,443 @@
+//! Manifests that are malformed or contradict the archive.
+
+use serde_json::{Value, json};
+
+use aibit_format::Scheme;
+
+use crate::support::{Parts, check_refused, open, stored, weights_file};
+
+/// Checks that the sample with an edited manifest is refused.
+#[track_caller]
+fn check(edit: impl FnOnce(&mut Value), fragments: &[&str]) {
+    check_refused(&edited(edit), fragments);
+}
+
+fn edited(edit: impl FnOnce(&mut Value)) -> Vec<u8> {
+    let parts = Parts::sample();
+    let mut manifest = serde_json::to_value(parts.full_manifest()).expect("a manifest is JSON");
+    edit(&mut manifest);
+    parts.zip_with_manifest(manifest.to_string().as_bytes()).bytes()
+}
+
+fn text() -> String {
+    String::from_utf8(Parts::sample().full_manifest().to_json()).expect("UTF-8")
+}
+
+/// Checks that the sample is refused with `to` in place of `from` in the manifest's text.
+#[track_caller]
+fn check_text(from: &str, to: &str, fragments: &[&str]) {
+    let text = text();
+    assert!(text.contains(from), "`{from}` is not in {text}");
+    check_bytes(text.replacen(from, to, 1).as_bytes(), fragments);
+}
+
+#[track_caller]
+fn check_bytes(manifest: &[u8], fragments: &[&str]) {
+    check_refused(&Parts::sample().zip_with_manifest(manifest).bytes(), fragments);
+}
+
+#[test]
+fn a_manifest_in_another_layout_is_the_same_manifest() {
+    open(&edited(|_| {})).expect("open");
+    open(&Parts::sample().zip_with_manifest(format!("\n\t {} \r\n", text()).as_bytes()).bytes())
+        .expect("open");
+}
+
+#[test]
+fn text_that_is_not_json_is_refused() {
+    check_bytes(b"", &["manifest.json: EOF"]);
+    check_bytes(b"\xff\xfe{}", &["manifest.json: ", "line 1 column 1"]);
+    check_bytes(&[b"\xef\xbb\xbf", text().as_bytes()].concat(), &["manifest.json: ", "line 1 column 1"]);
+    check_bytes(text().trim_end_matches('}').as_bytes(), &["manifest.json: EOF"]);
+    check_bytes(format!("{}{{}}", text()).as_bytes(), &["manifest.json: trailing characters"]);
+    check_bytes(text().replacen("gpt2", "gp\u{0}t2", 1).as_bytes(), &["manifest.json: control character"]);
+    let latin1 = [&b"{\"format\": \"aibit\", \"version\": 1, \"architecture\": \"\xe9\""[..], b"}"].concat();
+    check_bytes(&latin1, &["manifest.json: invalid unicode code point"]);
+    check_text("\"gpt2\"", "\"\\ud800\"", &["manifest.json: ", "line "]);
+    check_bytes(b"[\"aibit\", 1]", &["manifest.json: "]);
+    check_bytes(b"null", &["manifest.json: "]);
+}
+
+#[test]
+fn nesting_has_a_limit() {
+    check_bytes("[".repeat(100_000).as_bytes(), &["manifest.json: "]);
+    check_bytes("{\"format\":".repeat(100_000).as_bytes(), &["manifest.json: "]);
+    check_text("\"overrides\": []", &format!("\"overrides\": {}", "[".repeat(100_000)), &["manifest.json: "]);
+    check_text(
+        "\"version\": 1,",
+        &format!("\"version\": 1, \"unknown\": {},", "[".repeat(100_000)),
+        &["manifest.json: "],
+    );
+}
+
+#[test]
+fn a_manifest_has_a_limit_on_its_length() {
+    let padded = format!("{}{}", text(), " ".repeat((16 << 20) + 1 - text().len()));
+    check_bytes(padded.as_bytes(), &["manifest.json: 16777217 bytes, allowed are 16777216"]);
+    open(&Parts::sample().zip_with_manifest(&padded.as_bytes()[..16 << 20]).bytes()).expect("at the limit");
+}
+
+#[test]
+fn keys_that_stand_twice_are_refused() {
+    check_text(
+        "\"version\": 1",
+        "\"version\": 1, \"version\": 1",
+        &["manifest.json: duplicate field `version`"],
+    );
+    check_text(
+        "\"architecture\": ",
+        "\"architecture\": \"x\", \"architecture\": ",
+        &["duplicate field `architecture`"],
+    );
+    let tensor = r#""ln.bias": {"scheme": "bf16", "source_dtype": "F32"}"#;
+    check_text(
+        "\"tensors\": {",
+        &format!("\"tensors\": {{{tensor},"),
+        &["manifest.json: key `ln.bias` stands twice"],
+    );
+    let escaped = r#""ln\u002ebias": {"scheme": "bf16", "source_dtype": "F32"}"#;
+    check_text(
+        "\"tensors\": {",
+        &format!("\"tensors\": {{{escaped},"),
+        &["manifest.json: key `ln.bias` stands twice"],
+    );
+    let tied = r#""lm_head.weight": "wpe.weight""#;
+    check_text(
+        "\"tied\": {",
+        &format!("\"tied\": {{{tied},"),
+        &["manifest.json: key `lm_head.weight` stands twice"],
+    );
+    check_text(
+        "\"scheme\": \"int8\"",
+        "\"scheme\": \"int8\", \"scheme\": \"int8\"",
+        &["duplicate field `scheme`"],
+    );
+}
+
+#[test]
+fn numbers_that_are_no_counts_are_refused() {
+    for number in
+        ["-1", "1.5", "1e400", "18446744073709551616", "NaN", "Infinity", "1e2", "\"5000\"", "null", "0x10"]
+    {
+        check_text("\"bytes\": 5000", &format!("\"bytes\": {number}"), &["manifest.json: ", "at line "]);
+        check_text("\"version\": 1", &format!("\"version\": {number}"), &["manifest.json: ", "at line "]);
+    }
+    // Counts, but not the container's.
+    for number in ["4999", "9007199254740993", "18446744073709551615", "0"] {
+        check_text(
+            "\"bytes\": 5000",
+            &format!("\"bytes\": {number}"),
+            &[
+                "manifest.json: entry `tokenizer.json`",
+                &format!("of {number} bytes"),
+                "`tokenizer.json` of 5000",
+            ],
+        );
+    }
+}
+
+#[test]
+fn required_keys_must_be_there_with_the_right_type() {
+    for key in ["format", "version", "architecture", "entries", "tensors", "recipe", "provenance"] {
+        check(|m| _ = m.as_object_mut().expect("object").remove(key), &[&format!("missing field `{key}`")]);
+        for wrong in [json!(true), json!({"a": 1}), json!([[1]])] {
+            check(|m| m[key] = wrong, &["manifest.json: "]);
+        }
+    }
+    for key in ["name", "bytes", "sha256", "media_type"] {
+        check(
+            |m| _ = m["entries"][0].as_object_mut().expect("object").remove(key),
+            &["manifest.json: ", &format!("missing field `{key}`")],
+        );
+        check(|m| m["entries"][0][key] = json!([]), &["manifest.json: "]);
+    }
+    for key in ["scheme", "source_dtype"] {
+        check(
+            |m| _ = m["tensors"]["ln.bias"].as_object_mut().expect("object").remove(key),
+            &["manifest.json: ", &format!("missing field `{key}`")],
+        );
+    }
+    check(|m| m["tied"] = json!(["a", "b"]), &["manifest.json: ", "an object"]);
+    check(|m| m["tensors"] = json!([]), &["manifest.json: ", "an object"]);
+    check(|m| m["required_features"] = json!("none"), &["manifest.json: "]);
+}
+
+#[test]
+fn versions_of_another_time_are_refused_with_what_to_do() {
+    for version in [0, 2, u64::from(u32::MAX), u64::MAX] {
+        check(
+            |m| m["version"] = json!(version),
+            &[&format!("archive version {version} is not one this build reads (up to 1)"), "update aibit"],
+        );
+    }
+    // Before anything else is looked at, which a later version may have changed.
+    check_bytes(br#"{"format": "aibit", "version": 2, "tensors": 7}"#, &["archive version 2 is not one"]);
+    check(|m| m["format"] = json!("gguf"), &["manifest.json: format is \"gguf\", it must be \"aibit\""]);
+    check(|m| m["format"] = json!("AIBIT"), &["manifest.json: format is \"AIBIT\""]);
+}
+
+#[test]
+fn unknown_required_features_are_refused_by_name_and_unknown_keys_are_not() {
+    check(
+        |m| m["required_features"] = json!(["sparse-rows"]),
+        &["requires the feature `sparse-rows`", "update aibit"],
+    );
+    let bytes = edited(|m| {
+        m["optional"] = json!({"a": [1, 2, 3], "b": null});
+        m["entries"][0]["colour"] = json!("green");
+        m["tensors"]["ln.bias"]["note"] = json!(1);
+        m["provenance"]["licence"] = json!("MIT");
+    });
+    let archive = open(&bytes).expect("unknown keys are for later readers");
+    for entry in archive.entries() {
+        archive.verify_entry(entry.name).expect("verify");
+    }
+}
+
+#[test]
+fn the_entries_are_those_of_the_container_in_its_order() {
+    let entries =
+        |m: &mut Value, edit: fn(&mut Vec<Value>)| edit(m["entries"].as_array_mut().expect("array"));
+    check(
+        |m| entries(m, |list| list.swap(0, 1)),
+        &[
+            "manifest.json: entry `graph.json` of 13 bytes is listed where the container holds `weights.safetensors`",
+        ],
+    );
+    check(
+        |m| entries(m, |list| _ = list.remove(1)),
+        &[
+            "manifest.json: entry `tokenizer.json` of 5000 bytes is listed where the container holds `graph.json` of 13",
+        ],
+    );
+    check(
+        |m| entries(m, |list| _ = list.pop()),
+        &["manifest.json: 4 entries are listed, the container holds 5"],
+    );
+    check(
+        |m| entries(m, |list| list.push(list[0].clone())),
+        &["manifest.json: 6 entries are listed, the container holds 5"],
+    );
+    check(|m| entries(m, Vec::clear), &["manifest.json: 0 entries are listed, the container holds 5"]);
+    check(
+        |m| m["entries"][2]["name"] = json!("Tokenizer.json"),
+        &[
+            "manifest.json: entry `Tokenizer.json` of 5000 bytes is listed where the container holds `tokenizer.json`",
+        ],
+    );
+}
+
+#[test]
+fn the_manifest_is_the_last_entry() {
+    for place in 0..5 {
+        let parts = Parts::sample();
+        let manifest = parts.full_manifest().to_json();
+        let mut entries: Vec<_> = parts.entries.iter().map(|(n, d)| (n.as_bytes(), d.as_slice())).collect();
+        entries.insert(place, (b"manifest.json", &manifest));
+        let bytes = crate::support::Zip::of(&entries).bytes();
+        check_refused(&bytes, &["manifest.json", "the last entry"]);
+    }
+}
+
+#[test]
+fn an_archive_without_manifest_or_weights_is_refused_by_name() {
+    let mut zip = Parts::sample().zip();
+    zip.items.pop();
+    zip.relocate();
+    check_refused(
+        &zip.bytes(),
+        &["the archive has no entry `manifest.json`; it holds weights.safetensors, graph.json"],
+    );
+    let mut parts = Parts::sample();
+    parts.entries.remove(0);
+    check_refused(
+        &parts.zip().bytes(),
+        &["the archive has no entry `weights.safetensors`; it holds graph.json"],
+    );
+}
+
+#[test]
+fn digests_have_one_form() {
+    for digest in
+        ["", "00", &"0".repeat(63), &"0".repeat(65), &"A".repeat(64), &"g".repeat(64), &"é".repeat(32)]
+    {
+        check(
+            |m| m["entries"][1]["sha256"] = json!(digest),
+            &["manifest.json: entry `graph.json`: sha256 is ", "it must be 64 lower-case hexadecimal digits"],
+        );
+    }
+    check(
+        |m| m["entries"][1]["sha256"] = json!(format!("sha1:{}", "0".repeat(59))),
+        &["entry `graph.json`: sha256"],
+    );
+    let archive =
+        open(&edited(|m| m["entries"][1]["sha256"] = json!("0".repeat(64)))).expect("not looked at yet");
+    let error = archive.verify_entry("graph.json").expect_err("digest").to_string();
+    assert!(
+        error.starts_with("entry `graph.json`: SHA-256 is ") && error.contains(&"0".repeat(64)),
+        "{error}"
+    );
+}
+
+#[test]
+fn an_alias_stands_for_a_stored_parameter_and_is_none() {
+    let tied = |alias: &'static str, target: &'static str| {
+        check(
+            |m| m["tied"] = json!({ alias: target }),
+            &["manifest.json: tied: ", &format!("`{alias}` stands for `{target}`")],
+        );
+    };
+    tied("lm_head.weight", "lm_head.weight"); // itself
+    tied("wte.weight", "wte.weight");
+    tied("lm_head.weight", "no.such");
+    tied("ln.bias", "wte.weight"); // stored itself
+    tied("lm_head.weight", "h.0.SCB"); // no parameter
+    check(|m| m["tied"] = json!({"a": "b", "b": "a"}), &["manifest.json: tied: "]);
+    check(|m| m["tied"] = json!({"a": "wte.weight", "b": "a"}), &["manifest.json: tied: `b` stands for `a`"]);
+    // A tensor that weights.safetensors holds, though it is no parameter.
+    check(|m| m["tied"] = json!({"h.0.SCB": "wte.weight"}), &["`h.0.SCB`", "alias"]);
+}
+
+#[test]
+fn unknown_schemes_are_refused_by_name() {
+    for scheme in ["int4", "INT8", "nf4", ""] {
+        check(
+            |m| m["tensors"]["ln.bias"]["scheme"] = json!(scheme),
+            &["manifest.json: ", &format!("unknown variant `{scheme}`"), "`int8`"],
+        );
+    }
+    for scheme in [json!(255), json!(-1), json!(null)] {
+        check(|m| m["tensors"]["ln.bias"]["scheme"] = scheme, &["manifest.json: "]);
+    }
+}
+
+#[test]
+fn tensors_are_exactly_those_that_the_manifest_lists() {
+    let float = json!({"scheme": "f32", "source_dtype": "F32"});
+    check(
+        |m| m["tensors"]["h.9.bias"] = float.clone(),
+        &["tensor `h.9.bias`: the manifest lists it, weights.safetensors does not hold it"],
+    );
+    for absent in ["ln.bias", "ln.weight"] {
+        check(
+            |m| _ = m["tensors"].as_object_mut().expect("object").remove(absent),
+            &[&format!("tensor `{absent}`: weights.safetensors holds it, the manifest does not list it")],
+        );
+    }
+    check(
+        |m| _ = m["tensors"].as_object_mut().expect("object").remove("h.1.weight"),
+        &["tensor `h.1.", "weights.safetensors holds it, the manifest does not list it"],
+    );
+    check(
+        |m| m["tensors"]["ln.weight"]["scheme"] = json!("f16"),
+        &["tensor `ln.weight`: scheme f16 stores F16, found F32"],
+    );
+    check(
+        |m| m["tensors"]["ln.weight"]["scheme"] = json!("int8"),
+        &["tensor `ln.weight`: scheme int8 stores I8, found F32"],
+    );
+    check(
+        |m| m["tensors"]["h.0.weight"]["scheme"] = json!("f32"),
+        &["tensor `h.0.weight`: scheme f32 stores F32, found I8"],
+    );
+}
+
+/// Checks that an archive of the sample's manifest is refused when one tensor is stored otherwise.
+#[track_caller]
+fn check_stored(edit: impl FnOnce(&mut Vec<crate::support::Stored>), fragments: &[&str]) {
+    let mut tensors = stored(&[
+        ("ln.weight", Scheme::F32, &[7]),
+        ("h.0.weight", Scheme::Int8, &[16, 64]),
+        ("wte.weight", Scheme::F16, &[5, 7]),
+        ("h.1.weight", Scheme::Int8, &[3, 5]),
+        ("wpe.weight", Scheme::F16, &[4, 8]),
+        ("ln.bias", Scheme::Bf16, &[3]),
+    ]);
+    edit(&mut tensors);
+    check_refused(&Parts::with_weights(weights_file(&tensors)).zip().bytes(), fragments);
+}
+
+#[test]
+fn scales_must_be_there_and_fit_their_codes() {
+    use aibit_format::Dtype;
+    let scb = |tensors: &mut Vec<crate::support::Stored>, edit: fn(&mut crate::support::Stored)| {
+        edit(tensors.iter_mut().find(|t| t.name == "h.1.SCB").expect("scales"));
+    };
+    check_stored(
+        |t| t.retain(|t| t.name != "h.1.SCB"),
+        &["tensor `h.1.SCB`: `h.1.weight` is int8 but its scales are missing"],
+    );
+    check_stored(
+        |t| scb(t, |t| (t.shape, t.data) = (vec![4], vec![0; 16])),
+        &["tensor `h.1.SCB`: must be F32 of shape [3], found F32 of shape [4]"],
+    );
+    check_stored(
+        |t| scb(t, |t| (t.shape, t.data) = (vec![2], vec![0; 8])),
+        &["tensor `h.1.SCB`: must be F32 of shape [3], found F32 of shape [2]"],
+    );
+    check_stored(
+        |t| scb(t, |t| (t.dtype, t.data) = (Dtype::F16, vec![0; 6])),
+        &["tensor `h.1.SCB`: must be F32 of shape [3], found F16 of shape [3]"],
+    );
+    check_stored(
+        |t| scb(t, |t| t.shape = vec![3, 1]),
+        &["tensor `h.1.SCB`: must be F32 of shape [3], found F32 of shape [3, 1]"],
+    );
+    check_stored(
+        |t| t.iter_mut().filter(|t| t.name == "h.1.weight").for_each(|t| t.shape = vec![15]),
+        &["tensor `h.1.weight`: scheme int8 needs a matrix, found shape [15]"],
+    );
+    check_stored(
+        |t| t.iter_mut().filter(|t| t.name == "h.1.weight").for_each(|t| t.shape = vec![3, 5, 1]),
+        &["tensor `h.1.weight`: scheme int8 needs a matrix, found shape [3, 5, 1]"],
+    );
+}
+
+/// The manifest may not count one tensor twice, so that another goes unlisted.
+#[test]
+fn scales_belong_to_one_parameter() {
+    let hidden = |parameters: &[(&str, Scheme, &[usize])], listed: &[(&str, Scheme)]| {
+        let mut tensors = stored(parameters);
+        tensors.extend(stored(&[("hidden", Scheme::F32, &[2])]));
+        let mut seen = std::collections::HashSet::new();
+        tensors.retain(|t| seen.insert(t.name.clone()));
+        let mut parts = Parts::of(&[]);
+        parts.entries[0].1 = weights_file(&tensors);
+        for (name, scheme) in listed {
+            parts.manifest.tensors.insert((*name).to_owned(), crate::support::record(*scheme));
+        }
+        parts.zip().bytes()
+    };
+    // Listed as a parameter of its own.
+    let bytes =
+        hidden(&[("a.weight", Scheme::Int8, &[2, 3])], &[("a.weight", Scheme::Int8), ("a.SCB", Scheme::F32)]);
+    check_refused(&bytes, &["tensor `a.SCB`"]);
+    // Shared by two parameters: `a` and `a.weight` have scales of one name.
+    let both: [(&str, Scheme, &[usize]); 2] =
+        [("a.weight", Scheme::Int8, &[2, 3]), ("a", Scheme::Int8, &[2, 5])];
+    let bytes = hidden(&both, &[("a.weight", Scheme::Int8), ("a", Scheme::Int8)]);
+    check_refused(&bytes, &["tensor `a.SCB`"]);
+}
+
+#[test]
+fn many_tensors_and_one_too_many_take_no_time() {
+    let names: Vec<_> = (0..20_000).map(|i| format!("p.{i}.weight")).collect();
+    let mut parameters: Vec<(&str, Scheme, &[usize])> =
+        names.iter().map(|name| (name.as_str(), Scheme::Int8, &[1, 1][..])).collect();
+    parameters.push(("zz", Scheme::F32, &[1]));
+    let mut parts = Parts::of(&parameters);
+    parts.manifest.tensors.remove("zz");
+    check_refused(&parts.zip().bytes(), &["tensor `zz`: weights.safetensors holds it"]);
+}
+
+#[test]
+fn long_texts_are_not_repeated_in_full() {
+    let long = "x".repeat(1 << 20);
+    check(|m| m["format"] = json!(long), &["format is \"xxx"]);
+    check(|m| m["required_features"] = json!([long]), &["requires the feature `xxx"]);
+    check(|m| m["entries"][1]["sha256"] = json!(long), &["sha256 is \"xxx"]);
+    check(|m| m["entries"][1]["name"] = json!(long), &["entry `xxx"]);
+    check(|m| m["tensors"]["ln.bias"]["scheme"] = json!(long), &["unknown variant `xxx"]);
+    check(|m| m["tied"] = json!({ long.as_str(): long.as_str() }), &["tied: `xxx"]);
+    check(|m| m["tensors"][long.as_str()] = json!({"scheme": "f32", "source_dtype": ""}), &["tensor `xxx"]);
+}

@@ -1,0 +1,231 @@
+//! Packed models against transformers and bitsandbytes: `fixtures/golden/tiny-gpt2` (random weights, logits of
+//! every pipeline) and `fixtures/aibit-small-gpt2` (trained). Tolerances are those of the golden README.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use aibit_format::{Archive, entry_names};
+use aibit_graph::{Graph, Op};
+use aibit_kernels::Isa;
+use aibit_pack::{ModelSource, PackOptions, Preset, pack};
+use aibit_runtime::sampler::SamplerOptions;
+use aibit_runtime::{GenerateOptions, Model, Profile, Session, Tokenizer, generate};
+use safetensors::SafeTensors;
+use tempfile::TempDir;
+
+fn fixture(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(path)
+}
+
+/// The tiny model's files, which lie apart, in one folder.
+fn tiny(weights: &str) -> TempDir {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    for from in [format!("golden/tiny-gpt2/{weights}"), "golden/tiny-gpt2/tokenizer".into()] {
+        for file in std::fs::read_dir(fixture(&from)).expect("fixture") {
+            let file = file.expect("file").path();
+            std::fs::copy(&file, folder.path().join(file.file_name().expect("name"))).expect("copy");
+        }
+    }
+    folder
+}
+
+fn packed(folder: &Path, preset: Preset) -> (TempDir, Archive) {
+    let out = tempfile::tempdir().expect("temporary folder");
+    let target = out.path().join("model.aibit");
+    let source = ModelSource::folder(folder).expect("a model folder");
+    pack(&source, &target, &PackOptions { preset, overrides: Vec::new() }, &()).expect("packed");
+    let archive = Archive::open(&target).expect("opened");
+    (out, archive)
+}
+
+struct Golden(Vec<u8>);
+
+impl Golden {
+    fn load() -> Self {
+        Self(std::fs::read(fixture("golden/tiny-gpt2/expected.safetensors")).expect("golden file"))
+    }
+
+    fn bytes(&self, name: &str) -> Vec<u8> {
+        let file = SafeTensors::deserialize(&self.0).expect("golden file");
+        file.tensor(name).expect("golden tensor").data().to_vec()
+    }
+
+    fn ids(&self, name: &str) -> Vec<u32> {
+        self.bytes(name).as_chunks().0.iter().map(|b| i64::from_le_bytes(*b) as u32).collect()
+    }
+
+    fn f32s(&self, name: &str) -> Vec<f64> {
+        self.bytes(name).as_chunks().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect()
+    }
+
+    fn f64s(&self, name: &str) -> Vec<f64> {
+        self.bytes(name).as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)).collect()
+    }
+}
+
+fn all_logits(model: &Model, profile: Profile, ids: &[u32]) -> Vec<f32> {
+    let mut all = Vec::new();
+    let mut session = Session::new(model, profile, ids.len());
+    session.append_all(ids, |_, logits| all.extend_from_slice(logits)).expect("logits");
+    all
+}
+
+fn greedy(model: &Model, tokenizer: &Tokenizer, profile: Profile, prompt: &[u32], n: usize) -> Vec<u32> {
+    let options = GenerateOptions {
+        max_tokens: Some(n),
+        sampler: SamplerOptions::greedy(),
+        stop_ids: Vec::new(),
+        stop_strings: Vec::new(),
+    };
+    let mut session = Session::new(model, profile, usize::MAX);
+    generate(&mut session, tokenizer, prompt, &options, &mut |_| ControlFlow::Continue(()))
+        .expect("generated")
+        .ids
+}
+
+fn largest_difference(found: &[f32], expected: &[f64]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    found.iter().zip(expected).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max)
+}
+
+#[test]
+fn tiny_f32_gives_the_logits_and_ids_of_transformers() {
+    let (folder, golden) = (tiny("fp32"), Golden::load());
+    let (_out, archive) = packed(folder.path(), Preset::F32);
+    let (model, tokenizer) =
+        (Model::load(&archive).expect("model"), Tokenizer::load(&archive).expect("tokenizer"));
+    let prompt = golden.ids("input_ids");
+    assert_eq!(tokenizer.encode("Row by row, the largest value").expect("encoded"), prompt);
+    let difference =
+        largest_difference(&all_logits(&model, Profile::Fast, &prompt), &golden.f64s("logits.fp32_in_f64"));
+    assert!(difference <= 1e-4, "largest difference {difference}");
+    assert_eq!(greedy(&model, &tokenizer, Profile::Fast, &prompt, 32), golden.ids("generated.fp32"));
+}
+
+#[test]
+fn tiny_bnb_int8_in_exact_gives_the_logits_and_ids_of_bitsandbytes() {
+    let (folder, golden) = (tiny("fp32"), Golden::load());
+    let (_out, archive) = packed(folder.path(), Preset::BnbInt8);
+    let (model, tokenizer) =
+        (Model::load(&archive).expect("model"), Tokenizer::load(&archive).expect("tokenizer"));
+    let prompt = golden.ids("input_ids");
+    let difference =
+        largest_difference(&all_logits(&model, Profile::Exact, &prompt), &golden.f32s("logits.int8"));
+    assert!(difference <= 1e-2, "largest difference {difference}");
+    // The smallest distance between the two best logits is 0.05 there, five times the tolerance.
+    assert_eq!(greedy(&model, &tokenizer, Profile::Exact, &prompt, 32), golden.ids("generated.int8"));
+}
+
+#[test]
+fn tiny_bnb_int8_without_outliers_gives_the_logits_of_threshold_zero() {
+    let (folder, golden) = (tiny("fp32"), Golden::load());
+    let (_out, archive) = packed(folder.path(), Preset::BnbInt8);
+    let tokenizer = Tokenizer::load(&archive).expect("tokenizer");
+    let mut graph = Graph::from_json(archive.entry(entry_names::GRAPH).expect("graph").data).expect("graph");
+    for node in &mut graph.nodes {
+        if let Op::Linear { outlier_threshold, .. } | Op::Logits { outlier_threshold, .. } = node {
+            *outlier_threshold = None;
+        }
+    }
+    let model = Model::new(graph, archive.weights().clone(), archive.manifest()).expect("model");
+    let prompt = golden.ids("input_ids");
+    let difference =
+        largest_difference(&all_logits(&model, Profile::Exact, &prompt), &golden.f32s("logits.int8_t0"));
+    assert!(difference <= 1e-2, "largest difference {difference}");
+    assert_eq!(greedy(&model, &tokenizer, Profile::Exact, &prompt, 32), golden.ids("generated.int8_t0"));
+}
+
+#[test]
+fn packed_codes_are_those_that_bitsandbytes_saved() {
+    let folder = tiny("fp32");
+    let (_out, archive) = packed(folder.path(), Preset::BnbInt8);
+    let saved = std::fs::read(fixture("golden/tiny-gpt2/int8/model.safetensors")).expect("golden file");
+    let saved = SafeTensors::deserialize(&saved).expect("golden file");
+    let mut compared = 0;
+    for (name, tensor) in saved.tensors() {
+        if name.ends_with(".weight_format") {
+            continue; // says row-major, which an archive always is
+        }
+        let ours = archive.weights().get(&name).unwrap_or_else(|| panic!("no tensor {name}"));
+        assert_eq!(ours.info.shape, tensor.shape(), "{name}");
+        assert_eq!(ours.data, tensor.data(), "{name}");
+        compared += 1;
+    }
+    assert_eq!(compared, archive.weights().index().tensors().len());
+}
+
+#[test]
+fn the_tiny_tokenizer_encodes_and_decodes_as_its_reference() {
+    let json = std::fs::read(fixture("golden/tiny-gpt2/tokenizer/tokenizer.json")).expect("tokenizer");
+    let cases = std::fs::read(fixture("golden/tiny-gpt2/tokenizer/tokenizer_cases.json")).expect("cases");
+    let cases: Vec<serde_json::Value> = serde_json::from_slice(&cases).expect("cases");
+    let tokenizer = Tokenizer::from_json(&json).expect("tokenizer");
+    assert!(!cases.is_empty());
+    for case in cases {
+        let text = case["text"].as_str().expect("text");
+        let ids: Vec<u32> = serde_json::from_value(case["ids"].clone()).expect("ids");
+        assert_eq!(tokenizer.encode(text).expect("encoded"), ids, "{text:?}");
+        let bytes: Vec<u8> = ids.iter().flat_map(|&id| tokenizer.bytes(id)).collect();
+        assert_eq!(String::from_utf8_lossy(&bytes), case["decoded"].as_str().expect("decoded"), "{text:?}");
+    }
+}
+
+#[test]
+fn logits_are_bit_equal_for_any_chunking_thread_count_and_instruction_set() {
+    let (_out, archive) = packed(&fixture("aibit-small-gpt2"), Preset::Int8);
+    let tokenizer = Tokenizer::load(&archive).expect("tokenizer");
+    let text = std::fs::read_to_string(fixture("aibit-small-gpt2/README.md")).expect("text");
+    let ids = &tokenizer.encode(&text).expect("encoded")[..150];
+    let bits = |logits: &[f32]| logits.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    let load = || Model::load(&archive).expect("model");
+    let expected = bits(&all_logits(&load(), Profile::Fast, ids));
+
+    let model = load();
+    for split in [1, 2, 7, 64, 149] {
+        let mut session = Session::new(&model, Profile::Fast, 512);
+        let mut found = Vec::new();
+        for chunk in ids.chunks(split) {
+            session.append_all(chunk, |_, logits| found.extend(bits(logits))).expect("logits");
+        }
+        assert!(found == expected, "in chunks of {split}");
+    }
+    for threads in [1, 2, 3] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("pool");
+        let found = pool.install(|| bits(&all_logits(&model, Profile::Fast, ids)));
+        assert!(found == expected, "with {threads} threads");
+    }
+    for isa in Isa::available() {
+        // The scalar specification is slow: fewer tokens say as much.
+        let ids = if isa == Isa::SCALAR { &ids[..20] } else { ids };
+        let found = bits(&all_logits(&load().with_isa(isa), Profile::Fast, ids));
+        assert!(found == expected[..found.len()], "on {}", isa.name());
+    }
+}
+
+#[test]
+fn small_f32_continues_as_transformers_does() {
+    let (_out, archive) = packed(&fixture("aibit-small-gpt2"), Preset::F32);
+    let (model, tokenizer) =
+        (Model::load(&archive).expect("model"), Tokenizer::load(&archive).expect("tokenizer"));
+    let expected = std::fs::read(fixture("aibit-small-gpt2/expected.json")).expect("expected.json");
+    let expected: serde_json::Value = serde_json::from_slice(&expected).expect("expected.json");
+    let cases = expected["greedy"].as_array().expect("cases");
+    assert_eq!(cases.len(), 3);
+    for case in cases {
+        let ids = |key: &str| serde_json::from_value::<Vec<u32>>(case[key].clone()).expect("ids");
+        let prompt = tokenizer.encode(case["prompt"].as_str().expect("prompt")).expect("encoded");
+        assert_eq!(prompt, ids("prompt_ids"));
+        assert_eq!(greedy(&model, &tokenizer, Profile::Fast, &prompt, 48), ids("continuation_ids"));
+        let mut session = Session::new(&model, Profile::Fast, 512);
+        let logits = session.append(&prompt).expect("logits");
+        let top: Vec<(usize, f64)> =
+            serde_json::from_value(case["first_step_top5"].clone()).expect("top five");
+        for (id, logit) in top {
+            assert!(
+                (f64::from(logits[id]) - logit).abs() < 1e-4,
+                "logit {id} is {}, not {logit}",
+                logits[id]
+            );
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! The main job from end to end, through the binary alone: what a user does, in the order a user does it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, bail, ensure};
+use serde_json::Value;
+
+use crate::root;
+
+/// What a package of each preset must keep of the f32 package, on the project's own documentation.
+struct Quality {
+    preset: &'static str,
+    /// Largest ratio of perplexities, either way.
+    ratio: f64,
+    /// Largest mean divergence, in nats.
+    kl: f64,
+}
+
+/// f16 differs by rounding alone. For int8 the perplexity bound is the project's promise; the divergence bound
+/// is four times what the small model shows (docs/quantization.md), so that it catches a broken kernel or scale.
+const QUALITY: [Quality; 3] = [
+    Quality { preset: "f32", ratio: 1.0, kl: 1e-9 },
+    Quality { preset: "f16", ratio: 1.001, kl: 1e-4 },
+    Quality { preset: "int8", ratio: 1.01, kl: 0.04 },
+];
+
+const PROMPT: &str = "The history of the city begins";
+const RUNS: usize = 5;
+
+/// Runs everything for one model; fails if an id, a digest or the quality is not as expected.
+pub(crate) fn run(model: &str) -> anyhow::Result<()> {
+    let source = match model {
+        "small" => root().join("fixtures/aibit-small-gpt2"),
+        "gpt2" => root().join("target/fixtures/gpt2"),
+        other => bail!("no model `{other}`; there are small and gpt2"),
+    };
+    ensure!(
+        source.is_dir(),
+        "{} is not there: run `cargo xtask fixtures --model {model}` first",
+        source.display()
+    );
+    let aibit = build()?;
+    let folder = root().join("target/e2e").join(model);
+    std::fs::create_dir_all(&folder)?;
+    let text = documentation(&folder)?;
+
+    let mut rows = Vec::new();
+    for Quality { preset, ratio, kl } in QUALITY {
+        eprintln!("{preset}: pack, verify, run, eval");
+        let archive = folder.join(format!("{model}-{preset}.aibit"));
+        let archive_path = path(&archive);
+        let packed = aibit.json(&["pack", path(&source), "-o", archive_path, "-q", preset])?;
+        check_reproducible(&aibit, &source, &folder, preset, &archive)?;
+        let verified = aibit.json(&["verify", archive_path, "--run"])?;
+        ensure!(verified["ok"] == true, "{preset}: verify --run: {verified}");
+        let inspected = aibit.json(&["inspect", archive_path])?;
+        check_source(&source, &inspected)?;
+
+        let mut runs = Vec::new();
+        for _ in 0..RUNS {
+            runs.push(aibit.json(&["run", archive_path, "-p", PROMPT, "-n", "48", "--temp", "0"])?);
+        }
+        ensure!(
+            runs.iter().all(|run| run["generated_ids"] == runs[0]["generated_ids"]),
+            "{preset}: greedy runs differ from each other"
+        );
+        if preset == "f32" {
+            check_ids(&source, &runs[0])?;
+        }
+        let base = folder.join(format!("{model}-f32.aibit"));
+        let window = inspected["context"].as_u64().context("context")?.min(512).to_string();
+        let eval = aibit.json(&[
+            "eval",
+            archive_path,
+            "--ppl",
+            path(&text),
+            "--kl-base",
+            path(&base),
+            "-w",
+            &window,
+        ])?;
+        let row = Row::new(preset, &packed, &runs, &eval)?;
+        ensure!(
+            row.ratio <= ratio && row.ratio >= 1.0 / ratio && row.kl <= kl,
+            "{preset}: perplexity ratio {} (at most {ratio}) or mean KL {} (at most {kl}) is not as expected",
+            row.ratio,
+            row.kl
+        );
+        rows.push(row);
+    }
+    print_table(model, &rows);
+    Ok(())
+}
+
+/// The release binary, built by the cargo that runs this.
+struct Aibit(PathBuf);
+
+fn build() -> anyhow::Result<Aibit> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(["build", "--release", "--package", "aibit-cli", "--message-format=json-render-diagnostics"])
+        .current_dir(root())
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .context("cannot run cargo")?;
+    ensure!(output.status.success(), "the binary does not build");
+    let binary = String::from_utf8(output.stdout)?
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| message["target"]["name"] == "aibit")
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from));
+    Ok(Aibit(binary.context("cargo built no binary called aibit")?))
+}
+
+impl Aibit {
+    /// Runs the binary in a process of its own and reads its `--json`.
+    fn json(&self, args: &[&str]) -> anyhow::Result<Value> {
+        let output = Command::new(&self.0).args(args).arg("--json").output().context("cannot run aibit")?;
+        let command = format!("aibit {}", args.join(" "));
+        if output.stdout.is_empty() {
+            bail!("{command}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+        }
+        serde_json::from_slice(&output.stdout).with_context(|| command)
+    }
+}
+
+/// The project's own documents as one text: there is no other English here that may be measured on.
+fn documentation(folder: &Path) -> anyhow::Result<PathBuf> {
+    let names = ["README.md", "ARCHITECTURE.md", "docs/format.md", "docs/quantization.md"];
+    let parts: Vec<_> = names
+        .iter()
+        .map(|name| std::fs::read_to_string(root().join(name)).with_context(|| name.to_string()))
+        .collect::<Result<_, _>>()?;
+    let target = folder.join("documentation.txt");
+    std::fs::write(&target, parts.join("\n"))?;
+    Ok(target)
+}
+
+/// Packs again from a copy in another folder with another number of threads: the bytes must be the same.
+fn check_reproducible(
+    aibit: &Aibit,
+    source: &Path,
+    folder: &Path,
+    preset: &str,
+    archive: &Path,
+) -> anyhow::Result<()> {
+    let copy = folder.join("copy");
+    std::fs::create_dir_all(&copy)?;
+    for file in std::fs::read_dir(source)? {
+        let file = file?.path();
+        let target = copy.join(file.file_name().context("a file name")?);
+        if !target.exists() {
+            std::fs::hard_link(&file, &target).or_else(|_| std::fs::copy(&file, &target).map(drop))?;
+        }
+    }
+    let again = folder.join("again.aibit");
+    aibit.json(&["pack", path(&copy), "-o", path(&again), "-q", preset, "-t", "1"])?;
+    let equal = std::fs::read(archive)? == std::fs::read(&again)?;
+    std::fs::remove_file(&again)?;
+    std::fs::remove_dir_all(&copy)?;
+    ensure!(equal, "{preset}: two packs of one source differ");
+    Ok(())
+}
+
+/// The digest of the source's weights, as its own expectations state it, must stand in the provenance.
+fn check_source(source: &Path, inspected: &Value) -> anyhow::Result<()> {
+    let Some(expected) = expectations(source)? else { return Ok(()) };
+    let files = inspected["provenance"]["source"]["files"].as_array().context("provenance")?;
+    let weights =
+        files.iter().find(|file| file["name"] == "model.safetensors").context("model.safetensors")?;
+    ensure!(
+        weights["sha256"] == expected["model_safetensors_sha256"],
+        "the provenance has another digest than expected.json: {weights}"
+    );
+    Ok(())
+}
+
+/// Ids of the reference implementation, where the model comes with them.
+fn check_ids(source: &Path, run: &Value) -> anyhow::Result<()> {
+    let Some(expected) = expectations(source)? else {
+        eprintln!("no reference ids for this model: greedy runs are only compared with each other");
+        return Ok(());
+    };
+    let cases = expected["greedy"].as_array().context("greedy cases")?;
+    let case = cases.iter().find(|case| case["prompt"] == PROMPT).context("a case with the prompt")?;
+    ensure!(run["prompt_ids"] == case["prompt_ids"], "prompt ids {}", run["prompt_ids"]);
+    ensure!(run["generated_ids"] == case["continuation_ids"], "greedy ids {}", run["generated_ids"]);
+    Ok(())
+}
+
+fn expectations(source: &Path) -> anyhow::Result<Option<Value>> {
+    match std::fs::read(source.join("expected.json")) {
+        Ok(json) => Ok(Some(serde_json::from_slice(&json)?)),
+        Err(_) => Ok(None),
+    }
+}
+
+struct Row {
+    preset: &'static str,
+    file_bytes: f64,
+    bits_per_weight: f64,
+    load_ms: f64,
+    first_token_ms: f64,
+    decode: f64,
+    perplexity: f64,
+    ratio: f64,
+    kl: f64,
+    top1: f64,
+    text: String,
+}
+
+impl Row {
+    fn new(preset: &'static str, packed: &Value, runs: &[Value], eval: &Value) -> anyhow::Result<Self> {
+        let number =
+            |value: &Value, what: &str| value.as_f64().with_context(|| format!("{preset}: no {what}"));
+        let median = |field: &str| -> anyhow::Result<f64> {
+            let mut values: Vec<f64> =
+                runs.iter().map(|run| number(&run["timings"][field], field)).collect::<Result<_, _>>()?;
+            values.sort_by(f64::total_cmp);
+            Ok(values[values.len() / 2])
+        };
+        let perplexity = number(&eval["perplexity"], "perplexity")?;
+        Ok(Self {
+            preset,
+            file_bytes: number(&packed["file_bytes"], "file_bytes")?,
+            bits_per_weight: number(&packed["bits_per_weight"], "bits_per_weight")?,
+            load_ms: median("load_ms")?,
+            first_token_ms: median("first_token_ms")?,
+            decode: median("decode_tokens_per_s")?,
+            perplexity,
+            ratio: perplexity / number(&eval["base"]["perplexity"], "base perplexity")?,
+            kl: number(&eval["base"]["mean_kl"], "mean_kl")?.abs(),
+            top1: number(&eval["base"]["top1_agreement"], "top1_agreement")?,
+            text: runs[0]["text"].as_str().unwrap_or_default().to_owned(),
+        })
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the table is the task's result")]
+fn print_table(model: &str, rows: &[Row]) {
+    println!(
+        "\n{model}: packed, verified, run in new processes (medians of {RUNS}), measured on the documentation\n"
+    );
+    println!(
+        "{:<7} {:>9} {:>8} {:>9} {:>12} {:>13} {:>11} {:>9} {:>11} {:>7}",
+        "",
+        "file MB",
+        "bits/w",
+        "load ms",
+        "1st token ms",
+        "decode tok/s",
+        "perplexity",
+        "ratio",
+        "KL to f32",
+        "top-1"
+    );
+    for row in rows {
+        println!(
+            "{:<7} {:>9.2} {:>8.2} {:>9.1} {:>12.1} {:>13.0} {:>11.3} {:>9.5} {:>11.6} {:>6.2}%",
+            row.preset,
+            row.file_bytes / 1e6,
+            row.bits_per_weight,
+            row.load_ms,
+            row.first_token_ms,
+            row.decode,
+            row.perplexity,
+            row.ratio,
+            row.kl,
+            100.0 * row.top1
+        );
+    }
+    for row in rows {
+        println!("\n{} continues: {PROMPT}\u{2026}{}", row.preset, row.text);
+    }
+    println!("\nall as expected: ids, digests, two packs byte for byte, quality");
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().expect("the workspace's path is UTF-8")
+}

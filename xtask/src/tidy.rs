@@ -1,0 +1,172 @@
+//! Rules of this project that no compiler knows.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, bail, ensure};
+use serde_json::Value;
+
+use crate::root;
+
+/// Which crates of the workspace a crate may use; see ARCHITECTURE.md.
+const ARROWS: [(&str, &[&str]); 10] = [
+    ("aibit-format", &[]),
+    ("aibit-quant", &[]),
+    ("aibit-graph", &[]),
+    ("aibit-kernels", &["aibit-quant"]),
+    ("aibit-gpt2", &["aibit-graph"]),
+    ("aibit-runtime", &["aibit-format", "aibit-graph", "aibit-kernels"]),
+    ("aibit-pack", &["aibit-format", "aibit-gpt2", "aibit-graph", "aibit-quant", "aibit-runtime"]),
+    ("aibit-cli", &["aibit-format", "aibit-graph", "aibit-pack", "aibit-runtime"]),
+    ("aibit-benches", &["aibit-kernels"]),
+    ("xtask", &["aibit-pack"]),
+];
+
+/// The only files that may hold unsafe code.
+const UNSAFE_FILES: [&str; 2] = ["crates/aibit-format/src/mmap.rs", "crates/aibit-kernels/src/"];
+
+/// Words by which a file would know an architecture; these crates must not.
+const ARCHITECTURES: [&str; 4] = ["gpt2", "gpt-2", "llama", "qwen"];
+const BLIND_CRATES: [&str; 3] = ["aibit-format", "aibit-kernels", "aibit-runtime"];
+
+/// Checks everything and lists every violation.
+pub(crate) fn run() -> anyhow::Result<()> {
+    let mut problems = Vec::new();
+    check_arrows(&mut problems)?;
+    check_documents(&mut problems)?;
+    check_sources(&mut problems)?;
+    if problems.is_empty() {
+        eprintln!("tidy: crate arrows, documents and unsafe code are as they should be");
+        return Ok(());
+    }
+    bail!("{} violations:\n  {}", problems.len(), problems.join("\n  "))
+}
+
+fn check_arrows(problems: &mut Vec<String>) -> anyhow::Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
+        .current_dir(root())
+        .output()?;
+    ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout)?;
+    for package in metadata["packages"].as_array().context("packages")? {
+        let name = package["name"].as_str().context("name")?;
+        let Some((_, allowed)) = ARROWS.iter().find(|(known, _)| *known == name) else {
+            problems.push(format!("{name}: a crate that the arrows in xtask/src/tidy.rs do not know"));
+            continue;
+        };
+        for dependency in package["dependencies"].as_array().context("dependencies")? {
+            let used = dependency["name"].as_str().context("name")?;
+            let is_test_only = dependency["kind"] == "dev" && name != "aibit-benches";
+            if dependency["path"].is_string() && !is_test_only && !allowed.contains(&used) {
+                problems.push(format!("{name} depends on {used}; allowed are {allowed:?}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Files and tasks that documents name must exist.
+fn check_documents(problems: &mut Vec<String>) -> anyhow::Result<()> {
+    let mut documents: Vec<PathBuf> =
+        ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"].iter().map(|name| root().join(name)).collect();
+    documents.extend(files_below(&root().join("docs"), "md")?);
+    for document in documents {
+        let text = fs::read_to_string(&document).with_context(|| document.display().to_string())?;
+        let folder = document.parent().context("a folder")?;
+        let shown = document.strip_prefix(root()).unwrap_or(&document).display().to_string();
+        for name in named_files(&text) {
+            if !root().join(&name).exists() && !folder.join(&name).exists() {
+                problems.push(format!("{shown} names `{name}`, which does not exist"));
+            }
+        }
+        for task in text.split("cargo xtask ").skip(1) {
+            let task: String = task.chars().take_while(char::is_ascii_alphanumeric).collect();
+            let known = ["e2e", "fixtures", "tidy"];
+            if !task.is_empty() && !known.contains(&task.as_str()) {
+                problems.push(format!("{shown} names `cargo xtask {task}`, which does not exist"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Targets of relative links, and names in backquotes that look like files of the repository: with a folder,
+/// or with the extension of a source file or document.
+fn named_files(text: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    for link in text.split("](").skip(1) {
+        let target = link.split([')', '#', ' ']).next().unwrap_or_default();
+        if !target.is_empty() && !target.contains("://") {
+            names.push(target.to_owned());
+        }
+    }
+    for line in text.lines() {
+        for quoted in line.split('`').skip(1).step_by(2) {
+            let plain = quoted.chars().all(|c| c.is_ascii_alphanumeric() || "._-/".contains(c));
+            let repository_folder =
+                ["crates/", "docs/", "fixtures/", "xtask/", "benches/", ".ci/", ".cargo/"]
+                    .iter()
+                    .any(|f| quoted.starts_with(f));
+            let extension = [".rs", ".md", ".py", ".toml"].iter().any(|e| quoted.ends_with(e));
+            if plain && (repository_folder || extension) {
+                names.push(quoted.to_owned());
+            }
+        }
+    }
+    names
+}
+
+fn check_sources(problems: &mut Vec<String>) -> anyhow::Result<()> {
+    for folder in ["crates", "xtask", "benches"] {
+        for file in files_below(&root().join(folder), "rs")? {
+            let text = fs::read_to_string(&file)?;
+            let shown = file.strip_prefix(root()).unwrap_or(&file).display().to_string();
+            let is_test = shown.contains("/tests/");
+            let lines: Vec<&str> = text.lines().collect();
+            for (index, line) in lines.iter().enumerate() {
+                let code = line.split("//").next().unwrap_or_default();
+                let opens_unsafe =
+                    ["unsafe {", "unsafe impl"].iter().any(|u| code.contains(u)) && !code.contains('"');
+                if !opens_unsafe {
+                    continue;
+                }
+                if !UNSAFE_FILES.iter().any(|allowed| shown.starts_with(allowed)) {
+                    problems.push(format!("{shown}:{}: unsafe code outside {UNSAFE_FILES:?}", index + 1));
+                }
+                let before = &lines[index.saturating_sub(6)..=index];
+                if !before.iter().any(|line| line.contains("SAFETY:")) {
+                    problems.push(format!("{shown}:{}: unsafe without a SAFETY comment", index + 1));
+                }
+            }
+            let blind = BLIND_CRATES.iter().any(|name| shown.starts_with(&format!("crates/{name}/src")));
+            if blind && !is_test {
+                let unit_tests =
+                    lines.iter().position(|line| line.contains("#[cfg(test)]")).unwrap_or(lines.len());
+                for (index, line) in lines[..unit_tests].iter().enumerate() {
+                    let code = line.split("//").next().unwrap_or_default().to_ascii_lowercase();
+                    if let Some(word) = ARCHITECTURES.iter().find(|word| code.contains(**word)) {
+                        problems.push(format!("{shown}:{}: names the architecture `{word}`", index + 1));
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn files_below(folder: &Path, extension: &str) -> anyhow::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let path = entry?.path();
+        if path.is_dir() {
+            files.extend(files_below(&path, extension)?);
+        } else if path.extension().is_some_and(|e| e == extension) {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
