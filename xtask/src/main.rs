@@ -2,6 +2,7 @@
 
 mod e2e;
 mod fixtures;
+mod shape;
 mod tidy;
 
 use std::path::Path;
@@ -30,6 +31,12 @@ enum Task {
         #[arg(long)]
         model: String,
     },
+    /// Make a model of a real shape with seeded weights, without a download
+    Shape {
+        /// Channels of every layer norm that are persistent outliers
+        #[arg(long, default_value_t = 6)]
+        outlier_channels: usize,
+    },
     /// Check what the compiler does not: crate arrows, documents, unsafe code
     Tidy,
 }
@@ -38,6 +45,10 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().task {
         Task::E2e { model } => e2e::run(&model),
         Task::Fixtures { model } => fixtures::run(&model),
+        Task::Shape { outlier_channels } => {
+            eprintln!("{}", shape::gpt2(outlier_channels)?.display());
+            Ok(())
+        }
         Task::Tidy => tidy::run(),
     }
 }

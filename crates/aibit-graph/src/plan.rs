@@ -1,5 +1,7 @@
 //! The buffer plan: one arena for all values, places given out by liveness.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{Graph, GraphError, ValueId};
@@ -90,18 +92,18 @@ impl Graph {
                 )));
             }
         }
-        let overlap = |a: ValueId, b: ValueId| {
-            plan.offsets[a] < plan.offsets[b] + self.values[b].width
-                && plan.offsets[b] < plan.offsets[a] + self.values[a].width
-        };
         let last_use = self.last_uses();
-        let mut live: Vec<ValueId> = Vec::new();
+        // Live values by offset. They never overlap, so those in a range are neighbours here: a graph with
+        // thousands of them, which only a hostile file has, costs no comparison of all with all.
+        let mut live: BTreeMap<usize, ValueId> = BTreeMap::new();
         for (at, node) in self.nodes.iter().enumerate() {
             if let Some(output) = node.output() {
-                for &other in live.iter().filter(|&&other| overlap(other, output)) {
+                let (start, end) = (plan.offsets[output], plan.offsets[output] + self.values[output].width);
+                let below = live.range(..end).rev().map(|(_, &other)| other);
+                for other in below.take_while(|&v| plan.offsets[v] + self.values[v].width > start) {
                     let in_place = node.in_place_input() == Some(other)
                         && last_use[other] == at
-                        && plan.offsets[other] == plan.offsets[output]
+                        && plan.offsets[other] == start
                         && self.values[other].width == self.values[output].width
                         && node.inputs().filter(|&v| v == other).count() == 1;
                     if !in_place {
@@ -111,9 +113,13 @@ impl Graph {
                         )));
                     }
                 }
-                live.push(output);
             }
-            live.retain(|&value| last_use[value] > at);
+            for input in node.inputs().filter(|&v| last_use[v] == at) {
+                live.remove(&plan.offsets[input]);
+            }
+            if let Some(output) = node.output().filter(|&v| last_use[v] > at) {
+                live.insert(plan.offsets[output], output);
+            }
         }
         Ok(())
     }

@@ -42,6 +42,13 @@ impl Graph {
                 return Err(check.attribute("`logits` is the last node and stands nowhere else".into()));
             }
         }
+        if let Some(slot) = slot_used.iter().position(|used| !used) {
+            return Err(GraphError::OutOfRange {
+                what: "the number of KV slots".into(),
+                found: format!("{} (no attention node uses KV slot {slot})", self.kv_slots.len()),
+                allowed: "one per attention node".into(),
+            });
+        }
         self.validate_plan()
     }
 

@@ -178,21 +178,21 @@ impl fmt::Display for Report {
             let size: u64 = scales.iter().map(|t| t.bytes).sum();
             writeln!(f, "{:<10} {:>8} {:>12} {:>12}", "(scales)", scales.len(), "", bytes(size))?;
         }
-        writeln!(f, "\n{:<26} {:>12} {:>12}", "entry", "bytes", "offset")?;
+        write!(f, "\n{:<26} {:>12} {:>12}", "entry", "bytes", "offset")?;
         for entry in &self.entries {
-            writeln!(f, "{:<26} {:>12} {:>12}", entry.name, entry.bytes, entry.offset)?;
+            write!(f, "\n{:<26} {:>12} {:>12}", entry.name, entry.bytes, entry.offset)?;
         }
         if self.list_tensors {
-            writeln!(
+            write!(
                 f,
-                "\n{:<44} {:<6} {:<5} {:>16} {:>12} {:>12}",
+                "\n\n{:<44} {:<6} {:<5} {:>16} {:>12} {:>12}",
                 "tensor", "scheme", "dtype", "shape", "bytes", "offset"
             )?;
             for t in &self.tensors {
                 let shape = format!("{:?}", t.shape);
-                writeln!(
+                write!(
                     f,
-                    "{:<44} {:<6} {:<5} {:>16} {:>12} {:>12}",
+                    "\n{:<44} {:<6} {:<5} {:>16} {:>12} {:>12}",
                     t.name,
                     if t.is_parameter { t.scheme.name() } else { "" },
                     t.dtype,

@@ -22,7 +22,7 @@ use crate::output::{Output, bytes, count};
     after_help = "Examples:\n  \
         aibit pack ./gpt2 -o gpt2.aibit\n  \
         aibit pack openai-community/gpt2 -o gpt2.aibit -q bnb-int8\n  \
-        aibit pack ./gpt2 -o gpt2.aibit --tensor-type 'h\\.11\\.mlp=f16' --tensor-type wte=f16"
+        aibit pack ./gpt2 -o gpt2.aibit --tensor-type 'h\\.11\\.mlp.*weight=f16' --tensor-type wte=f16"
 )]
 pub(crate) struct Args {
     /// A model folder, or the name of a model on the hub

@@ -3,6 +3,7 @@ use std::io::Read;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use aibit_format::Archive;
@@ -12,9 +13,13 @@ use aibit_runtime::{
 };
 use anyhow::Context;
 use serde::Serialize;
+use signal_hook::consts::SIGINT;
 
 use super::{ArchiveArg, ThreadsArg, read_text};
 use crate::output::Output;
+
+/// Exit code of a program that was interrupted.
+const INTERRUPTED: i32 = 130;
 
 /// Generate text
 ///
@@ -148,13 +153,11 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     let prompt_ids = tokenizer.encode(&prompt(args)?)?;
     let load = out.elapsed();
 
-    static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-    ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::Relaxed) {
-            std::process::exit(130); // asked twice: at once
-        }
-    })
-    .context("cannot watch for Ctrl-C")?;
+    let interrupted = Arc::new(AtomicBool::new(false));
+    // Registered in this order, the first Ctrl-C ends the text and the second ends the program.
+    signal_hook::flag::register_conditional_shutdown(SIGINT, INTERRUPTED, Arc::clone(&interrupted))
+        .and_then(|_| signal_hook::flag::register(SIGINT, Arc::clone(&interrupted)))
+        .context("cannot watch for Ctrl-C")?;
 
     let capacity = args.ctx_size.unwrap_or(usize::MAX).min(model.graph().context);
     let mut session = Session::new(&model, args.profile, capacity);
@@ -165,7 +168,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
             failure = Some(e);
             return ControlFlow::Break(());
         }
-        if INTERRUPTED.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if interrupted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     let generation = generate(&mut session, &tokenizer, &prompt_ids, &options, &mut on_text)?;
     if let Some(e) = failure {
@@ -208,7 +211,11 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
         })?;
     }
     out.remark(&remark);
-    Ok(if stop_reason == StopReason::Interrupted { ExitCode::from(130) } else { ExitCode::SUCCESS })
+    Ok(if stop_reason == StopReason::Interrupted {
+        ExitCode::from(INTERRUPTED as u8)
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 /// Options given, else what the package asks for, else the documented defaults.

@@ -43,7 +43,8 @@ fn check(parts: &Parts, tensors: &[Stored]) {
         assert_eq!(tensor.info.elements(), shape.iter().product::<usize>());
         let offset = archive.weights().file_offset(tensor.info);
         assert_eq!(&file[offset as usize..][..data.len()], data);
-        let line = if *dtype == Dtype::I8 && shape.len() > 1 && data.len() % 64 == 0 { 64 } else { 1 };
+        let line =
+            if *dtype == Dtype::I8 && shape.len() > 1 && data.len().is_multiple_of(64) { 64 } else { 1 };
         assert_eq!(offset % (dtype.size().max(line)) as u64, 0, "{name} starts at {offset}");
     }
     assert!(archive.weights().get("no such tensor").is_none());
@@ -201,7 +202,7 @@ proptest! {
             prop_assert_eq!((info.dtype, &info.shape), (tensor.dtype, &tensor.shape));
             prop_assert_eq!(&file[index.data_start()..][info.begin..info.end], tensor.data.as_slice());
             prop_assert_eq!(info.begin % info.dtype.size(), 0);
-            if info.dtype == Dtype::I8 && info.shape.len() > 1 && info.bytes() % 64 == 0 {
+            if info.dtype == Dtype::I8 && info.shape.len() > 1 && info.bytes().is_multiple_of(64) {
                 prop_assert_eq!(info.begin % 64, 0);
             }
         }

@@ -66,7 +66,7 @@ fn headers_that_are_no_json_objects_are_refused() {
     check("{]", 0, &["weights.safetensors: ", "line 1 column 2"]);
     check("{} {}", 0, &["weights.safetensors: trailing characters"]);
     check("{}\0", 0, &["weights.safetensors: trailing characters"]);
-    check("{\"x\":", 0, &["weights.safetensors: EOF"]);
+    check("{\"x\":", 0, &["weights.safetensors: `x`: EOF"]);
     check(&format!("{{\"x\":{}", "[".repeat(100_000)), 0, &["weights.safetensors: "]);
     check(&format!("{{\"__metadata__\":{}", "{\"a\":".repeat(100_000)), 0, &["weights.safetensors: "]);
     let mut not_utf8 = file(&format!("{{{}}}", tensor("x?", 0, 1)), 1);

@@ -1,5 +1,6 @@
 //! The importers and the packer, from outside.
 
+mod documents;
 mod golden_models;
 mod hub;
 mod torch;

@@ -1,0 +1,189 @@
+//! What the commands print for programs: the fields and their types, which other programs rely on.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::models;
+use crate::support::{
+    json, parse_json, run, shelf, small_f32, small_int8, temporary_folder, text, tiny_int8,
+};
+use crate::text_output::TEXT;
+
+/// Every path in a value with the types found there, one a line.
+fn structure(value: &Value) -> String {
+    fn walk(path: &str, value: &Value, lines: &mut BTreeSet<String>) {
+        let kind = match value {
+            Value::Null => "null",
+            Value::Bool(_) => "boolean",
+            Value::Number(n) if n.is_f64() => "number",
+            Value::Number(_) => "integer",
+            Value::String(_) => "string",
+            Value::Array(items) => {
+                items.iter().for_each(|item| walk(&format!("{path}[]"), item, lines));
+                "array"
+            }
+            Value::Object(fields) => {
+                fields.iter().for_each(|(key, item)| walk(&format!("{path}.{key}"), item, lines));
+                "object"
+            }
+        };
+        lines.insert(format!("{path}: {kind}"));
+    }
+    let mut lines = BTreeSet::new();
+    walk("", value, &mut lines);
+    lines.into_iter().filter(|line| line != ": object").collect::<Vec<_>>().join("\n")
+}
+
+/// Fails unless every path of the list, such as `timings.load_ms`, is there.
+#[track_caller]
+fn has(value: &Value, fields: &[&str]) {
+    for field in fields {
+        let found = field.split('.').try_fold(value, |value, key| value.get(key));
+        assert!(found.is_some_and(|value| !value.is_null()), "no {field} in {value}");
+    }
+}
+
+fn small_source() -> String {
+    models::small().to_str().expect("a UTF-8 path").to_owned()
+}
+
+#[test]
+fn pack() {
+    let folder = temporary_folder();
+    let report = json(folder.path(), &["pack", &small_source(), "-o", "out.aibit"]);
+    insta::assert_snapshot!("pack", structure(&report));
+    assert_eq!(report["output"], "out.aibit");
+    assert_eq!(report["parameters"], 10_183_680);
+    let length = fs::metadata(folder.path().join("out.aibit")).expect("an archive").len();
+    assert_eq!(report["file_bytes"], length);
+}
+
+#[test]
+fn run_greedy() {
+    let report = json(shelf(), &["run", small_int8(), "-p", "Once upon a time", "-n", "4", "-t", "2"]);
+    insta::assert_snapshot!("run", structure(&report));
+    has(
+        &report,
+        &[
+            "prompt_ids",
+            "generated_ids",
+            "text",
+            "stop_reason",
+            "timings.load_ms",
+            "timings.first_token_ms",
+            "timings.prefill_tokens_per_s",
+            "timings.decode_tokens_per_s",
+            "profile",
+            "isa",
+            "threads",
+        ],
+    );
+    assert_eq!((text(&report["profile"]), &report["threads"]), ("fast", &2.into()));
+    assert_eq!(text(&report["stop_reason"]), "length");
+    let time = |name: &str| report["timings"][name].as_f64().expect("a number");
+    assert!(0.0 < time("load_ms") && time("load_ms") < time("first_token_ms"), "{report}");
+}
+
+#[test]
+fn run_of_one_token_has_no_decoding_speed() {
+    let report = json(shelf(), &["run", tiny_int8(), "-p", "x", "-n", "1"]);
+    assert_eq!(report["timings"]["decode_tokens_per_s"], Value::Null);
+}
+
+#[test]
+fn inspect() {
+    let report = json(shelf(), &["inspect", small_int8()]);
+    insta::assert_snapshot!("inspect", structure(&report));
+    has(
+        &report,
+        &[
+            "architecture",
+            "parameters",
+            "bits_per_weight",
+            "file_bytes",
+            "tensors",
+            "entries",
+            "recipe",
+            "provenance",
+        ],
+    );
+    for tensor in report["tensors"].as_array().expect("an array") {
+        has(tensor, &["name", "scheme", "dtype", "shape", "bytes", "offset"]);
+    }
+    assert_eq!(report, json(shelf(), &["inspect", "--tensors", small_int8()]), "the list is always there");
+}
+
+#[test]
+fn offsets_of_tensors_are_places_in_the_file() {
+    let file = fs::read(shelf().join(tiny_int8())).expect("an archive");
+    let report = json(shelf(), &["inspect", tiny_int8()]);
+    assert_eq!(report["file_bytes"], file.len());
+    let tensors = report["tensors"].as_array().expect("an array");
+    let bias = tensors.iter().find(|t| t["name"] == "transformer.ln_f.bias").expect("a tensor");
+    let start = bias["offset"].as_u64().expect("an offset") as usize;
+    let stored = &file[start..][..bias["bytes"].as_u64().expect("a length") as usize];
+    assert_eq!(stored, models::Tiny::new().tensors()["transformer.ln_f.bias"].data);
+    for entry in report["entries"].as_array().expect("an array") {
+        assert_eq!(entry["offset"].as_u64().expect("an offset") % 4096, 0, "{entry}");
+    }
+}
+
+#[test]
+fn verify() {
+    let report = json(shelf(), &["verify", tiny_int8(), "--run"]);
+    insta::assert_snapshot!("verify", structure(&report));
+    assert_eq!(report["ok"], true);
+    let checks = report["checks"].as_array().expect("an array");
+    for check in checks {
+        has(check, &["name", "ok", "detail"]);
+        assert_eq!(check["ok"], true, "{check}");
+    }
+    let without_replay = json(shelf(), &["verify", tiny_int8()]);
+    assert!(without_replay["checks"].as_array().expect("an array").len() < checks.len());
+}
+
+#[test]
+fn verify_of_what_is_no_archive() {
+    let folder = temporary_folder();
+    fs::write(folder.path().join("text.aibit"), "certainly not an archive").expect("write");
+    let outcome = run(folder.path(), &["verify", "text.aibit", "--json"]);
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(1), ""));
+    let report = parse_json(&outcome.stdout);
+    assert_eq!(report["ok"], false);
+    assert_eq!(report["checks"][0]["ok"], false);
+}
+
+#[test]
+fn eval() {
+    let folder = temporary_folder();
+    fs::write(folder.path().join("text.txt"), TEXT).expect("write");
+    let absolute = |name: &str| shelf().join(name).to_str().expect("a UTF-8 path").to_owned();
+    let report = evaluate(folder.path(), &absolute(small_int8()), &absolute(small_f32()));
+    insta::assert_snapshot!("eval", structure(&report));
+    has(&report, &["perplexity", "mean_nll", "tokens", "window", "stride", "profile", "isa", "threads"]);
+    let number = |value: &Value| value.as_f64().expect("a number");
+    let ratio = number(&report["perplexity"]) / number(&report["mean_nll"]).exp();
+    assert!((ratio - 1.0).abs() < 1e-9, "perplexity is exp(mean_nll): {report}");
+    assert!(number(&report["base"]["mean_kl"]) > 0.0, "{report}");
+    assert_eq!((&report["window"], &report["stride"]), (&32.into(), &16.into()));
+
+    let itself = evaluate(folder.path(), &absolute(small_f32()), &absolute(small_f32()));
+    assert_eq!(number(&itself["base"]["mean_kl"]), 0.0);
+    assert_eq!(number(&itself["base"]["top1_agreement"]), 1.0);
+    assert_eq!(itself["base"]["perplexity"], itself["perplexity"]);
+}
+
+fn evaluate(folder: &Path, archive: &str, base: &str) -> Value {
+    let args = ["eval", archive, "--ppl", "text.txt", "--window", "32", "--stride", "16", "--kl-base", base];
+    json(folder, &args)
+}
+
+#[test]
+fn completions() {
+    let report = json(shelf(), &["completions", "bash"]);
+    insta::assert_snapshot!("completions", structure(&report));
+    assert!(text(&report["script"]).contains("_aibit"));
+}

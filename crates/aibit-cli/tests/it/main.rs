@@ -1,0 +1,14 @@
+//! The `aibit` binary as its users meet it: what it prints, how it ends, and what its archives promise.
+
+mod error_messages;
+mod generation;
+mod help;
+mod json_output;
+#[cfg(target_os = "linux")]
+mod memory;
+mod models;
+mod packing;
+mod support;
+mod text_output;
+mod torch_file;
+mod verification;

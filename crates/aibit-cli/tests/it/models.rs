@@ -1,0 +1,124 @@
+//! Model folders: the trained one, and copies of the tiny one to break.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::temporary_folder;
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
+}
+
+/// The folder of the trained model. Nothing may be written to it.
+pub(crate) fn small() -> PathBuf {
+    fixtures().join("aibit-small-gpt2")
+}
+
+/// What the reference implementation computes for the trained model.
+pub(crate) fn small_expected() -> Value {
+    serde_json::from_slice(&fs::read(small().join("expected.json")).expect("a fixture")).expect("JSON")
+}
+
+/// A copy of the tiny random model.
+pub(crate) struct Tiny {
+    /// Holds the model in the folder `tiny`, so that messages call it that.
+    folder: TempDir,
+    path: PathBuf,
+}
+
+/// A tensor of a checkpoint.
+#[derive(Debug, Clone)]
+pub(crate) struct SourceTensor {
+    pub(crate) dtype: Dtype,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) data: Vec<u8>,
+}
+
+impl Tiny {
+    pub(crate) fn new() -> Self {
+        let folder = temporary_folder();
+        let path = folder.path().join("tiny");
+        fs::create_dir(&path).expect("a folder");
+        let golden = fixtures().join("golden/tiny-gpt2");
+        for name in [
+            "fp32/config.json",
+            "fp32/generation_config.json",
+            "fp32/model.safetensors",
+            "tokenizer/tokenizer.json",
+            "tokenizer/tokenizer_config.json",
+            "tokenizer/vocab.json",
+            "tokenizer/merges.txt",
+        ] {
+            let from = golden.join(name);
+            let to = path.join(from.file_name().expect("a file name"));
+            // Written anew: a copy would carry over permissions.
+            fs::write(to, fs::read(&from).expect("a fixture")).expect("write");
+        }
+        Self { folder, path }
+    }
+
+    /// The model's folder.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The folder around it, to run the binary in.
+    pub(crate) fn around(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn remove(self, name: &str) -> Self {
+        fs::remove_file(self.path.join(name)).expect("the file was there");
+        self
+    }
+
+    pub(crate) fn write(self, name: &str, content: &[u8]) -> Self {
+        fs::write(self.path.join(name), content).expect("write");
+        self
+    }
+
+    /// Sets a field of `config.json`.
+    pub(crate) fn with_config(self, field: &str, value: Value) -> Self {
+        self.edit_json("config.json", |config| config[field] = value)
+    }
+
+    pub(crate) fn edit_json(self, name: &str, edit: impl FnOnce(&mut Value)) -> Self {
+        let mut json = serde_json::from_slice(&fs::read(self.path.join(name)).expect("read")).expect("JSON");
+        edit(&mut json);
+        self.write(name, json.to_string().as_bytes())
+    }
+
+    /// The tensors of `model.safetensors`.
+    pub(crate) fn tensors(&self) -> BTreeMap<String, SourceTensor> {
+        let file = fs::read(self.path.join("model.safetensors")).expect("read");
+        let tensors = SafeTensors::deserialize(&file).expect("safetensors");
+        let owned = |view: &TensorView<'_>| SourceTensor {
+            dtype: view.dtype(),
+            shape: view.shape().to_vec(),
+            data: view.data().to_vec(),
+        };
+        tensors.tensors().iter().map(|(name, view)| (name.clone(), owned(view))).collect()
+    }
+
+    /// Changes the tensors of `model.safetensors`.
+    pub(crate) fn edit_tensors(self, edit: impl FnOnce(&mut BTreeMap<String, SourceTensor>)) -> Self {
+        let mut tensors = self.tensors();
+        edit(&mut tensors);
+        let file = safetensors_file(&tensors);
+        self.write("model.safetensors", &file)
+    }
+}
+
+pub(crate) fn safetensors_file(tensors: &BTreeMap<String, SourceTensor>) -> Vec<u8> {
+    let views = tensors.iter().map(|(name, tensor)| {
+        let view = TensorView::new(tensor.dtype, tensor.shape.clone(), &tensor.data);
+        (name, view.expect("shape and bytes agree"))
+    });
+    safetensors::serialize(views, None).expect("serialize")
+}

@@ -1,0 +1,176 @@
+//! Running the binary, and the archives that many tests read.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+use std::{fs, io};
+
+use serde_json::Value;
+
+use crate::models;
+
+/// Long past any run of a test, on any machine.
+const TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How a run of the binary ended, and what it said.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// Runs the binary in `folder` with `input` on standard input and the variables `env` set. Files are named
+/// relative to the folder, so no message holds a path of the machine.
+#[track_caller]
+pub(crate) fn run_with(folder: &Path, args: &[&str], input: &str, env: &[(&str, &str)]) -> Outcome {
+    let output = assert_cmd::Command::new(env!("CARGO_BIN_EXE_aibit"))
+        .current_dir(folder)
+        .args(args)
+        .env("COLUMNS", "100")
+        .env_remove("CLICOLOR_FORCE")
+        .envs(env.iter().copied())
+        .write_stdin(input)
+        .timeout(TIMEOUT)
+        .output()
+        .expect("the binary starts");
+    let text = |bytes| String::from_utf8(bytes).expect("output is UTF-8");
+    let outcome =
+        Outcome { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) };
+    assert!(!outcome.stderr.contains("panicked"), "{args:?}: {}", outcome.stderr);
+    outcome
+}
+
+#[track_caller]
+pub(crate) fn run(folder: &Path, args: &[&str]) -> Outcome {
+    run_with(folder, args, "", &[])
+}
+
+/// Standard output of a run that must succeed and have nothing to complain of.
+#[track_caller]
+pub(crate) fn succeeds(folder: &Path, args: &[&str]) -> String {
+    let Outcome { code, stdout, stderr } = run(folder, args);
+    assert_eq!((code, stderr.as_str()), (Some(0), ""), "{args:?}");
+    stdout
+}
+
+/// Standard error of a run that must fail with exit code 2 and print no result.
+#[track_caller]
+pub(crate) fn refuses(folder: &Path, args: &[&str]) -> String {
+    let Outcome { code, stdout, stderr } = run(folder, args);
+    assert_eq!((code, stdout.as_str()), (Some(2), ""), "{args:?}: {stderr}");
+    stderr
+}
+
+/// The one JSON object that a run with `--json` prints.
+#[track_caller]
+pub(crate) fn json(folder: &Path, args: &[&str]) -> Value {
+    parse_json(&succeeds(folder, &[args, &["--json"]].concat()))
+}
+
+#[track_caller]
+pub(crate) fn parse_json(stdout: &str) -> Value {
+    assert_eq!(stdout.lines().count(), 1, "one object on one line: {stdout}");
+    let value: Value = serde_json::from_str(stdout).expect("JSON");
+    assert_eq!(value["schema_version"], 1);
+    value
+}
+
+/// The token ids in an array of a report.
+#[track_caller]
+pub(crate) fn ids(value: &Value) -> Vec<u64> {
+    value.as_array().expect("an array").iter().map(|id| id.as_u64().expect("an id")).collect()
+}
+
+#[track_caller]
+pub(crate) fn text(value: &Value) -> &str {
+    value.as_str().expect("a string")
+}
+
+/// Starts the binary with its standard output piped and its standard error in `folder`.
+#[track_caller]
+pub(crate) fn spawn(folder: &Path, args: &[&str]) -> Running {
+    let errors = folder.join("stderr.txt");
+    let child = std::process::Command::new(env!("CARGO_BIN_EXE_aibit"))
+        .current_dir(folder)
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(fs::File::create(&errors).expect("a file for messages"))
+        .spawn()
+        .expect("the binary starts");
+    Running { child, errors }
+}
+
+/// A run of the binary that has not ended; it is ended when the test is over.
+pub(crate) struct Running {
+    pub(crate) child: Child,
+    errors: PathBuf,
+}
+
+impl Running {
+    /// What it has written to standard error.
+    pub(crate) fn stderr(&self) -> String {
+        fs::read_to_string(&self.errors).expect("messages are UTF-8")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The folder of the archives that tests share. It lies in the build folder and not among the system's temporary
+/// files, because nobody would clear those away when a test binary ends.
+pub(crate) fn shelf() -> &'static Path {
+    static SHELF: OnceLock<PathBuf> = OnceLock::new();
+    SHELF.get_or_init(|| {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("aibit-cli");
+        fs::create_dir_all(&folder).expect("a folder in the build folder");
+        folder
+    })
+}
+
+/// Packs `source` as `name` on the shelf. An archive of an earlier run is replaced in one step, under the eyes of
+/// any process that still reads it.
+fn put_on_shelf(source: &Path, name: &'static str, preset: &str) -> &'static str {
+    let source = source.to_str().expect("a UTF-8 path");
+    succeeds(shelf(), &["pack", source, "-o", name, "-q", preset]);
+    name
+}
+
+/// The trained model in INT8, on the [`shelf`].
+pub(crate) fn small_int8() -> &'static str {
+    static NAME: OnceLock<&str> = OnceLock::new();
+    NAME.get_or_init(|| put_on_shelf(&models::small(), "small-int8.aibit", "int8"))
+}
+
+/// The trained model in F32, on the [`shelf`].
+pub(crate) fn small_f32() -> &'static str {
+    static NAME: OnceLock<&str> = OnceLock::new();
+    NAME.get_or_init(|| put_on_shelf(&models::small(), "small-f32.aibit", "f32"))
+}
+
+/// The tiny random model in INT8, on the [`shelf`].
+pub(crate) fn tiny_int8() -> &'static str {
+    static NAME: OnceLock<&str> = OnceLock::new();
+    NAME.get_or_init(|| put_on_shelf(models::Tiny::new().path(), "tiny-int8.aibit", "int8"))
+}
+
+/// A temporary folder of a test's own.
+#[track_caller]
+pub(crate) fn temporary_folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+/// Whether this process may write into `folder`; the superuser may, whatever the permissions say.
+pub(crate) fn is_writable(folder: &Path) -> io::Result<bool> {
+    match tempfile::tempfile_in(folder) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(false),
+        Err(e) => Err(e),
+    }
+}

@@ -1,0 +1,6 @@
+//! Graphs: sound ones are executed as planned, all others are refused.
+
+mod json;
+mod plans;
+mod support;
+mod validation;

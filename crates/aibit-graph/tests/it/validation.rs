@@ -1,0 +1,342 @@
+//! One broken graph for every rule, refused with the node and the numbers.
+
+use aibit_graph::{ActivationFunction, Graph, GraphError, KvSlot, Op, Value};
+
+use crate::support::{CONTEXT, VOCABULARY, check_refused, node, sample, validate};
+
+#[test]
+fn the_sample_is_valid() {
+    let (graph, shapes) = sample();
+    validate(&graph, &shapes).expect("valid");
+}
+
+#[test]
+fn limits_bound_every_number() {
+    const MAX: usize = 1 << 24;
+    let check = |edit: fn(&mut Graph, usize), what: &str, max: usize| {
+        for found in [0, max + 1, usize::MAX] {
+            check_refused(
+                |g, _| edit(g, found),
+                &[&format!("graph: {what} is {found}, allowed is 1 to {max}")],
+            );
+        }
+    };
+    check(|g, n| g.context = n, "context", MAX);
+    check(|g, n| g.vocabulary = n, "vocabulary", MAX);
+    check(|g, n| g.values[3].width = n, "the width of value 3", MAX);
+    check(|g, n| g.plan.width = n, "the arena's width", MAX);
+    check(|g, n| g.kv_slots[0].n_kv_head = n, "n_kv_head of KV slot 0", MAX);
+    check(|g, n| g.kv_slots[0].head_dim = n, "head_dim of KV slot 0", MAX);
+    check_refused(
+        |g, _| g.kv_slots[0] = KvSlot { n_kv_head: 1 << 13, head_dim: 1 << 12 },
+        &["graph: the width of KV slot 0 is 33554432, allowed is 1 to 16777216"],
+    );
+    check_refused(|g, _| g.nodes.clear(), &["graph: the number of nodes is 0, allowed is 1 to 65536"]);
+    check_refused(|g, _| g.values.clear(), &["graph: the number of values is 0, allowed is 1 to 65536"]);
+    check_refused(
+        |g, _| g.nodes = vec![g.nodes[node::ADD].clone(); 65_537],
+        &["graph: the number of nodes is 65537, allowed is 1 to 65536"],
+    );
+    check_refused(
+        |g, _| g.values = vec![g.values[0].clone(); 65_537],
+        &["graph: the number of values is 65537, allowed is 1 to 65536"],
+    );
+}
+
+#[test]
+fn values_are_written_before_they_are_read() {
+    check_refused(
+        |g, _| g.nodes[node::NORM] = norm(7, 3, 1e-5),
+        &["graph node 3 (layer_norm): value 7 is read before it is written"],
+    );
+    check_refused(
+        |g, _| g.nodes[node::ADD] = Op::Add { a: 0, b: 2, output: 2 },
+        &["graph node 2 (add): value 2 is read before it is written"],
+    );
+    check_refused(
+        |g, _| g.nodes[node::LOGITS] = logits(usize::MAX - 1, "wte"),
+        &["graph node 12 (logits): value 18446744073709551614 does not exist, the graph has 12"],
+    );
+    check_refused(|g, _| g.nodes.swap(0, 2), &["graph node 0 (add): value 0 is read before it is written"]);
+    check_refused(
+        |g, _| {
+            g.values.push(Value { name: "never written".to_owned(), width: 8 });
+            g.nodes[node::LOGITS] = logits(12, "wte");
+        },
+        &["graph node 12 (logits): value 12 is read before it is written"],
+    );
+}
+
+#[test]
+fn values_are_written_once() {
+    check_refused(
+        |g, _| g.nodes[node::POSITIONS] = Op::PositionEmbed { table: "wpe".to_owned(), output: 0 },
+        &["graph node 1 (position_embed): value 0 is written twice"],
+    );
+    check_refused(
+        |g, _| g.nodes[node::ADD] = Op::Add { a: 0, b: 1, output: 0 },
+        &["graph node 2 (add): value 0 is written twice"],
+    );
+}
+
+#[test]
+fn values_exist() {
+    check_refused(
+        |g, _| g.nodes[node::EMBED] = Op::Embed { table: "wte".to_owned(), output: 12 },
+        &["graph node 0 (embed): value 12 does not exist, the graph has 12"],
+    );
+    check_refused(
+        |g, _| g.nodes[node::ADD] = Op::Add { a: 0, b: 99, output: 2 },
+        &["graph node 2 (add): value 99 does not exist, the graph has 12"],
+    );
+    check_refused(
+        |g, _| g.nodes[node::ADD] = Op::Add { a: 0, b: 1, output: usize::MAX },
+        &["graph node 2 (add): value 18446744073709551615 does not exist"],
+    );
+    check_refused(
+        |g, _| _ = g.values.pop(),
+        &["graph node 11 (add): value 11 does not exist, the graph has 11"],
+    );
+}
+
+#[test]
+fn tensors_exist() {
+    let uses = [
+        ("wte", "node 0 (embed)"),
+        ("wpe", "node 1 (position_embed)"),
+        ("ln.weight", "node 3 (layer_norm)"),
+        ("ln.bias", "node 3 (layer_norm)"),
+        ("qkv.weight", "node 4 (linear)"),
+        ("down.bias", "node 10 (linear)"),
+    ];
+    for (tensor, node) in uses {
+        let expected = format!("graph {node}: tensor `{tensor}` is not in the archive");
+        check_refused(|_, shapes| _ = shapes.remove(tensor), &[&expected]);
+    }
+    check_refused(
+        |g, _| g.nodes[node::LOGITS] = logits(11, "lm_head"),
+        &["graph node 12 (logits): tensor `lm_head` is not in the archive"],
+    );
+}
+
+#[test]
+fn tensors_have_the_shapes_that_the_values_ask_for() {
+    let check = |node: &str, tensor: &str, shape: &[usize], expected: &str| {
+        let message =
+            format!("graph node {node}: tensor `{tensor}` has shape {shape:?}, the node needs {expected}");
+        check_refused(|_, shapes| _ = shapes.insert(tensor.to_owned(), shape.to_vec()), &[&message]);
+    };
+    check("0 (embed)", "wte", &[VOCABULARY - 1, 8], "[50, 8]");
+    check("0 (embed)", "wte", &[8, VOCABULARY], "[50, 8]");
+    check("1 (position_embed)", "wpe", &[CONTEXT - 1, 8], "[32, 8]");
+    check("1 (position_embed)", "wpe", &[CONTEXT, 8, 1], "[32, 8]");
+    check("3 (layer_norm)", "ln.weight", &[9], "[8]");
+    check("3 (layer_norm)", "ln.bias", &[1, 8], "[8]");
+    check("4 (linear)", "qkv.weight", &[8, 16], "[16, 8]");
+    check("4 (linear)", "qkv.bias", &[8], "[16]");
+    check("10 (linear)", "down.weight", &[8, 31], "[8, 32]");
+    check("10 (linear)", "down.bias", &[], "[8]");
+    check_refused(
+        |g, shapes| {
+            shapes.insert("head".to_owned(), vec![VOCABULARY + 1, 8]);
+            g.nodes[node::LOGITS] = logits(11, "head");
+        },
+        &["graph node 12 (logits): tensor `head` has shape [51, 8], the node needs [50, 8]"],
+    );
+}
+
+#[test]
+fn element_wise_ops_keep_the_width() {
+    check_refused(
+        |g, _| g.values[1].width = 9,
+        &["graph node 1 (position_embed): tensor `wpe` has shape [32, 8], the node needs [32, 9]"],
+    );
+    check_refused(
+        |g, _| g.nodes[node::RESIDUAL] = Op::Add { a: 2, b: 4, output: 7 },
+        &["graph node 7 (add): value 4 has width 16, value 7 has width 8"],
+    );
+    check_refused(
+        |g, _| g.nodes[node::RESIDUAL] = Op::Add { a: 4, b: 2, output: 7 },
+        &["graph node 7 (add): value 4 has width 16, value 7 has width 8"],
+    );
+    check_refused(
+        |g, _| g.values[9].width = 31,
+        &["graph node 9 (activation): value 8 has width 32, value 9 has width 31"],
+    );
+    check_refused(
+        |g, _| g.values[3].width = 16,
+        &["graph node 3 (layer_norm): value 2 has width 8, value 3 has width 16"],
+    );
+}
+
+#[test]
+fn a_value_is_not_added_to_itself() {
+    check_refused(
+        |g, _| g.nodes[node::ADD] = Op::Add { a: 1, b: 1, output: 2 },
+        &["graph node 2 (add): value 1 is added to itself"],
+    );
+}
+
+#[test]
+fn epsilon_is_positive_and_finite() {
+    for epsilon in [0.0, -0.0, -1e-5, f32::NAN, f32::INFINITY] {
+        let expected =
+            format!("graph node 3 (layer_norm): epsilon is {epsilon}, it must be positive and finite");
+        check_refused(|g, _| g.nodes[node::NORM] = norm(2, 3, epsilon), &[&expected]);
+    }
+}
+
+#[test]
+fn outlier_thresholds_are_positive_and_finite() {
+    for threshold in [0.0, -6.0, f32::NAN, f32::NEG_INFINITY] {
+        let expected = format!("outlier_threshold is {threshold}, it must be positive and finite");
+        check_refused(
+            |g, _| {
+                let Op::Linear { outlier_threshold, .. } = &mut g.nodes[node::QKV] else {
+                    panic!("a linear node")
+                };
+                *outlier_threshold = Some(threshold);
+            },
+            &["graph node 4 (linear): ", &expected],
+        );
+        check_refused(
+            |g, _| {
+                let Op::Logits { outlier_threshold, .. } = &mut g.nodes[node::LOGITS] else {
+                    panic!("the logits")
+                };
+                *outlier_threshold = Some(threshold);
+            },
+            &["graph node 12 (logits): ", &expected],
+        );
+    }
+}
+
+fn attention(slot: usize, n_head: usize, scale: f32) -> Op {
+    Op::Attention { qkv: 4, slot, n_head, scale, output: 5 }
+}
+
+#[test]
+fn scales_are_finite() {
+    for scale in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let expected = format!("graph node 5 (attention): scale is {scale}, it must be finite");
+        check_refused(|g, _| g.nodes[node::ATTENTION] = attention(0, 2, scale), &[&expected]);
+    }
+}
+
+#[test]
+fn heads_fit_the_slot_and_the_widths() {
+    let heads = |n_head: usize, slot: KvSlot, problem: &str| {
+        check_refused(
+            |g, _| {
+                g.kv_slots[0] = slot;
+                g.nodes[node::ATTENTION] = attention(0, n_head, 0.5);
+            },
+            &["graph node 5 (attention): ", problem],
+        );
+    };
+    let slot = |n_kv_head, head_dim| KvSlot { n_kv_head, head_dim };
+    heads(0, slot(1, 4), "n_head 0 is not a positive multiple of n_kv_head 1");
+    heads(3, slot(2, 4), "n_head 3 is not a positive multiple of n_kv_head 2");
+    heads(1, slot(2, 4), "n_head 1 is not a positive multiple of n_kv_head 2");
+    heads(3, slot(1, 4), "3 query heads and 1 key-value heads of 4 elements do not fit widths 16 and 8");
+    heads(2, slot(2, 4), "2 query heads and 2 key-value heads of 4 elements do not fit widths 16 and 8");
+    heads(2, slot(1, 5), "2 query heads and 1 key-value heads of 5 elements do not fit widths 16 and 8");
+    heads(usize::MAX, slot(1, 1), "18446744073709551615 query heads and 1 key-value heads");
+    heads(1 << 62, slot(1, 4), "4611686018427387904 query heads"); // 2^62 * 4 wraps to 0
+    heads((1 << 62) + 2, slot(1, 4), "4611686018427387906 query heads"); // to the right widths
+    // Queries, keys and values fit, the output does not.
+    check_refused(
+        |g, _| {
+            g.values[5].width = 16;
+            g.nodes[node::ATTENTION] = attention(0, 2, 0.5);
+        },
+        &[
+            "graph node 5 (attention): 2 query heads and 1 key-value heads of 4 elements do not fit widths 16 and 16",
+        ],
+    );
+}
+
+#[test]
+fn every_attention_has_a_slot_of_its_own_and_every_slot_an_attention() {
+    check_refused(
+        |g, _| g.nodes[node::ATTENTION] = attention(1, 2, 0.5),
+        &["graph node 5 (attention): KV slot 1 of 1"],
+    );
+    check_refused(
+        |g, _| g.nodes[node::ATTENTION] = attention(usize::MAX, 2, 0.5),
+        &["graph node 5 (attention): KV slot 18446744073709551615 of 1"],
+    );
+    check_refused(|g, _| g.kv_slots.clear(), &["graph node 5 (attention): KV slot 0 of 0"]);
+    check_refused(
+        |g, _| {
+            g.values.push(Value { name: "again".to_owned(), width: 8 });
+            g.nodes.insert(
+                node::ATTENTION + 1,
+                Op::Attention { qkv: 4, slot: 0, n_head: 2, scale: 0.5, output: 12 },
+            );
+            g.plan_buffers();
+        },
+        &["graph node 6 (attention): KV slot 0 belongs to an earlier node"],
+    );
+    // A cache would be allocated for it.
+    check_refused(
+        |g, _| g.kv_slots.push(KvSlot { n_kv_head: 1 << 12, head_dim: 1 << 12 }),
+        &[
+            "graph: the number of KV slots is 2 (no attention node uses KV slot 1), allowed is one per attention node",
+        ],
+    );
+}
+
+#[test]
+fn logits_come_last_and_only_there() {
+    check_refused(
+        |g, _| _ = g.nodes.pop(),
+        &["graph node 11 (add): `logits` is the last node and stands nowhere else"],
+    );
+    check_refused(
+        |g, _| g.nodes.insert(node::LOGITS, logits(11, "wte")),
+        &["graph node 12 (logits): `logits` is the last node and stands nowhere else"],
+    );
+    check_refused(
+        |g, _| g.nodes.swap(node::LOGITS - 1, node::LOGITS),
+        &["graph node 11 (logits): value 11 is read before it is written"],
+    );
+}
+
+#[test]
+fn errors_carry_their_numbers_as_fields() {
+    let (mut graph, shapes) = sample();
+    graph.nodes[node::ADD] = Op::Add { a: 0, b: 99, output: 2 };
+    let error = validate(&graph, &shapes).expect_err("no such value");
+    assert!(matches!(error, GraphError::Value { node: 2, op: "add", value: 99, .. }), "{error}");
+    let (graph, mut shapes) = sample();
+    shapes.insert("wte".to_owned(), vec![1]);
+    let GraphError::TensorShape { node, tensor, found, expected, .. } =
+        validate(&graph, &shapes).expect_err("another shape")
+    else {
+        panic!("a shape error");
+    };
+    assert_eq!((node, tensor.as_str(), found, expected), (0, "wte", vec![1], vec![50, 8]));
+}
+
+#[test]
+fn options_that_are_absent_ask_for_no_tensor() {
+    let (mut graph, mut shapes) = sample();
+    for op in &mut graph.nodes {
+        match op {
+            Op::LayerNorm { bias, .. } | Op::Linear { bias, .. } => *bias = None,
+            Op::Activation { function, .. } => *function = ActivationFunction::Silu,
+            _ => {}
+        }
+    }
+    shapes.retain(|name, _| !name.ends_with(".bias"));
+    validate(&graph, &shapes).expect("valid");
+}
+
+fn norm(input: usize, output: usize, epsilon: f32) -> Op {
+    Op::LayerNorm { input, weight: "ln.weight".to_owned(), bias: None, epsilon, output }
+}
+
+fn logits(input: usize, weight: &str) -> Op {
+    Op::Logits { input, weight: weight.to_owned(), outlier_threshold: None }
+}
