@@ -76,6 +76,11 @@ impl Output {
                 text = format!("{text}\n  caused by: {cause}");
             }
         }
+        // Names out of a hostile file must not steer the terminal.
+        let escape = |c: char| {
+            if c.is_control() && c != '\n' { c.escape_default().to_string() } else { c.to_string() }
+        };
+        let text: String = text.chars().map(escape).collect();
         let _ = writeln!(stderr, "error: {text}");
         if let Some(hint) = hint {
             let _ = writeln!(stderr, "hint: {hint}");

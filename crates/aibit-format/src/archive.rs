@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use crate::zip::{self, Record};
-use crate::{FormatError, Manifest, MappedFile, TensorInfo, WeightsIndex, entry_names, sniff};
+use crate::{FormatError, Manifest, MappedBytes, MappedFile, TensorInfo, WeightsIndex, entry_names, sniff};
 
 /// Longest manifest that is read; a package of ten thousand tensors has a tenth of it.
 const MAX_MANIFEST: u64 = 16 << 20;
@@ -110,6 +110,16 @@ impl Archive {
     /// [`FormatError::MissingEntry`] with the names of those present.
     pub fn entry(&self, name: &str) -> Result<Entry<'_>, FormatError> {
         find(&self.records, name).map(|record| self.entry_of(record))
+    }
+
+    /// The data of the entry called `name`, with the map it lies in: for whoever outlives the archive.
+    ///
+    /// # Errors
+    /// [`FormatError::MissingEntry`] with the names of those present.
+    pub fn entry_bytes(&self, name: &str) -> Result<MappedBytes, FormatError> {
+        let record = find(&self.records, name)?;
+        let range = record.data_offset() as usize..record.data_end() as usize;
+        Ok(MappedBytes::new(self.map.clone(), range))
     }
 
     /// Compares an entry's bytes with its checksum and its digest.

@@ -29,7 +29,7 @@ pub use manifest::{
     EntryRecord, FORMAT_VERSION, Manifest, Override, Provenance, Recipe, Source, SourceFile, TensorRecord,
     entry_names,
 };
-pub use mmap::MappedFile;
+pub use mmap::{MappedBytes, MappedFile};
 pub use verify::check_values;
 pub use weights::{TensorInfo, WeightsIndex, WeightsLayout};
 pub use writer::{ArchiveWriter, EntryWriter};

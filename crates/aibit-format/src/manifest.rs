@@ -23,6 +23,8 @@ pub mod entry_names {
     pub const GENERATION_CONFIG: &str = "generation_config.json";
     /// The tokenizer.
     pub const TOKENIZER: &str = "tokenizer.json";
+    /// The tokenizer again, compiled for use where it lies, where it can be.
+    pub const TOKENIZER_COMPILED: &str = "tokenizer.bin";
     /// Golden ids and logits, made at pack time by the package itself.
     pub const GOLDEN: &str = "golden.json";
 }
@@ -143,6 +145,8 @@ impl Manifest {
         struct Head {
             format: String,
             version: u64,
+            #[serde(default)]
+            required_features: Vec<String>,
         }
         let malformed = |e: serde_json::Error| FormatError::Manifest(json::message(&e));
         let head: Head = serde_json::from_slice(json).map_err(malformed)?;
@@ -155,10 +159,11 @@ impl Manifest {
         if head.version != u64::from(FORMAT_VERSION) {
             return Err(FormatError::Version { found: head.version, supported: FORMAT_VERSION });
         }
-        let manifest: Self = serde_json::from_slice(json).map_err(malformed)?;
-        if let Some(feature) = manifest.required_features.first() {
+        // Before anything else is read: a feature may be what makes the rest readable.
+        if let Some(feature) = head.required_features.first() {
             return Err(FormatError::Feature { feature: feature.chars().take(80).collect() });
         }
+        let manifest: Self = serde_json::from_slice(json).map_err(malformed)?;
         for (alias, target) in &manifest.tied {
             if manifest.tensors.contains_key(alias) || !manifest.tensors.contains_key(target) {
                 return Err(FormatError::Manifest(format!(

@@ -60,3 +60,29 @@ impl Deref for MappedFile {
         &self.0
     }
 }
+
+/// A part of a mapped file that keeps the map alive; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct MappedBytes {
+    map: MappedFile,
+    range: Range<usize>,
+}
+
+impl MappedBytes {
+    /// The bytes at `range` of `map`.
+    ///
+    /// # Panics
+    /// If `range` is not inside the file.
+    pub(crate) fn new(map: MappedFile, range: Range<usize>) -> Self {
+        assert!(map.get(range.clone()).is_some(), "bytes {range:?} of a file of {}", map.len());
+        Self { map, range }
+    }
+}
+
+impl Deref for MappedBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.map[self.range.clone()]
+    }
+}

@@ -92,6 +92,13 @@ impl Graph {
                 )));
             }
         }
+        let needed = (0..self.values.len()).filter_map(end).max().unwrap_or(0);
+        if plan.width != needed {
+            return Err(GraphError::Plan(format!(
+                "the arena's width is {}, the values take {needed}",
+                plan.width
+            )));
+        }
         let last_use = self.last_uses();
         // Live values by offset. They never overlap, so those in a range are neighbours here: a graph with
         // thousands of them, which only a hostile file has, costs no comparison of all with all.

@@ -42,6 +42,13 @@ impl Graph {
                 return Err(check.attribute("`logits` is the last node and stands nowhere else".into()));
             }
         }
+        if let Some(value) = written.iter().position(|written| !written) {
+            return Err(GraphError::OutOfRange {
+                what: "the number of values".into(),
+                found: format!("{} (no node writes value {value})", self.values.len()),
+                allowed: "one per node that writes".into(),
+            });
+        }
         if let Some(slot) = slot_used.iter().position(|used| !used) {
             return Err(GraphError::OutOfRange {
                 what: "the number of KV slots".into(),

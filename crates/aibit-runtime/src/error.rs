@@ -69,6 +69,17 @@ pub enum RuntimeError {
     /// Nothing to start from.
     #[error("the prompt has no tokens; give at least one")]
     EmptyPrompt,
+    /// The system does not give the memory that a sequence needs.
+    #[error(
+        "no memory for {what}: {} bytes are needed; ask for a shorter context",
+        .bytes.map_or("more than 2^64".to_owned(), |bytes| bytes.to_string())
+    )]
+    Memory {
+        /// What it is for.
+        what: &'static str,
+        /// How much; `None` if no `usize` can say.
+        bytes: Option<usize>,
+    },
     /// A text too short to be scored.
     #[error("the text has {tokens} tokens, at least 2 are needed to predict one from another")]
     TextTooShort {

@@ -127,6 +127,15 @@ impl Golden {
     /// # Errors
     /// Whatever keeps the package from running.
     pub fn replay(&self, model: &Model, tokenizer: &Tokenizer) -> Result<Vec<Check>, RuntimeError> {
+        if self.profile != Profile::Fast.name() || self.runs.is_empty() || self.tokenizer.cases.is_empty() {
+            return Err(RuntimeError::Golden(format!(
+                "{} runs in profile `{}` and {} texts; there must be some of both, in profile `{}`",
+                self.runs.len(),
+                self.profile,
+                self.tokenizer.cases.len(),
+                Profile::Fast
+            )));
+        }
         let mut checks = Vec::new();
         for (index, case) in self.tokenizer.cases.iter().enumerate() {
             let ids = tokenizer.encode(&case.text)?;
@@ -140,11 +149,13 @@ impl Golden {
         });
         for (index, golden) in self.runs.iter().enumerate() {
             let found = run(model, tokenizer, &golden.prompt_ids)?;
-            checks.push(compare(
-                format!("greedy ids, prompt {index}"),
-                &golden.greedy_ids,
-                &found.greedy_ids,
-            ));
+            if self.numerics == NUMERICS {
+                checks.push(compare(
+                    format!("greedy ids, prompt {index}"),
+                    &golden.greedy_ids,
+                    &found.greedy_ids,
+                ));
+            } // between versions of the arithmetic two close logits may change places
             checks.push(self.compare_logits(index, golden, &found));
         }
         Ok(checks)
@@ -171,7 +182,7 @@ impl Golden {
              arithmetic ({} and {NUMERICS})",
             self.numerics
         );
-        Check { name, ok: difference <= LOGIT_TOLERANCE, detail }
+        Check { name, ok: !golden.top.is_empty() && difference <= LOGIT_TOLERANCE, detail }
     }
 }
 
@@ -185,7 +196,7 @@ fn compare(name: String, expected: &[u32], found: &[u32]) -> Check {
 }
 
 fn run(model: &Model, tokenizer: &Tokenizer, prompt: &[u32]) -> Result<GoldenRun, RuntimeError> {
-    let mut session = Session::new(model, Profile::Fast, prompt.len() + CONTINUATION);
+    let mut session = Session::new(model, Profile::Fast, prompt.len() + CONTINUATION)?;
     let mut digest = Sha256::new();
     let mut last = Vec::new();
     session.append_all(prompt, |_, logits| {

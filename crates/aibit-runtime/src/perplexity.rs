@@ -82,8 +82,8 @@ pub fn perplexity(
             )));
         }
     }
-    let mut session = Session::new(model, options.profile, window);
-    let mut base_session = base.map(|base| Session::new(base, options.profile, window));
+    let mut session = Session::new(model, options.profile, window)?;
+    let mut base_session = base.map(|base| Session::new(base, options.profile, window)).transpose()?;
 
     let (mut nll, mut base_nll, mut kl) = (0.0_f64, 0.0_f64, 0.0_f64);
     let (mut scored, mut agreements, mut scored_to) = (0_usize, 0_usize, 0_usize);

@@ -4,11 +4,12 @@ use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
-use aibit_graph::ValueId;
+use aibit_graph::{KvSlot, ValueId};
 use aibit_kernels::{
     ActivationDtype, AttentionShape, QuantizedRows, activate, add, add_assign, attention, embed_float,
     embed_int8, layer_norm, linear_float, linear_int8, linear_llm_int8, quantize_rows, store_kv,
 };
+use memmap2::MmapMut;
 
 use crate::RuntimeError;
 use crate::model::{Matrix, MatrixView, Model, Step};
@@ -60,30 +61,51 @@ impl FromStr for Profile {
 const CHUNK: usize = 128;
 
 /// The keys and values of one sequence, and its length.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct KvCache {
     slots: Vec<KvSlotData>,
     capacity: usize,
     len: usize,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct KvSlotData {
     /// `[n_kv_head, capacity, head_dim]`.
-    keys: Vec<f32>,
-    values: Vec<f32>,
+    keys: Zeroed,
+    values: Zeroed,
+}
+
+/// Zeros that take memory page by page as they are written. A size that the system refuses is an error here,
+/// where a vector would end the program.
+#[derive(Debug)]
+struct Zeroed(MmapMut);
+
+impl Zeroed {
+    fn new(elements: Option<usize>) -> Result<Self, RuntimeError> {
+        let bytes = elements.and_then(|elements| elements.checked_mul(size_of::<f32>()));
+        let map = bytes.and_then(|bytes| MmapMut::map_anon(bytes).ok());
+        map.map(Self).ok_or(RuntimeError::Memory { what: "the KV cache", bytes })
+    }
+
+    fn as_mut(&mut self) -> &mut [f32] {
+        bytemuck::cast_slice_mut(&mut self.0)
+    }
 }
 
 impl KvCache {
     /// An empty cache for up to `capacity` tokens, at most the model's context. Memory is taken by the pages
     /// that are written.
-    pub fn new(model: &Model, capacity: usize) -> Self {
+    ///
+    /// # Errors
+    /// [`RuntimeError::Memory`] where the system refuses the size.
+    pub fn new(model: &Model, capacity: usize) -> Result<Self, RuntimeError> {
         let capacity = capacity.clamp(1, model.graph().context);
-        let slots = model.graph().kv_slots.iter().map(|slot| {
-            let elements = slot.n_kv_head * slot.head_dim * capacity;
-            KvSlotData { keys: vec![0.0; elements], values: vec![0.0; elements] }
-        });
-        Self { slots: slots.collect(), capacity, len: 0 }
+        let slot = |slot: &KvSlot| {
+            let elements = (slot.n_kv_head * slot.head_dim).checked_mul(capacity);
+            Ok(KvSlotData { keys: Zeroed::new(elements)?, values: Zeroed::new(elements)? })
+        };
+        let slots = model.graph().kv_slots.iter().map(slot).collect::<Result<_, RuntimeError>>()?;
+        Ok(Self { slots, capacity, len: 0 })
     }
 
     /// Tokens in the cache.
@@ -122,16 +144,19 @@ pub struct Session<'m> {
 
 impl<'m> Session<'m> {
     /// An empty sequence with room for `capacity` tokens.
-    pub fn new(model: &'m Model, profile: Profile, capacity: usize) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// [`RuntimeError::Memory`] where the system refuses the cache's size.
+    pub fn new(model: &'m Model, profile: Profile, capacity: usize) -> Result<Self, RuntimeError> {
+        Ok(Self {
             model,
             profile,
-            kv: KvCache::new(model, capacity),
+            kv: KvCache::new(model, capacity)?,
             arena: Vec::new(),
             tokens: 0,
             quantized: QuantizedRows::default(),
             logits: Vec::new(),
-        }
+        })
     }
 
     /// The sequence's cache.
@@ -151,6 +176,7 @@ impl<'m> Session<'m> {
     /// sequence is then unchanged.
     pub fn append(&mut self, ids: &[u32]) -> Result<&mut [f32], RuntimeError> {
         self.check(ids)?;
+        self.reserve(self.chunk(ids.len()).min(ids.len()))?;
         for chunk in ids.chunks(self.chunk(ids.len())) {
             self.pass(chunk);
         }
@@ -172,6 +198,7 @@ impl<'m> Session<'m> {
         const LOGIT_ROWS: usize = 64; // 64 rows of a vocabulary of 50,000 are 13 MB
         self.check(ids)?;
         let chunk_len = self.chunk(ids.len());
+        self.reserve(chunk_len.min(ids.len()))?;
         for (chunk_index, chunk) in ids.chunks(chunk_len).enumerate() {
             self.pass(chunk);
             for first in (0..chunk.len()).step_by(LOGIT_ROWS) {
@@ -202,6 +229,15 @@ impl<'m> Session<'m> {
             return Err(RuntimeError::ContextFull { tokens: ids.len(), used, context });
         }
         Ok(())
+    }
+
+    /// Makes room in the arena for a pass of `tokens`.
+    fn reserve(&mut self, tokens: usize) -> Result<(), RuntimeError> {
+        let elements = self.model.graph().plan.width.checked_mul(tokens);
+        let missing = elements.map(|elements| elements.saturating_sub(self.arena.len()));
+        let reserved = missing.is_some_and(|missing| self.arena.try_reserve_exact(missing).is_ok());
+        let bytes = elements.and_then(|elements| elements.checked_mul(size_of::<f32>()));
+        if reserved { Ok(()) } else { Err(RuntimeError::Memory { what: "intermediate results", bytes }) }
     }
 
     /// Runs every node but the logits for `ids`.
@@ -250,6 +286,7 @@ impl<'m> Session<'m> {
                     };
                     let [qkv, y] = disjoint(&mut self.arena, model, [*qkv, *output], m);
                     let KvSlotData { keys, values } = &mut self.kv.slots[*slot];
+                    let (keys, values) = (keys.as_mut(), values.as_mut());
                     store_kv(&shape, qkv, m, past, keys, values);
                     attention(model.isa(), &shape, qkv, m, past, keys, values, y);
                 }

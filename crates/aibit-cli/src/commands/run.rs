@@ -160,7 +160,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
         .context("cannot watch for Ctrl-C")?;
 
     let capacity = args.ctx_size.unwrap_or(usize::MAX).min(model.graph().context);
-    let mut session = Session::new(&model, args.profile, capacity);
+    let mut session = Session::new(&model, args.profile, capacity)?;
     let stream = !args.no_stream && !out.is_json();
     let mut failure = None;
     let mut on_text = |text: &str| {

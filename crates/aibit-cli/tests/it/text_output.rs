@@ -1,9 +1,18 @@
 //! What the commands print for people.
 
 use std::fs;
+use std::path::Path;
 
 use crate::models;
-use crate::support::{run, shelf, small_f32, small_int8, succeeds, temporary_folder, tiny_int8};
+use crate::support::{run, shelf, small_f32, small_int8, temporary_folder, tiny_int8};
+
+/// Standard output of a run that must succeed; its last line ends, and nothing follows.
+#[track_caller]
+fn succeeds(folder: &Path, args: &[&str]) -> String {
+    let stdout = crate::support::succeeds(folder, args);
+    assert!(stdout.ends_with('\n') && !stdout.ends_with("\n\n"), "{stdout:?}");
+    stdout
+}
 
 /// Hides what may change without being noticed by a reader: versions, and sizes that depend on how many digits a
 /// recorded number has.
@@ -66,9 +75,9 @@ fn verify_run() {
 fn verify_of_a_damaged_archive() {
     let folder = temporary_folder();
     let mut bytes = fs::read(shelf().join(tiny_int8())).expect("an archive");
-    let weight =
+    let field =
         bytes.windows(10).position(|w| w == b"\"vocab_siz").expect("config.json lies in the file as is");
-    bytes[weight + 1] = b'w';
+    bytes[field + 1] = b'w';
     fs::write(folder.path().join("damaged.aibit"), bytes).expect("write");
     let outcome = run(folder.path(), &["verify", "damaged.aibit"]);
     assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(1), ""));

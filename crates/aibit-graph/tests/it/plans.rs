@@ -41,13 +41,17 @@ fn places_lie_in_the_arena() {
         |g, _| g.plan.offsets[4] = usize::MAX,
         &["value 4 (`qkv`) of width 16 at offset 18446744073709551615 passes the arena's width 56"],
     );
-    // Nor may one that no node uses lie elsewhere.
+    // An arena must not ask for more than its values take, nor hold values that no node writes.
+    check_refused(
+        |g, _| g.plan.width = 1 << 20,
+        &["graph buffer plan: the arena's width is 1048576, the values take 56"],
+    );
     check_refused(
         |g, _| {
             g.values.push(Value { name: "unused".to_owned(), width: 8 });
-            g.plan.offsets.push(1000);
+            g.plan.offsets.push(0);
         },
-        &["value 12 (`unused`) of width 8 at offset 1000 passes the arena's width 56"],
+        &["the number of values is 13 (no node writes value 12)"],
     );
 }
 
@@ -110,14 +114,14 @@ fn only_element_wise_ops_work_in_place() {
         &["node 2 (add) writes value 2 over value 0, which is still needed"],
     );
     check_refused(
-        |g, _| (g.plan.offsets[9], g.plan.width) = (g.plan.offsets[8] + 1, 64),
+        |g, _| g.plan.offsets[9] = g.plan.offsets[8] + 1,
         &["node 9 (activation) writes value 9 over value 8, which is still needed"],
     );
     // In place over the first operand, but the second lies there too.
     check_refused(
         |g, _| {
             g.plan.offsets = (0..12).map(|v| 32 * v).collect();
-            g.plan.width = 32 * 12;
+            g.plan.width = 32 * 11 + 8; // to the end of the last value
             g.plan.offsets[7] = g.plan.offsets[2];
             g.plan.offsets[6] = g.plan.offsets[2] + 4;
         },

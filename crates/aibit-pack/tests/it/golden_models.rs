@@ -65,7 +65,7 @@ impl Golden {
 
 fn all_logits(model: &Model, profile: Profile, ids: &[u32]) -> Vec<f32> {
     let mut all = Vec::new();
-    let mut session = Session::new(model, profile, ids.len());
+    let mut session = Session::new(model, profile, ids.len()).expect("memory");
     session.append_all(ids, |_, logits| all.extend_from_slice(logits)).expect("logits");
     all
 }
@@ -77,7 +77,7 @@ fn greedy(model: &Model, tokenizer: &Tokenizer, profile: Profile, prompt: &[u32]
         stop_ids: Vec::new(),
         stop_strings: Vec::new(),
     };
-    let mut session = Session::new(model, profile, usize::MAX);
+    let mut session = Session::new(model, profile, usize::MAX).expect("memory");
     generate(&mut session, tokenizer, prompt, &options, &mut |_| ControlFlow::Continue(()))
         .expect("generated")
         .ids
@@ -182,7 +182,7 @@ fn logits_are_bit_equal_for_any_chunking_thread_count_and_instruction_set() {
 
     let model = load();
     for split in [1, 2, 7, 64, 149] {
-        let mut session = Session::new(&model, Profile::Fast, 512);
+        let mut session = Session::new(&model, Profile::Fast, 512).expect("memory");
         let mut found = Vec::new();
         for chunk in ids.chunks(split) {
             session.append_all(chunk, |_, logits| found.extend(bits(logits))).expect("logits");
@@ -216,7 +216,7 @@ fn small_f32_continues_as_transformers_does() {
         let prompt = tokenizer.encode(case["prompt"].as_str().expect("prompt")).expect("encoded");
         assert_eq!(prompt, ids("prompt_ids"));
         assert_eq!(greedy(&model, &tokenizer, Profile::Fast, &prompt, 48), ids("continuation_ids"));
-        let mut session = Session::new(&model, Profile::Fast, 512);
+        let mut session = Session::new(&model, Profile::Fast, 512).expect("memory");
         let logits = session.append(&prompt).expect("logits");
         let top: Vec<(usize, f64)> =
             serde_json::from_value(case["first_step_top5"].clone()).expect("top five");
