@@ -80,7 +80,7 @@ pub fn linear_llm_int8(
         absmax: &quantized.absmax,
         outliers: &quantized.outlier_columns,
     };
-    for_each_product(isa, rows, w.codes(), n, y, |product, scratch, tile| {
+    for_each_product(isa, rows, 1, w.codes(), n, y, |product, scratch, tile| {
         layer.finish(product, scratch, tile)
     });
 }
@@ -109,7 +109,7 @@ impl Layer<'_> {
         }
         for row in tile.rows() {
             let (x, absmax) = (&self.x[row * k..][..k], self.absmax[row]);
-            let sums = product.row(row);
+            let sums = product.row(row, 0);
             for (at, (y, j)) in tile.row_mut(row).iter_mut().zip(columns.clone()).enumerate() {
                 let scaled = sums[at] as f32 * (absmax * self.w.absmax()[j]) * INVERSE_127_SQUARED;
                 let value = dtype.round(self.bias.map_or(scaled, |bias| scaled + bias[j]));

@@ -35,8 +35,13 @@ impl Avx512Vnni {
 fn product(x: CodeRows<'_>, w: &[i8], stride: usize, packed: &mut Vec<Line>, sums: &mut [i32]) {
     let k = x.k;
     if x.m() <= FEW_ROWS {
-        for i in 0..x.m() {
-            dots(x.row(i), x.sums[i], w, &mut sums[i * stride..][..stride]);
+        for i in (0..x.m() & !1).step_by(2) {
+            let (first, second) = sums[i * stride..][..2 * stride].split_at_mut(stride);
+            dots([x.row(i), x.row(i + 1)], [x.sums[i], x.sums[i + 1]], w, [first, second]);
+        }
+        if x.m() % 2 == 1 {
+            let i = x.m() - 1;
+            dots([x.row(i)], [x.sums[i]], w, [&mut sums[i * stride..][..stride]]);
         }
         return;
     }
@@ -59,53 +64,63 @@ fn product(x: CodeRows<'_>, w: &[i8], stride: usize, packed: &mut Vec<Line>, sum
     }
 }
 
-/// One row of `x` times each row of `w`, four at a time: four streams keep the memory busy.
+/// `MR` rows of `x` times each row of `w`, four at a time: four streams keep the memory busy, and each weight is
+/// read once for all rows of `x`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn dots(x: &[i8], x_sum: i32, w: &[i8], sums: &mut [i32]) {
-    let k = x.len();
-    let correction = x_sum.wrapping_mul(128);
+fn dots<const MR: usize>(x: [&[i8]; MR], x_sums: [i32; MR], w: &[i8], sums: [&mut [i32]; MR]) {
+    let k = x[0].len();
     let mut rows = w.chunks_exact(4 * k);
     let mut at = 0;
     for w in rows.by_ref() {
         let (ab, cd) = w.split_at(2 * k);
         let ((a, b), (c, d)) = (ab.split_at(k), cd.split_at(k));
-        for sum in dot4(x, [a, b, c, d]) {
-            sums[at] = sum.wrapping_sub(correction);
-            at += 1;
+        let products = dot4(x, [a, b, c, d]);
+        for r in 0..MR {
+            for (sum, product) in sums[r][at..at + 4].iter_mut().zip(products[r]) {
+                *sum = product.wrapping_sub(x_sums[r].wrapping_mul(128));
+            }
         }
+        at += 4;
     }
     for w in rows.remainder().chunks_exact(k) {
-        sums[at] = dot4(x, [w; 4])[0].wrapping_sub(correction);
+        let products = dot4(x, [w; 4]);
+        for r in 0..MR {
+            sums[r][at] = products[r][0].wrapping_sub(x_sums[r].wrapping_mul(128));
+        }
         at += 1;
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn dot4(x: &[i8], w: [&[i8]; 4]) -> [i32; 4] {
+fn dot4<const MR: usize>(x: [&[i8]; MR], w: [&[i8]; 4]) -> [[i32; 4]; MR] {
     let flip = _mm512_set1_epi8(i8::MIN);
-    let (x_chunks, x_tail) = x.as_chunks::<64>();
-    let chunks = x_chunks.len();
+    let chunks = x[0].len() / 64;
+    let x_chunks = x.map(|x| &x.as_chunks::<64>().0[..chunks]);
     let w0 = &w[0].as_chunks::<64>().0[..chunks];
     let w1 = &w[1].as_chunks::<64>().0[..chunks];
     let w2 = &w[2].as_chunks::<64>().0[..chunks];
     let w3 = &w[3].as_chunks::<64>().0[..chunks];
-    let mut sums = [_mm512_setzero_si512(); 4];
+    let mut sums = [[_mm512_setzero_si512(); 4]; MR];
     for i in 0..chunks {
-        let x = load(&x_chunks[i]);
-        sums[0] = _mm512_dpbusd_epi32(sums[0], _mm512_xor_si512(load(&w0[i]), flip), x);
-        sums[1] = _mm512_dpbusd_epi32(sums[1], _mm512_xor_si512(load(&w1[i]), flip), x);
-        sums[2] = _mm512_dpbusd_epi32(sums[2], _mm512_xor_si512(load(&w2[i]), flip), x);
-        sums[3] = _mm512_dpbusd_epi32(sums[3], _mm512_xor_si512(load(&w3[i]), flip), x);
-    }
-    if !x_tail.is_empty() {
-        let x = load_part(x_tail);
-        for r in 0..4 {
-            let w = load_part(&w[r][chunks * 64..]);
-            sums[r] = _mm512_dpbusd_epi32(sums[r], _mm512_xor_si512(w, flip), x);
+        let w = [&w0[i], &w1[i], &w2[i], &w3[i]].map(|w| _mm512_xor_si512(load(w), flip));
+        for r in 0..MR {
+            let x = load(&x_chunks[r][i]);
+            for c in 0..4 {
+                sums[r][c] = _mm512_dpbusd_epi32(sums[r][c], w[c], x);
+            }
         }
     }
-    sum4(sums)
+    if !x[0].len().is_multiple_of(64) {
+        let w = w.map(|w| _mm512_xor_si512(load_part(&w[chunks * 64..]), flip));
+        for r in 0..MR {
+            let x = load_part(&x[r][chunks * 64..]);
+            for c in 0..4 {
+                sums[r][c] = _mm512_dpbusd_epi32(sums[r][c], w[c], x);
+            }
+        }
+    }
+    sums.map(|sums| sum4(sums))
 }
 
 /// The sum of the lanes of each of four vectors.

@@ -9,7 +9,7 @@ mod scalar;
 
 use std::cell::RefCell;
 
-pub use quantize::{QuantizedRows, quantize_rows};
+pub use quantize::{ActivationPrecision, QuantizedRows, quantize_rows};
 
 use crate::{
     isa::{Isa, Level, dispatch},
@@ -19,6 +19,9 @@ use crate::{
 
 /// The largest `k` for which `k · 128 · 128` fits an `i32`.
 const MAX_K: usize = 131_071;
+
+/// The same for the difference of two sums of codes and of a zero point's: `k · 255 · 128`.
+const MAX_K_ASYM: usize = 65_535;
 
 /// Rows of `x` up to which each is multiplied on its own, straight from the weights as they lie; more
 /// rows repay rearranging a panel of weights first.
@@ -81,12 +84,21 @@ impl<'a> Int8Rowwise<'a> {
 
 /// Writes `x[m, k] · w[n, k]ᵀ + bias[n]` to `y[m, n]`.
 ///
-/// `y = fl(f32(acc) · fl(x_scale · w_scale))` with the exact integer sum `acc` and
-/// `w_scale = fl(absmax / 127)`. If the row of `x` has outliers, `fl(w_scale · s)` is added, where `s`
-/// is their product with the codes, summed in column order by fused multiply-add. Then the bias is added.
+/// `y = fl(acc · fl(x_scale · w_scale))` with `w_scale = fl(absmax / 127)` and `acc`, from the exact integer
+/// products of codes,
+///
+/// | precision | `acc` |
+/// | --- | --- |
+/// | `Int8` | `f32(Σ x·w)` |
+/// | `Int8Asym` | `f32(Σ x·w - zero · Σ w)` |
+/// | `Int8x2` | `fma(f32(Σ high·w), 128, f32(Σ low·w))` |
+///
+/// If the row of `x` has outliers, `fl(w_scale · s)` is added, where `s` is their product with the codes, summed in
+/// column order by fused multiply-add. Then the bias is added.
 ///
 /// # Panics
-/// If `k` of `x` and `w` differ, `bias` is not `n` long or `y` not `m · n`.
+/// If `k` of `x` and `w` differ, `bias` is not `n` long or `y` not `m · n`, or if `k` exceeds 65 535 for
+/// `Int8Asym`, whose difference could overflow `i32` beyond.
 ///
 /// Source: LLM.int8(), Dettmers et al. 2022 (arXiv:2208.07339), §3, with outliers per row instead of
 /// per column, so that a token's result does not depend on the other tokens of the call.
@@ -97,9 +109,32 @@ pub fn linear_int8(isa: Isa, x: &QuantizedRows, w: &Int8Rowwise<'_>, bias: Optio
         assert_eq!(bias.len(), w.n, "linear_int8: length of bias, n");
     }
     let rows = CodeRows { codes: x.codes(), sums: x.code_sums(), k: w.k };
-    for_each_product(isa, rows, w.codes, w.n, y, |product, scratch, tile| {
+    if x.precision() == ActivationPrecision::Int8Asym {
+        assert!(w.k <= MAX_K_ASYM, "linear_int8: k = {} is above {MAX_K_ASYM} for Int8Asym", w.k);
+        // Sums of the weights' codes, as one more row of the product: nothing is stored for them.
+        ONES.with_borrow_mut(|(ones, weight_sums)| {
+            ones.resize(ones.len().max(w.k), 1);
+            weight_sums.resize(w.n, 0);
+            gemm_i32(isa, &ones[..w.k], w.codes, 1, w.n, w.k, weight_sums);
+            finish(isa, rows, x, w, weight_sums, bias, y);
+        });
+    } else {
+        finish(isa, rows, x, w, &[], bias, y);
+    }
+}
+
+fn finish(
+    isa: Isa,
+    rows: CodeRows<'_>,
+    x: &QuantizedRows,
+    w: &Int8Rowwise<'_>,
+    weight_sums: &[i32],
+    bias: Option<&[f32]>,
+    y: &mut [f32],
+) {
+    for_each_product(isa, rows, x.planes(), w.codes, w.n, y, |product, scratch, tile| {
         dispatch!(isa => scale_tile(
-            product: Product<'_>, x: &QuantizedRows, w: &Int8Rowwise<'_>, bias: Option<&[f32]>,
+            product: Product<'_>, x: &QuantizedRows, w: &Int8Rowwise<'_>, weight_sums: &[i32], bias: Option<&[f32]>,
             scratch: &mut Vec<f32>, tile: &mut Tile<'_, f32>,
         ));
     });
@@ -117,10 +152,10 @@ pub fn gemm_i32(isa: Isa, a: &[i8], b: &[i8], m: usize, n: usize, k: usize, out:
     assert!(k <= MAX_K, "gemm_i32: k = {k} is above {MAX_K}, where i32 sums could overflow");
     let sums = code_sums(a, m, k);
     let rows = CodeRows { codes: a, sums: &sums, k };
-    for_each_product(isa, rows, b, n, out, |product, _, tile| {
+    for_each_product(isa, rows, 1, b, n, out, |product, _, tile| {
         let columns = tile.columns().len();
         for row in tile.rows() {
-            tile.row_mut(row).copy_from_slice(&product.row(row)[..columns]);
+            tile.row_mut(row).copy_from_slice(&product.row(row, 0)[..columns]);
         }
     });
 }
@@ -159,13 +194,14 @@ pub(crate) struct Product<'a> {
     sums: &'a [i32],
     stride: usize,
     first_row: usize,
+    planes: usize,
 }
 
 impl<'a> Product<'a> {
-    /// The sums of output row `row`, for the tile's columns and some unused ones after them.
+    /// The sums of one plane of output row `row`, for the tile's columns and some unused ones after them.
     #[inline(always)]
-    pub(crate) fn row(&self, row: usize) -> &'a [i32] {
-        &self.sums[(row - self.first_row) * self.stride..][..self.stride]
+    pub(crate) fn row(&self, row: usize, plane: usize) -> &'a [i32] {
+        &self.sums[((row - self.first_row) * self.planes + plane) * self.stride..][..self.stride]
     }
 }
 
@@ -192,14 +228,17 @@ struct Scratch {
 }
 
 thread_local! {
+    /// Ones, and the sums of weights that a product with them gives.
+    static ONES: RefCell<(Vec<i8>, Vec<i32>)> = RefCell::default();
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// Computes the integer sums of `y[m, n]` tile by tile and lets `finish` turn each into outputs. `finish`
-/// also gets a buffer that it may use as it likes.
+/// Computes the integer sums of `y[m, n]` tile by tile and lets `finish` turn each into outputs. `x` has `planes`
+/// rows for each row of `y`. `finish` also gets a buffer that it may use as it likes.
 pub(crate) fn for_each_product<T: Send>(
     isa: Isa,
     x: CodeRows<'_>,
+    planes: usize,
     w: &[i8],
     n: usize,
     y: &mut [T],
@@ -209,14 +248,15 @@ pub(crate) fn for_each_product<T: Send>(
     let column_block =
         if x.m() <= FEW_ROWS { (STREAM_BYTES / k.max(1)).next_multiple_of(PANEL).max(PANEL) } else { PANEL };
     let parallel = x.m() * n * k >= PARALLEL;
-    for_each_tile(y, n, ROW_BLOCK, column_block, parallel, |tile| {
+    for_each_tile(y, n, ROW_BLOCK / planes, column_block, parallel, |tile| {
         SCRATCH.with_borrow_mut(|Scratch { rearranged, sums, floats }| {
             let (rows, columns) = (tile.rows(), tile.columns());
             let stride = columns.len().next_multiple_of(PANEL);
             // Every sum of a real column is overwritten; only the length matters here.
-            sums.resize(sums.len().max(rows.len() * stride), 0);
-            let sums = &mut sums[..rows.len() * stride];
-            let x = x.rows(rows.start, rows.len());
+            let code_rows = planes * rows.len();
+            sums.resize(sums.len().max(code_rows * stride), 0);
+            let sums = &mut sums[..code_rows * stride];
+            let x = x.rows(planes * rows.start, code_rows);
             let w = &w[columns.start * k..columns.end * k];
             match isa.level() {
                 Level::Scalar(_) => scalar::product(x, w, stride, rearranged, sums),
@@ -225,7 +265,7 @@ pub(crate) fn for_each_product<T: Send>(
                 #[cfg(target_arch = "x86_64")]
                 Level::Avx512Vnni(avx512) => avx512.product(x, w, stride, rearranged, sums),
             }
-            finish(Product { sums, stride, first_row: rows.start }, floats, tile);
+            finish(Product { sums, stride, first_row: rows.start, planes }, floats, tile);
         });
     });
 }
@@ -236,6 +276,7 @@ fn scale_tile<S: Simd>(
     product: Product<'_>,
     x: &QuantizedRows,
     w: &Int8Rowwise<'_>,
+    weight_sums: &[i32],
     bias: Option<&[f32]>,
     scratch: &mut Vec<f32>,
     tile: &mut Tile<'_, f32>,
@@ -256,8 +297,27 @@ fn scale_tile<S: Simd>(
     for row in rows {
         let y = tile.row_mut(row);
         let x_scale = x.scales()[row];
-        for ((y, sum), w_scale) in y.iter_mut().zip(product.row(row)).zip(&*w_scale) {
-            *y = *sum as f32 * (x_scale * w_scale);
+        let sums = product.row(row, 0);
+        match x.precision() {
+            ActivationPrecision::Int8 => {
+                for ((y, sum), w_scale) in y.iter_mut().zip(sums).zip(&*w_scale) {
+                    *y = *sum as f32 * (x_scale * w_scale);
+                }
+            }
+            ActivationPrecision::Int8Asym => {
+                let (zero, weight_sums) = (x.zeros()[row], &weight_sums[columns.clone()]);
+                for (((y, sum), weight_sum), w_scale) in
+                    y.iter_mut().zip(sums).zip(weight_sums).zip(&*w_scale)
+                {
+                    *y = sum.wrapping_sub(zero.wrapping_mul(*weight_sum)) as f32 * (x_scale * w_scale);
+                }
+            }
+            ActivationPrecision::Int8x2 => {
+                let low = product.row(row, 1);
+                for (((y, high), low), w_scale) in y.iter_mut().zip(sums).zip(low).zip(&*w_scale) {
+                    *y = (*high as f32).mul_add(128.0, *low as f32) * (x_scale * w_scale);
+                }
+            }
         }
         let outliers = x.outliers(row);
         if !outliers.is_empty() {
@@ -309,7 +369,7 @@ mod tests {
         let codes = [127, -64, 2, 0, 1, -1];
         let w = Int8Rowwise::new(&codes, &[127.0, 254.0], 2, 3);
         let mut x = QuantizedRows::default();
-        quantize_rows(Isa::SCALAR, &[1.27, 8.0, -0.01], 3, Some(6.0), &mut x);
+        quantize_rows(Isa::SCALAR, &[1.27, 8.0, -0.01], 3, ActivationPrecision::Int8, Some(6.0), &mut x);
         assert_eq!(x.codes(), [127, 0, -1]);
         let mut y = [0.0; 2];
         linear_int8(Isa::SCALAR, &x, &w, Some(&[0.5, 0.25]), &mut y);
@@ -344,7 +404,7 @@ mod tests {
     #[should_panic(expected = "k of x, k of w")]
     fn different_k_panic() {
         let mut x = QuantizedRows::default();
-        quantize_rows(Isa::SCALAR, &[1.0; 4], 4, None, &mut x);
+        quantize_rows(Isa::SCALAR, &[1.0; 4], 4, ActivationPrecision::Int8, None, &mut x);
         linear_int8(Isa::SCALAR, &x, &Int8Rowwise::new(&[0; 3], &[0.0], 1, 3), None, &mut [0.0]);
     }
 }

@@ -1,4 +1,4 @@
-//! Activations to INT8, one scale per token, outliers kept apart.
+//! Activations to INT8 in one of three precisions, one scale per token, outliers kept apart.
 
 use rayon::prelude::*;
 
@@ -10,6 +10,23 @@ use crate::{
 
 /// Elements handed to a thread at a time.
 const TASK: usize = 16 * 1024;
+
+/// How activations become integers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum ActivationPrecision {
+    /// One signed byte: `x ≈ scale · code`, `scale = absmax / 127`.
+    #[default]
+    Int8,
+    /// One signed byte and a zero point per row: `x ≈ scale · (code - zero)`, `scale = (max - min) / 255`. Holds
+    /// one-sided rows, as GELU makes them, with one more bit.
+    Int8Asym,
+    /// Two signed bytes: `x ≈ scale · (128 · high + low)`, `scale = absmax / 16256`. As good as f32 activations; a
+    /// product reads the weights once and multiplies twice.
+    Int8x2,
+}
+
+/// The largest magnitude of `128 · high + low` with `high` in `-127..=127`.
+const MAX_INT8X2: f32 = 127.0 * 128.0;
 
 /// An activation that the integer product leaves out.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -24,12 +41,15 @@ pub(crate) struct Outlier {
 /// Activations `x[m, k]` as INT8 with one scale per row: buffers that the caller keeps, so that a
 /// second call of the same size allocates nothing.
 ///
-/// `x ≈ scale · code` except for the outliers, whose code is zero.
+/// [`ActivationPrecision`] says what the codes stand for; outliers stand for zero.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct QuantizedRows {
+    precision: ActivationPrecision,
     k: usize,
     codes: Vec<i8>,
     scales: Vec<f32>,
+    /// Per row; zeros but for [`ActivationPrecision::Int8Asym`].
+    zeros: Vec<i32>,
     code_sums: Vec<i32>,
     /// Where each row's outliers start; one more entry than rows.
     offsets: Vec<usize>,
@@ -49,14 +69,29 @@ impl QuantizedRows {
         self.k
     }
 
-    /// The codes, `[m, k]` row-major, in `-127..=127`.
+    /// What the codes stand for.
+    pub fn precision(&self) -> ActivationPrecision {
+        self.precision
+    }
+
+    /// The codes, `[m, k]` row-major, or `[m, 2, k]` for [`ActivationPrecision::Int8x2`], high bytes first.
     pub fn codes(&self) -> &[i8] {
         &self.codes
     }
 
-    /// The scale of each row, `absmax / 127`.
+    /// The scale of each row.
     pub fn scales(&self) -> &[f32] {
         &self.scales
+    }
+
+    /// The code that stands for zero in each row; zero but for [`ActivationPrecision::Int8Asym`].
+    pub fn zeros(&self) -> &[i32] {
+        &self.zeros
+    }
+
+    /// Rows of codes per row of `x`.
+    pub(crate) fn planes(&self) -> usize {
+        planes(self.precision)
     }
 
     /// The outliers of all rows as `(row, column, value)`, in that order.
@@ -78,45 +113,71 @@ impl QuantizedRows {
     }
 }
 
+fn planes(precision: ActivationPrecision) -> usize {
+    match precision {
+        ActivationPrecision::Int8 | ActivationPrecision::Int8Asym => 1,
+        ActivationPrecision::Int8x2 => 2,
+    }
+}
+
 /// Quantizes each row of `x[m, k]` on its own into `out`; `m` is `x.len() / k`.
 ///
-/// Elements with `abs(x) >= outlier_threshold` are outliers: listed with their value, left out of the
-/// `absmax`, code 0. The others get `round_half_even(fl(x · fl(127 / absmax)))`, within `-127..=127`,
-/// and the row the scale `fl(absmax / 127)`. A row of zeros, or one so small that `127 / absmax`
-/// overflows (`absmax` below `3.8e-37`), gets scale `0.0` and zero codes. A NaN, or an infinity that no threshold takes
-/// out, makes the row's scale NaN or infinite and its codes zero, so that all its outputs are NaN.
+/// Elements with `abs(x) >= outlier_threshold` are outliers: listed with their value, zero for the rest. The
+/// others get, with `absmax`, `max` and `min` over them and zero,
+///
+/// | precision | scale | code |
+/// | --- | --- | --- |
+/// | `Int8` | `fl(absmax / 127)` | `round_half_even(fl(x · fl(127 / absmax)))` |
+/// | `Int8Asym` | `fl(fl(max - min) / 255)` | `round_half_even(fl(x · fl(255 / fl(max - min)))) + zero`, within `-128..=127`, `zero = -128 - round_half_even(fl(min · fl(255 / fl(max - min))))` |
+/// | `Int8x2` | `fl(absmax / 16256)` | `q = round_half_even(fl(x · fl(16256 / absmax)))`, `high = floor((q + 64) / 128)`, `low = q - 128 · high` |
+///
+/// A row of zeros, or one so small that the factor overflows, gets scale `0.0` and zero codes. A NaN, or an
+/// infinity that no threshold takes out, makes the row's scale NaN or infinite and its codes zero, so that all its
+/// outputs are NaN.
 ///
 /// # Panics
 /// If `k` is zero or `x` is not a whole number of rows.
 ///
 /// Source: LLM.int8(), Dettmers et al. 2022 (arXiv:2208.07339), §2.1 and §3.2, with one rounding of
 /// the scale and with outliers found per row.
-pub fn quantize_rows(isa: Isa, x: &[f32], k: usize, outlier_threshold: Option<f32>, out: &mut QuantizedRows) {
+pub fn quantize_rows(
+    isa: Isa,
+    x: &[f32],
+    k: usize,
+    precision: ActivationPrecision,
+    outlier_threshold: Option<f32>,
+    out: &mut QuantizedRows,
+) {
     assert!(k > 0 && x.len().is_multiple_of(k), "quantize_rows: x has {} elements in rows of {k}", x.len());
     let m = x.len() / k;
     // No number is >= NaN, so NaN means that there is no threshold.
     let threshold = outlier_threshold.unwrap_or(f32::NAN);
+    let planes = planes(precision);
+    out.precision = precision;
     out.k = k;
-    out.codes.resize(x.len(), 0);
+    out.codes.resize(planes * x.len(), 0);
     out.scales.resize(m, 0.0);
-    out.code_sums.resize(m, 0);
+    out.zeros.resize(m, 0);
+    out.code_sums.resize(planes * m, 0);
     out.offsets.resize(m + 1, 0);
     let rows = TASK.div_ceil(k);
-    let run = |x: &[f32], codes: &mut [i8], scales: &mut [f32], sums: &mut [i32], counts: &mut [usize]| {
-        dispatch!(isa => rows_loop(
-            x: &[f32], k: usize, threshold: f32, codes: &mut [i8], scales: &mut [f32], sums: &mut [i32],
-            counts: &mut [usize],
-        ));
+    let run = |x: &[f32], mut to: Encoded<'_>| {
+        let to = &mut to;
+        dispatch!(isa => rows_loop(x: &[f32], k: usize, precision: ActivationPrecision, threshold: f32, to: &mut Encoded<'_>));
     };
     if x.len() > 2 * TASK {
         x.par_chunks(rows * k)
-            .zip(out.codes.par_chunks_mut(rows * k))
+            .zip(out.codes.par_chunks_mut(planes * rows * k))
             .zip(out.scales.par_chunks_mut(rows))
-            .zip(out.code_sums.par_chunks_mut(rows))
+            .zip(out.zeros.par_chunks_mut(rows))
+            .zip(out.code_sums.par_chunks_mut(planes * rows))
             .zip(out.offsets[1..].par_chunks_mut(rows))
-            .for_each(|((((x, codes), scales), sums), counts)| run(x, codes, scales, sums, counts));
+            .for_each(|(((((x, codes), scales), zeros), sums), counts)| {
+                run(x, Encoded { codes, scales, zeros, sums, counts });
+            });
     } else {
-        run(x, &mut out.codes, &mut out.scales, &mut out.code_sums, &mut out.offsets[1..]);
+        let QuantizedRows { codes, scales, zeros, code_sums: sums, offsets, .. } = out;
+        run(x, Encoded { codes, scales, zeros, sums, counts: &mut offsets[1..] });
     }
     dispatch!(isa => list_outliers(x: &[f32], k: usize, threshold: f32, out: &mut QuantizedRows));
 }
@@ -149,32 +210,80 @@ fn list_outliers<S: Simd>(_: S, x: &[f32], k: usize, threshold: f32, out: &mut Q
     }
 }
 
+/// What becomes of some rows.
+struct Encoded<'a> {
+    codes: &'a mut [i8],
+    scales: &'a mut [f32],
+    zeros: &'a mut [i32],
+    sums: &'a mut [i32],
+    counts: &'a mut [usize],
+}
+
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "one input, its two parameters, four outputs")]
 fn rows_loop<S: Simd>(
     _: S,
     x: &[f32],
     k: usize,
+    precision: ActivationPrecision,
     threshold: f32,
-    codes: &mut [i8],
-    scales: &mut [f32],
-    sums: &mut [i32],
-    counts: &mut [usize],
+    to: &mut Encoded<'_>,
 ) {
-    for (i, (x, codes)) in x.chunks_exact(k).zip(codes.chunks_exact_mut(k)).enumerate() {
+    let planes = planes(precision);
+    for (i, (x, codes)) in x.chunks_exact(k).zip(to.codes.chunks_exact_mut(planes * k)).enumerate() {
         let (absmax, count) = absmax(x, threshold);
-        let scale = absmax / 127.0;
-        let inverse = 127.0 / absmax;
-        counts[i] = count;
-        if inverse.is_finite() && absmax.is_finite() {
-            scales[i] = scale;
-            sums[i] = encode(x, threshold, inverse, codes);
-        } else {
-            scales[i] = if absmax.is_finite() { 0.0 } else { scale };
-            sums[i] = 0;
+        let sums = &mut to.sums[planes * i..][..planes];
+        to.counts[i] = count;
+        to.zeros[i] = 0;
+        let (range, steps, min) = match precision {
+            ActivationPrecision::Int8 => (absmax, 127.0, 0.0),
+            ActivationPrecision::Int8x2 => (absmax, MAX_INT8X2, 0.0),
+            ActivationPrecision::Int8Asym => {
+                let (min, max) = extremes(x, threshold);
+                (max - min, 255.0, min)
+            }
+        };
+        let (scale, inverse) = (range / steps, steps / range);
+        if !(inverse.is_finite() && absmax.is_finite() && scale > 0.0) {
+            to.scales[i] = if absmax.is_finite() && range.is_finite() { 0.0 } else { absmax + range };
+            sums.fill(0);
             codes.fill(0);
+            continue;
+        }
+        to.scales[i] = scale;
+        match precision {
+            ActivationPrecision::Int8 => sums[0] = encode(x, threshold, inverse, codes),
+            ActivationPrecision::Int8Asym => {
+                let zero = -128 - (min * inverse).round_ties_even() as i32;
+                to.zeros[i] = zero;
+                sums[0] = encode_asym(x, threshold, inverse, zero, codes);
+            }
+            ActivationPrecision::Int8x2 => {
+                let (high, low) = codes.split_at_mut(k);
+                (sums[0], sums[1]) = encode_x2(x, threshold, inverse, high, low);
+            }
         }
     }
+}
+
+/// The smallest and largest values that are no outliers, zero counted in.
+#[inline(always)]
+fn extremes(x: &[f32], threshold: f32) -> (f32, f32) {
+    let (chunks, tail) = x.as_chunks::<LANES>();
+    let (mut min, mut max) = ([0.0_f32; LANES], [0.0_f32; LANES]);
+    let mut step = |l: usize, x: f32| {
+        let x = if x.abs() >= threshold { 0.0 } else { x };
+        min[l] = if x < min[l] { x } else { min[l] };
+        max[l] = if x > max[l] { x } else { max[l] };
+    };
+    for chunk in chunks {
+        for (l, x) in chunk.iter().enumerate() {
+            step(l, *x);
+        }
+    }
+    for (l, x) in tail.iter().enumerate() {
+        step(l, *x);
+    }
+    (min.into_iter().fold(0.0, f32::min), max.into_iter().fold(0.0, f32::max))
 }
 
 /// The largest absolute value that is no outlier (NaN if there is a NaN), and the number of outliers.
@@ -217,17 +326,56 @@ fn encode(x: &[f32], threshold: f32, inverse: f32, codes: &mut [i8]) -> i32 {
     sum
 }
 
+/// Writes the codes of `x` around `zero` and returns their sum.
+#[inline(always)]
+fn encode_asym(x: &[f32], threshold: f32, inverse: f32, zero: i32, codes: &mut [i8]) -> i32 {
+    let mut sum = 0;
+    for (code, x) in codes.iter_mut().zip(x) {
+        let x = if x.abs() >= threshold { 0.0 } else { *x };
+        let steps = ((x * inverse + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+        *code = (steps + zero).clamp(-128, 127) as i8;
+        sum += i32::from(*code);
+    }
+    sum
+}
+
+/// Writes the two bytes of each code of `x` and returns their sums.
+#[inline(always)]
+fn encode_x2(x: &[f32], threshold: f32, inverse: f32, high: &mut [i8], low: &mut [i8]) -> (i32, i32) {
+    let (mut high_sum, mut low_sum) = (0, 0);
+    for ((high, low), x) in high.iter_mut().zip(low).zip(x) {
+        let x = if x.abs() >= threshold { 0.0 } else { *x };
+        let q = ((x * inverse + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+        let h = (q + 64) >> 7;
+        let l = q - (h << 7);
+        (*high, *low) = (h as i8, l as i8);
+        high_sum += h;
+        low_sum += l;
+    }
+    (high_sum, low_sum)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn quantized(x: &[f32], k: usize, threshold: Option<f32>) -> QuantizedRows {
+        quantized_as(ActivationPrecision::Int8, x, k, threshold)
+    }
+
+    fn quantized_as(
+        precision: ActivationPrecision,
+        x: &[f32],
+        k: usize,
+        threshold: Option<f32>,
+    ) -> QuantizedRows {
         let mut first = QuantizedRows::default();
-        quantize_rows(Isa::SCALAR, x, k, threshold, &mut first);
+        quantize_rows(Isa::SCALAR, x, k, precision, threshold, &mut first);
         for isa in Isa::available() {
             let mut out = QuantizedRows::default();
-            quantize_rows(isa, &[9.0; 40], 20, Some(1.0), &mut out); // leftovers must not show
-            quantize_rows(isa, x, k, threshold, &mut out);
+            // Leftovers must not show.
+            quantize_rows(isa, &[9.0; 40], 20, ActivationPrecision::Int8x2, Some(1.0), &mut out);
+            quantize_rows(isa, x, k, precision, threshold, &mut out);
             assert_eq!(format!("{out:?}"), format!("{first:?}"), "{isa}"); // NaN equals NaN as text
         }
         first
@@ -266,5 +414,34 @@ mod tests {
         assert!(q.scales()[0].is_nan() && q.scales()[1].is_infinite() && q.scales()[2].is_nan());
         assert_eq!(q.codes(), [0; 6]);
         assert!(quantized(&[f32::NAN, 8.0, f32::INFINITY], 3, Some(6.0)).scales()[0].is_nan());
+    }
+
+    #[test]
+    fn two_bytes_hold_fourteen_bits() {
+        // absmax 16256: the code is the rounded value, split as 128 · high + low with low in -64..64.
+        let x = [16256.0, -16256.0, 64.0, 63.0, -64.0, -65.0, 0.5, 1.5, 8.0e4];
+        let q = quantized_as(ActivationPrecision::Int8x2, &x, 9, Some(2.0e4));
+        assert_eq!(q.codes()[..9], [127, -127, 1, 0, 0, -1, 0, 0, 0]);
+        assert_eq!(q.codes()[9..], [0, 0, -64, 63, -64, 63, 0, 2, 0]);
+        assert_eq!((q.scales(), q.code_sums()), (&[1.0][..], &[0, -64 + 63 - 64 + 63 + 2][..]));
+    }
+
+    #[test]
+    fn a_zero_point_uses_every_code() {
+        let q = quantized_as(ActivationPrecision::Int8Asym, &[0.0, 255.0, 1.0, 127.0, -0.0], 5, None);
+        assert_eq!(
+            (q.codes(), q.zeros(), q.scales()),
+            (&[-128, 127, -127, -1, -128][..], &[-128][..], &[1.0][..])
+        );
+        let q = quantized_as(ActivationPrecision::Int8Asym, &[-55.0, 200.0, 0.0, 9.0e9], 4, Some(1e6));
+        assert_eq!((q.codes(), q.zeros()), (&[-128, 127, -73, -73][..], &[-73][..]));
+        let q = quantized_as(
+            ActivationPrecision::Int8Asym,
+            &[0.0, 0.0, f32::NAN, 1.0, f32::INFINITY, 1.0],
+            2,
+            None,
+        );
+        assert_eq!(q.scales()[0], 0.0);
+        assert!(!q.scales()[1].is_finite() && !q.scales()[2].is_finite());
     }
 }

@@ -62,15 +62,19 @@ fn sizes() -> impl Strategy<Value = (usize, usize, usize)> {
     (0..6_usize, 0..40_usize, 0..300_usize)
 }
 
+const PRECISIONS: [ActivationPrecision; 3] =
+    [ActivationPrecision::Int8, ActivationPrecision::Int8Asym, ActivationPrecision::Int8x2];
+
 fn linear(
     isa: Isa,
     x: &[f32],
     w: &Int8Rowwise<'_>,
     bias: Option<&[f32]>,
+    precision: ActivationPrecision,
     threshold: Option<f32>,
 ) -> Vec<f32> {
     let mut rows = QuantizedRows::default();
-    quantize_rows(isa, x, w.k(), threshold, &mut rows);
+    quantize_rows(isa, x, w.k(), precision, threshold, &mut rows);
     let mut y = vec![f32::NAN; rows.m() * w.n()];
     linear_int8(isa, &rows, w, bias, &mut y);
     y
@@ -90,13 +94,15 @@ fn check_linear_int8(m: usize, n: usize, k: usize, seed: u64) {
     let mut random = Random(seed);
     let (x, codes, absmax) = (random.floats(m * k), random.codes(n * k), random.floats(n));
     let (w, bias) = (Int8Rowwise::new(&codes, &absmax, n, k), random.floats(n));
-    for threshold in [None, Some(6.0), Some(1.0)] {
-        for bias in [None, Some(&bias[..])] {
-            check(|isa| bits(&linear(isa, &x, &w, bias, threshold)));
-            let batch = linear(Isa::best(), &x, &w, bias, threshold);
+    for precision in PRECISIONS {
+        for (threshold, bias) in
+            [(None, None), (None, Some(&bias[..])), (Some(6.0), None), (Some(1.0), Some(&bias[..]))]
+        {
+            check(|isa| bits(&linear(isa, &x, &w, bias, precision, threshold)));
+            let batch = linear(Isa::best(), &x, &w, bias, precision, threshold);
             for (i, x) in x.chunks_exact(k).enumerate() {
-                let alone = linear(Isa::best(), x, &w, bias, threshold);
-                assert_eq!(bits(&alone), bits(&batch[i * n..][..n]), "row {i} alone");
+                let alone = linear(Isa::best(), x, &w, bias, precision, threshold);
+                assert_eq!(bits(&alone), bits(&batch[i * n..][..n]), "{precision:?}: row {i} alone");
             }
         }
     }
@@ -185,11 +191,13 @@ proptest! {
     fn quantized_rows((m, _, k) in sizes(), seed in any::<u64>(), threshold in prop::option::of(0.5..8.0_f32)) {
         let (k, mut random) = (k.max(1), Random(seed));
         let x = random.floats(m * k);
-        check(|isa| {
-            let mut rows = QuantizedRows::default();
-            quantize_rows(isa, &x, k, threshold, &mut rows);
-            rows
-        });
+        for precision in PRECISIONS {
+            check(|isa| {
+                let mut rows = QuantizedRows::default();
+                quantize_rows(isa, &x, k, precision, threshold, &mut rows);
+                rows
+            });
+        }
     }
 
     #[test]
@@ -262,7 +270,7 @@ fn sizes_that_threads_and_blocks_divide() {
         let mut z = vec![0.0; y.len()];
         layer_norm(isa, &y, 1000, &x[..1000], Some(&x[1000..2000]), 1e-5, &mut z);
         let mut rows = QuantizedRows::default();
-        quantize_rows(isa, &x, 1000, Some(6.0), &mut rows);
+        quantize_rows(isa, &x, 1000, ActivationPrecision::Int8x2, Some(6.0), &mut rows);
         (bits(&z), rows)
     });
 }
@@ -280,5 +288,28 @@ fn weights_may_be_unaligned() {
         let mut out = vec![0; 600];
         gemm_i32(isa, &x, &bytes[1..], 6, 100, 65, &mut out);
         assert_eq!(out, want, "{isa}");
+    }
+}
+
+#[test]
+fn each_precision_errs_by_no_more_than_its_step() {
+    let (m, n, k) = (7, 50, 400);
+    let mut random = Random(11);
+    // One-sided, as activations after GELU are.
+    let x: Vec<f32> = random.floats(m * k).into_iter().map(|x| x.clamp(-0.2, 3.0)).collect();
+    let (codes, absmax) = (random.codes(n * k), vec![127.0; n]); // a weight is its code
+    let w = Int8Rowwise::new(&codes, &absmax, n, k);
+    for (precision, steps) in PRECISIONS.into_iter().zip([127.0 / 3.0, 255.0 / 3.2, 16256.0 / 3.0]) {
+        let y = linear(Isa::best(), &x, &w, None, precision, None);
+        for (row, y) in x.chunks_exact(k).zip(y.chunks_exact(n)) {
+            for (w, y) in codes.chunks_exact(k).zip(y) {
+                let products = row.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w));
+                let (exact, weight): (f64, f64) =
+                    (products.sum(), w.iter().map(|w| f64::from(*w).abs()).sum());
+                // Half a step per element, and f32 rounding of the whole.
+                let allowed = 0.5 * weight / steps + 1e-5 * weight;
+                assert!((f64::from(*y) - exact).abs() <= allowed, "{precision:?}: {y} for {exact}");
+            }
+        }
     }
 }
