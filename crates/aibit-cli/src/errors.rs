@@ -44,7 +44,6 @@ pub(crate) fn hint(error: &anyhow::Error) -> Option<&'static str> {
 
 fn format_hint(error: &FormatError) -> Option<&'static str> {
     match error {
-        FormatError::NotAnArchive { .. } => Some("make an archive with `aibit pack SRC -o FILE.aibit`"),
         FormatError::Container { .. }
         | FormatError::Digest { .. }
         | FormatError::WeightsHeader(_)

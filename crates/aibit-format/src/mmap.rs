@@ -6,7 +6,7 @@ use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
 
-use memmap2::{Mmap, UncheckedAdvice};
+use memmap2::Mmap;
 
 use crate::FormatError;
 
@@ -46,10 +46,18 @@ impl MappedFile {
     /// Lets go of the pages of a part that has been read, so that a pass over a large file does not keep it
     /// in memory. A later access reads them again. Advice only: where it fails nothing changes.
     pub fn release(&self, part: Range<usize>) {
+        #[cfg(unix)]
+        self.advise_dont_need(part);
+        #[cfg(not(unix))]
+        let _ = part;
+    }
+
+    #[cfg(unix)]
+    fn advise_dont_need(&self, part: Range<usize>) {
         let len = part.end.min(self.0.len()).saturating_sub(part.start);
         // SAFETY: the map is shared and read-only, so a dropped page is read back from the file as it was; no
         // private change can be lost.
-        let _ = unsafe { self.0.unchecked_advise_range(UncheckedAdvice::DontNeed, part.start, len) };
+        let _ = unsafe { self.0.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, part.start, len) };
     }
 }
 

@@ -37,7 +37,9 @@ impl ArchiveWriter {
         };
         let io_error =
             |source| FormatError::Io { action: "create a file in", path: folder.to_owned(), source };
-        let temporary = builder().tempfile_in(folder).map_err(io_error)?;
+        // The temporary name, which the crate adds to its errors, means nothing to anybody.
+        let plain = |e: io::Error| e.raw_os_error().map_or(e, io::Error::from_raw_os_error);
+        let temporary = builder().tempfile_in(folder).map_err(plain).map_err(io_error)?;
         let file = temporary.as_file().try_clone().map_err(io_error)?;
         let container = ContainerWriter::new(BufWriter::with_capacity(1 << 20, file));
         Ok(Self { target, temporary, container, entries: Vec::new() })

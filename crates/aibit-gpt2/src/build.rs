@@ -1,7 +1,8 @@
 //! From configuration to graph and tensors.
 
 use aibit_graph::{
-    BufferPlan, Graph, KvSlot, ModelDescription, Op, Parameter, Role, SourceLayout, Value, ValueId,
+    ActivationPrecision, BufferPlan, Graph, KvSlot, ModelDescription, Op, Parameter, Role, SourceLayout,
+    Value, ValueId,
 };
 
 use crate::Gpt2Config;
@@ -55,7 +56,12 @@ pub fn describe(config: &Gpt2Config) -> ModelDescription {
     } else {
         b.matrix("lm_head.weight", [config.vocab_size, n_embd], Role::Head)
     };
-    b.nodes.push(Op::Logits { input: normed, weight: head, outlier_threshold: Some(OUTLIER_THRESHOLD) });
+    b.nodes.push(Op::Logits {
+        input: normed,
+        weight: head,
+        activations: ActivationPrecision::Int8,
+        outlier_threshold: Some(OUTLIER_THRESHOLD),
+    });
 
     let mut graph = Graph {
         version: Graph::VERSION,
@@ -121,7 +127,14 @@ impl Builder<'_> {
         let bias = Some(self.vector(&format!("{name}.bias"), out_features));
         let output = self.value(name, out_features);
         let outlier_threshold = Some(OUTLIER_THRESHOLD);
-        self.nodes.push(Op::Linear { input, weight, bias, outlier_threshold, output });
+        self.nodes.push(Op::Linear {
+            input,
+            weight,
+            bias,
+            activations: ActivationPrecision::Int8,
+            outlier_threshold,
+            output,
+        });
         output
     }
 }

@@ -97,8 +97,11 @@ pub enum Op {
         /// Tensor `[out_features]`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         bias: Option<String>,
-        /// Where the weight is quantized to integers and so are the activations: elements of this
-        /// magnitude and more stay in floating point. Absent: none does.
+        /// Where the weight is quantized to integers: how the activations are.
+        #[serde(default, skip_serializing_if = "ActivationPrecision::is_default")]
+        activations: ActivationPrecision,
+        /// Where the weight is quantized to integers: activations of this magnitude and more stay in floating
+        /// point. Absent: none does.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         outlier_threshold: Option<f32>,
         /// The product, `[tokens, out_features]`.
@@ -133,9 +136,31 @@ pub enum Op {
         /// Tensor `[vocabulary, in_features]`; the embedding itself where the head is tied.
         weight: String,
         /// As in [`Op::Linear`].
+        #[serde(default, skip_serializing_if = "ActivationPrecision::is_default")]
+        activations: ActivationPrecision,
+        /// As in [`Op::Linear`].
         #[serde(default, skip_serializing_if = "Option::is_none")]
         outlier_threshold: Option<f32>,
     },
+}
+
+/// How activations become integers where the weight is quantized; see `docs/format.md`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ActivationPrecision {
+    /// One signed byte per element, one scale per token.
+    #[default]
+    Int8,
+    /// One byte per element, one scale and one zero point per token: for one-sided values.
+    Int8Asym,
+    /// Two signed bytes per element, one scale per token: as good as f32.
+    Int8x2,
+}
+
+impl ActivationPrecision {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Element-wise functions, with the formula of each.

@@ -118,7 +118,7 @@ impl<'s, F: Fn(&str) -> Option<&'s [usize]>> NodeCheck<'_, F> {
                 self.tensor(weight, &[width(input)])?;
                 bias.iter().try_for_each(|bias| self.tensor(bias, &[width(input)]))
             }
-            Op::Linear { input, ref weight, ref bias, outlier_threshold, output } => {
+            Op::Linear { input, ref weight, ref bias, outlier_threshold, output, activations: _ } => {
                 self.outlier_threshold(outlier_threshold)?;
                 self.tensor(weight, &[width(output), width(input)])?;
                 bias.iter().try_for_each(|bias| self.tensor(bias, &[width(output)]))
@@ -152,7 +152,7 @@ impl<'s, F: Fn(&str) -> Option<&'s [usize]>> NodeCheck<'_, F> {
                 }
                 Ok(())
             }
-            Op::Logits { input, ref weight, outlier_threshold } => {
+            Op::Logits { input, ref weight, outlier_threshold, activations: _ } => {
                 self.outlier_threshold(outlier_threshold)?;
                 self.tensor(weight, &[self.graph.vocabulary, width(input)])
             }

@@ -78,14 +78,12 @@ pub fn pack(
     let tokenizer_files = tokenizer_files::load(source)?;
     let tokenizer = Tokenizer::from_json(&tokenizer_files.json)?;
     if tokenizer.id_limit() > description.graph.vocabulary {
-        return Err(PackError::NotAModel {
-            path: source.folder.clone(),
-            problem: format!(
-                "its tokenizer has ids up to {}, its config.json a vocab_size of {}",
-                tokenizer.id_limit() - 1,
-                description.graph.vocabulary
-            ),
-        });
+        let problem = format!(
+            "ids up to {}, but config.json has a vocab_size of {}",
+            tokenizer.id_limit() - 1,
+            description.graph.vocabulary
+        );
+        return Err(PackError::SourceFile { path: source.folder.join(entry_names::TOKENIZER), problem });
     }
     let checkpoint = Checkpoint::open(source.weight_files())?;
     let tensors = match_tensors(&checkpoint, &description)?;
@@ -146,7 +144,7 @@ pub fn pack(
     };
     progress.start("recording golden outputs", 0);
     let model = Model::new(description.graph.clone(), archive.weights()?, &manifest)?;
-    let golden = Golden::record(&model, &tokenizer)?;
+    let golden = Golden::record(&model, &tokenizer, &tokenizer_files.json)?;
     drop(model);
     progress.finish();
     archive.add(entry_names::GOLDEN, "application/json", &golden.to_json())?;

@@ -27,6 +27,9 @@ const TEXTS: [&str; 8] = [
     "supercalifragilisticexpialidocious antidisestablishmentarianism AAAAAAAAAAAAAAAA",
 ];
 
+/// What decides the ids in `tokenizer.json`.
+const RULES: [&str; 4] = ["added_tokens", "normalizer", "pre_tokenizer", "model"];
+
 /// How many of [`TEXTS`] are continued, and for how many tokens.
 const PROMPTS: usize = 4;
 const CONTINUATION: usize = 16;
@@ -51,6 +54,9 @@ pub struct GoldenTokenizer {
     pub cases: Vec<GoldenText>,
     /// SHA-256 over the ids (u32, little-endian, `u32::MAX` after each) of every token's own text.
     pub vocabulary_sha256: String,
+    /// SHA-256 over the rules of `tokenizer.json`: the keys of [`RULES`], their values as compact JSON with sorted
+    /// keys. Texts cannot reach the order of every pair of merges.
+    pub rules_sha256: String,
 }
 
 /// A text and its ids.
@@ -87,11 +93,11 @@ pub struct Check {
 }
 
 impl Golden {
-    /// Runs the package on the built-in texts.
+    /// Runs the package on the built-in texts. `tokenizer_json` is the entry that `tokenizer` was made from.
     ///
     /// # Errors
     /// Whatever keeps the package from running.
-    pub fn record(model: &Model, tokenizer: &Tokenizer) -> Result<Self, RuntimeError> {
+    pub fn record(model: &Model, tokenizer: &Tokenizer, tokenizer_json: &[u8]) -> Result<Self, RuntimeError> {
         let mut cases = Vec::new();
         for text in TEXTS {
             cases.push(GoldenText { text: text.to_owned(), ids: tokenizer.encode(text)? });
@@ -102,7 +108,11 @@ impl Golden {
             let length = case.ids.len().min(model.graph().context / 2).clamp(1, 24);
             runs.push(run(model, tokenizer, &case.ids[..length])?);
         }
-        let tokenizer = GoldenTokenizer { cases, vocabulary_sha256: vocabulary_digest(tokenizer)? };
+        let tokenizer = GoldenTokenizer {
+            cases,
+            vocabulary_sha256: vocabulary_digest(tokenizer)?,
+            rules_sha256: rules_digest(tokenizer_json)?,
+        };
         Ok(Self { numerics: NUMERICS, profile: Profile::Fast.name().to_owned(), tokenizer, runs })
     }
 
@@ -126,7 +136,12 @@ impl Golden {
     ///
     /// # Errors
     /// Whatever keeps the package from running.
-    pub fn replay(&self, model: &Model, tokenizer: &Tokenizer) -> Result<Vec<Check>, RuntimeError> {
+    pub fn replay(
+        &self,
+        model: &Model,
+        tokenizer: &Tokenizer,
+        tokenizer_json: &[u8],
+    ) -> Result<Vec<Check>, RuntimeError> {
         if self.profile != Profile::Fast.name() || self.runs.is_empty() || self.tokenizer.cases.is_empty() {
             return Err(RuntimeError::Golden(format!(
                 "{} runs in profile `{}` and {} texts; there must be some of both, in profile `{}`",
@@ -146,6 +161,12 @@ impl Golden {
             name: "tokenizer, every token".into(),
             ok: digest == self.tokenizer.vocabulary_sha256,
             detail: format!("digest {} of the ids of every token's text", &digest[..12]),
+        });
+        let digest = rules_digest(tokenizer_json)?;
+        checks.push(Check {
+            name: "tokenizer, rules".into(),
+            ok: digest == self.tokenizer.rules_sha256,
+            detail: format!("digest {} of the rules of tokenizer.json", &digest[..12]),
         });
         for (index, golden) in self.runs.iter().enumerate() {
             let found = run(model, tokenizer, &golden.prompt_ids)?;
@@ -227,6 +248,18 @@ fn vocabulary_digest(tokenizer: &Tokenizer) -> Result<String, RuntimeError> {
         for id in tokenizer.encode(&text)?.into_iter().chain([u32::MAX]) {
             digest.update(id.to_le_bytes());
         }
+    }
+    Ok(hex(&digest.finalize()))
+}
+
+fn rules_digest(tokenizer_json: &[u8]) -> Result<String, RuntimeError> {
+    let json: serde_json::Value =
+        serde_json::from_slice(tokenizer_json).map_err(|e| RuntimeError::Tokenizer(e.to_string()))?;
+    let mut digest = Sha256::new();
+    for key in RULES {
+        let rules = serde_json::to_vec(&json[key]).map_err(|e| RuntimeError::Tokenizer(e.to_string()))?;
+        digest.update(key.as_bytes());
+        digest.update(rules);
     }
     Ok(hex(&digest.finalize()))
 }

@@ -27,4 +27,4 @@ pub use golden::{Check, Golden, GoldenRun, GoldenText, GoldenTokenizer, NUMERICS
 pub use model::Model;
 pub use perplexity::{Divergence, Perplexity, PerplexityOptions, perplexity};
 pub use session::{KvCache, Profile, Session};
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{CompiledBytes, Tokenizer, compile as compile_tokenizer};

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use aibit_format::{Archive, Dtype, FormatError, Manifest, Scheme, Weights, entry_names};
 use aibit_graph::{ActivationFunction, Graph, Op, ValueId};
-use aibit_kernels::{Activation, FloatMatrix, Int8Rowwise, Isa};
+use aibit_kernels::{Activation, ActivationPrecision, FloatMatrix, Int8Rowwise, Isa};
 use half::{bf16, f16};
 
 use crate::RuntimeError;
@@ -24,53 +24,24 @@ pub struct Model {
     isa: Isa,
 }
 
+/// How a linear layer treats its input where its weight is quantized.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Activations {
+    pub(crate) precision: ActivationPrecision,
+    pub(crate) outlier_threshold: Option<f32>,
+}
+
 /// A node of the graph with its tensors found.
 #[derive(Debug)]
 pub(crate) enum Step {
-    Embed {
-        table: Matrix,
-        output: ValueId,
-    },
-    PositionEmbed {
-        table: Matrix,
-        output: ValueId,
-    },
-    Add {
-        a: ValueId,
-        b: ValueId,
-        output: ValueId,
-    },
-    LayerNorm {
-        input: ValueId,
-        weight: Vector,
-        bias: Option<Vector>,
-        epsilon: f32,
-        output: ValueId,
-    },
-    Linear {
-        input: ValueId,
-        weight: Matrix,
-        bias: Option<Vector>,
-        outlier_threshold: Option<f32>,
-        output: ValueId,
-    },
-    Activation {
-        input: ValueId,
-        function: Activation,
-        output: ValueId,
-    },
-    Attention {
-        qkv: ValueId,
-        slot: usize,
-        n_head: usize,
-        scale: f32,
-        output: ValueId,
-    },
-    Logits {
-        input: ValueId,
-        weight: Matrix,
-        outlier_threshold: Option<f32>,
-    },
+    Embed { table: Matrix, output: ValueId },
+    PositionEmbed { table: Matrix, output: ValueId },
+    Add { a: ValueId, b: ValueId, output: ValueId },
+    LayerNorm { input: ValueId, weight: Vector, bias: Option<Vector>, epsilon: f32, output: ValueId },
+    Linear { input: ValueId, weight: Matrix, bias: Option<Vector>, activations: Activations, output: ValueId },
+    Activation { input: ValueId, function: Activation, output: ValueId },
+    Attention { qkv: ValueId, slot: usize, n_head: usize, scale: f32, output: ValueId },
+    Logits { input: ValueId, weight: Matrix, activations: Activations },
 }
 
 /// A matrix `[rows, columns]` in the map.
@@ -217,22 +188,26 @@ impl Binder<'_> {
                 epsilon,
                 output,
             },
-            Op::Linear { input, ref weight, ref bias, outlier_threshold, output } => Step::Linear {
-                input,
-                weight: self.matrix(weight)?,
-                bias: self.optional_vector(bias)?,
-                outlier_threshold,
-                output,
-            },
+            Op::Linear { input, ref weight, ref bias, activations, outlier_threshold, output } => {
+                Step::Linear {
+                    input,
+                    weight: self.matrix(weight)?,
+                    bias: self.optional_vector(bias)?,
+                    activations: Activations { precision: precision_of(activations), outlier_threshold },
+                    output,
+                }
+            }
             Op::Activation { input, function, output } => {
                 Step::Activation { input, function: kernel_of(function), output }
             }
             Op::Attention { qkv, slot, n_head, scale, output } => {
                 Step::Attention { qkv, slot, n_head, scale, output }
             }
-            Op::Logits { input, ref weight, outlier_threshold } => {
-                Step::Logits { input, weight: self.matrix(weight)?, outlier_threshold }
-            }
+            Op::Logits { input, ref weight, activations, outlier_threshold } => Step::Logits {
+                input,
+                weight: self.matrix(weight)?,
+                activations: Activations { precision: precision_of(activations), outlier_threshold },
+            },
         })
     }
 
@@ -254,7 +229,7 @@ impl Binder<'_> {
             None => None,
         };
         if scheme == Scheme::Int8 && columns > MAX_INT8_COLUMNS {
-            let problem = "which has at most 131071 columns: longer integer sums could overflow";
+            let problem = "which has at most 65535 columns: longer integer sums could overflow";
             return Err(RuntimeError::Scheme { name: name.to_owned(), scheme, problem });
         }
         Ok(Matrix { name: name.to_owned(), rows, columns, scheme, scales })
@@ -289,8 +264,16 @@ impl Binder<'_> {
     }
 }
 
-/// Longest row whose integer products of codes cannot leave i32.
-const MAX_INT8_COLUMNS: usize = 131_071;
+/// Longest row whose integer products cannot leave i32 in any precision of the activations.
+const MAX_INT8_COLUMNS: usize = 65_535;
+
+fn precision_of(precision: aibit_graph::ActivationPrecision) -> ActivationPrecision {
+    match precision {
+        aibit_graph::ActivationPrecision::Int8 => ActivationPrecision::Int8,
+        aibit_graph::ActivationPrecision::Int8Asym => ActivationPrecision::Int8Asym,
+        aibit_graph::ActivationPrecision::Int8x2 => ActivationPrecision::Int8x2,
+    }
+}
 
 fn kernel_of(function: ActivationFunction) -> Activation {
     match function {

@@ -6,21 +6,25 @@ use std::str::FromStr;
 
 use aibit_graph::{KvSlot, ValueId};
 use aibit_kernels::{
-    ActivationDtype, AttentionShape, QuantizedRows, activate, add, add_assign, attention, embed_float,
-    embed_int8, layer_norm, linear_float, linear_int8, linear_llm_int8, quantize_rows, store_kv,
+    ActivationDtype, ActivationPrecision, AttentionShape, QuantizedRows, activate, add, add_assign,
+    attention, embed_float, embed_int8, layer_norm, linear_float, linear_int8, linear_llm_int8,
+    quantize_rows, store_kv,
 };
 use memmap2::MmapMut;
 
 use crate::RuntimeError;
-use crate::model::{Matrix, MatrixView, Model, Step};
+use crate::model::{Activations, Matrix, MatrixView, Model, Step};
 
 /// How integer matrix products treat activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Profile {
-    /// Each token on its own: quantized by its own scale, its outlier elements in floating point. No result
-    /// depends on how a prompt was split.
+    /// Each token on its own, in the precision that the graph asks for: quantized by its own scale, its outlier
+    /// elements in floating point. No result depends on how a prompt was split.
     #[default]
     Fast,
+    /// As fast, with two bytes for every activation that is multiplied in integers: as good as f32 activations,
+    /// and no element is an outlier. Free where a token waits for memory, twice the products in a long prompt.
+    Precise,
     /// LLM.int8() as bitsandbytes computes it on CPU: activations through fp16, outlier columns found over
     /// all tokens of a call, its constants. The prompt is one call.
     Exact,
@@ -28,12 +32,13 @@ pub enum Profile {
 
 impl Profile {
     /// Every profile.
-    pub const ALL: [Self; 2] = [Self::Fast, Self::Exact];
+    pub const ALL: [Self; 3] = [Self::Fast, Self::Precise, Self::Exact];
 
     /// The name on the command line and in reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Fast => "fast",
+            Self::Precise => "precise",
             Self::Exact => "exact",
         }
     }
@@ -52,7 +57,7 @@ impl FromStr for Profile {
         Self::ALL
             .into_iter()
             .find(|profile| profile.name() == name)
-            .ok_or_else(|| format!("unknown profile `{name}`, known are fast and exact"))
+            .ok_or_else(|| format!("unknown profile `{name}`, known are fast, precise and exact"))
     }
 }
 
@@ -211,7 +216,7 @@ impl<'m> Session<'m> {
 
     fn chunk(&self, tokens: usize) -> usize {
         match self.profile {
-            Profile::Fast => CHUNK,
+            Profile::Fast | Profile::Precise => CHUNK,
             Profile::Exact => tokens,
         }
     }
@@ -263,10 +268,10 @@ impl<'m> Session<'m> {
                     let weight = model.vector(weight);
                     layer_norm(model.isa(), x, weight.len(), weight, bias, *epsilon, y);
                 }
-                Step::Linear { input, weight, bias, outlier_threshold, output } => {
+                Step::Linear { input, weight, bias, activations, output } => {
                     let [x, y] = disjoint(&mut self.arena, model, [*input, *output], m);
                     let bias = bias.as_ref().map(|bias| model.vector(bias));
-                    linear(model, self.profile, x, weight, bias, *outlier_threshold, &mut self.quantized, y);
+                    linear(model, self.profile, x, weight, bias, *activations, &mut self.quantized, y);
                 }
                 Step::Activation { input, function, output } => {
                     let (from, to) = (model.arena_range(*input, m), model.arena_range(*output, m));
@@ -310,7 +315,7 @@ impl<'m> Session<'m> {
     /// Computes the logits of some tokens of the last pass.
     fn compute_logits(&mut self, rows: Range<usize>) {
         let model = self.model;
-        let Some(Step::Logits { input, weight, outlier_threshold }) = model.steps.last() else {
+        let Some(Step::Logits { input, weight, activations }) = model.steps.last() else {
             unreachable!("a valid graph ends with logits")
         };
         let start = model.arena_range(*input, self.tokens).start;
@@ -318,7 +323,7 @@ impl<'m> Session<'m> {
         let x = &self.arena[start + rows.start * width..start + rows.end * width];
         self.logits.resize(rows.len() * weight.rows, 0.0);
         let (quantized, logits) = (&mut self.quantized, &mut self.logits);
-        linear(model, self.profile, x, weight, None, *outlier_threshold, quantized, logits);
+        linear(model, self.profile, x, weight, None, *activations, quantized, logits);
     }
 }
 
@@ -355,19 +360,25 @@ fn linear(
     x: &[f32],
     weight: &Matrix,
     bias: Option<&[f32]>,
-    outlier_threshold: Option<f32>,
+    activations: Activations,
     quantized: &mut QuantizedRows,
     y: &mut [f32],
 ) {
     let (n, k) = (weight.rows, weight.columns);
     let view = model.matrix(weight);
     match (&view, profile) {
-        (MatrixView::Int8(w), Profile::Fast) => {
-            quantize_rows(model.isa(), x, k, outlier_threshold, quantized);
+        (MatrixView::Int8(w), Profile::Fast | Profile::Precise) => {
+            let Activations { precision, outlier_threshold } = match profile {
+                Profile::Precise => {
+                    Activations { precision: ActivationPrecision::Int8x2, outlier_threshold: None }
+                }
+                _ => activations,
+            };
+            quantize_rows(model.isa(), x, k, precision, outlier_threshold, quantized);
             linear_int8(model.isa(), quantized, w, bias, y);
         }
         (MatrixView::Int8(w), Profile::Exact) => {
-            let threshold = outlier_threshold.unwrap_or(0.0);
+            let threshold = activations.outlier_threshold.unwrap_or(0.0);
             linear_llm_int8(model.isa(), x, ActivationDtype::F32, w, bias, threshold, y);
         }
         (MatrixView::Float(_) | MatrixView::F16(_) | MatrixView::Bf16(_), _) => {

@@ -33,7 +33,7 @@ pub(crate) struct Args {
     /// Tokens from one window to the next [default: a whole window]
     #[arg(long, value_name = "N")]
     stride: Option<usize>,
-    /// How integer products are computed: fast, or exact as bitsandbytes does
+    /// How integer products are computed: fast; precise, with two bytes per activation; or exact, as bitsandbytes does
     #[arg(long, default_value_t = Profile::Fast)]
     profile: Profile,
     #[command(flatten)]

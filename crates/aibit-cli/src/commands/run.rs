@@ -107,7 +107,7 @@ pub(crate) struct Args {
     /// Print the text when it is complete, not as it comes
     #[arg(long)]
     no_stream: bool,
-    /// How integer products are computed: fast, or exact as bitsandbytes does
+    /// How integer products are computed: fast; precise, with two bytes per activation; or exact, as bitsandbytes does
     #[arg(long, default_value_t = Profile::Fast)]
     profile: Profile,
     #[command(flatten)]

@@ -99,7 +99,8 @@ fn checks(path: &Path, replay: bool, progress: &dyn Progress) -> Vec<Check> {
 fn replay_golden(archive: &Archive) -> Result<Vec<Check>, RuntimeError> {
     let model = Model::load(archive)?;
     let tokenizer = Tokenizer::load(archive)?;
-    Golden::from_json(archive.entry(entry_names::GOLDEN)?.data)?.replay(&model, &tokenizer)
+    let golden = Golden::from_json(archive.entry(entry_names::GOLDEN)?.data)?;
+    golden.replay(&model, &tokenizer, archive.entry(entry_names::TOKENIZER)?.data)
 }
 
 fn check(name: &str, outcome: Result<String, String>) -> Check {

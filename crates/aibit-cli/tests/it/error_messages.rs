@@ -49,7 +49,6 @@ fn a_folder_as_archive() {
 fn an_empty_file_as_archive() {
     assert_snapshot!(inspect(b""), @r"
     error: file.aibit is not an .aibit archive: the file is empty
-    hint: make an archive with `aibit pack SRC -o FILE.aibit`
     ");
 }
 
@@ -57,7 +56,6 @@ fn an_empty_file_as_archive() {
 fn a_gguf_file_as_archive() {
     assert_snapshot!(inspect(b"GGUF\x03\0\0\0\x10\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0"), @r"
     error: file.aibit is not an .aibit archive: it is a GGUF file; aibit reads archives made by `aibit pack`
-    hint: make an archive with `aibit pack SRC -o FILE.aibit`
     ");
 }
 
@@ -65,7 +63,6 @@ fn a_gguf_file_as_archive() {
 fn an_html_page_as_archive() {
     assert_snapshot!(inspect(b"<!DOCTYPE html>\n<html><head><title>404</title></head></html>\n"), @r"
     error: file.aibit is not an .aibit archive: it is an HTML page; the download probably returned an error page
-    hint: make an archive with `aibit pack SRC -o FILE.aibit`
     ");
 }
 
@@ -73,7 +70,6 @@ fn an_html_page_as_archive() {
 fn safetensors_as_archive() {
     assert_snapshot!(inspect(&safetensors_file(&Tiny::new().tensors())), @r"
     error: file.aibit is not an .aibit archive: it is a safetensors file; pack its model folder with `aibit pack`
-    hint: make an archive with `aibit pack SRC -o FILE.aibit`
     ");
 }
 
@@ -81,7 +77,6 @@ fn safetensors_as_archive() {
 fn an_lfs_pointer_as_archive() {
     assert_snapshot!(inspect(LFS_POINTER), @r"
     error: file.aibit is not an .aibit archive: it is a Git LFS pointer; fetch the file itself with `git lfs pull`
-    hint: make an archive with `aibit pack SRC -o FILE.aibit`
     ");
 }
 
@@ -298,8 +293,7 @@ fn a_tokenizer_larger_than_the_vocabulary() {
         table.data.truncate(500 * 64 * 4);
     });
     assert_snapshot!(pack(&model, &[]), @r"
-    error: tiny is not a model folder: its tokenizer has ids up to 511, its config.json a vocab_size of 500
-    hint: a model folder holds config.json, tokenizer.json (or vocab.json and merges.txt) and model.safetensors; a model on the hub is named ORGANISATION/NAME
+    error: tiny/tokenizer.json: ids up to 511, but config.json has a vocab_size of 500
     ");
 }
 
@@ -489,7 +483,7 @@ fn a_prompt_file_that_is_not_text() {
 #[test]
 fn an_unknown_profile() {
     assert_snapshot!(generate(&["-p", "x", "--profile", "quick"]), @r"
-    error: invalid value 'quick' for '--profile <PROFILE>': unknown profile `quick`, known are fast and exact
+    error: invalid value 'quick' for '--profile <PROFILE>': unknown profile `quick`, known are fast, precise and exact
 
     For more information, try '--help'.
     ");

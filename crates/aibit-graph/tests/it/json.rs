@@ -1,6 +1,8 @@
 //! Graphs as JSON: one text per graph, and nothing unknown in it.
 
-use aibit_graph::{ActivationFunction, BufferPlan, Graph, GraphError, KvSlot, Op, Value};
+use aibit_graph::{
+    ActivationFunction, ActivationPrecision, BufferPlan, Graph, GraphError, KvSlot, Op, Value,
+};
 use proptest::prelude::*;
 
 use crate::support::{sample, validate};
@@ -34,9 +36,21 @@ fn a_graph_is_read_back_as_it_was() {
 fn absent_options_are_not_written() {
     let mut graph = sample().0;
     graph.nodes = vec![
-        Op::Linear { input: 0, weight: "w".to_owned(), bias: None, outlier_threshold: None, output: 1 },
+        Op::Linear {
+            input: 0,
+            weight: "w".to_owned(),
+            bias: None,
+            activations: ActivationPrecision::Int8,
+            outlier_threshold: None,
+            output: 1,
+        },
         Op::LayerNorm { input: 0, weight: "w".to_owned(), bias: None, epsilon: 1.0, output: 1 },
-        Op::Logits { input: 0, weight: "w".to_owned(), outlier_threshold: None },
+        Op::Logits {
+            input: 0,
+            weight: "w".to_owned(),
+            activations: ActivationPrecision::Int8,
+            outlier_threshold: None,
+        },
     ];
     let json = String::from_utf8(graph.to_json()).expect("UTF-8");
     assert!(
@@ -200,7 +214,14 @@ fn any_op() -> impl Strategy<Value = Op> {
         ),
         (id(), text(), prop::option::of(text()), prop::option::of(any_float()), id()).prop_map(
             |(input, weight, bias, outlier_threshold, output)| {
-                Op::Linear { input, weight, bias, outlier_threshold, output }
+                Op::Linear {
+                    input,
+                    weight,
+                    bias,
+                    activations: ActivationPrecision::Int8,
+                    outlier_threshold,
+                    output,
+                }
             }
         ),
         (id(), prop::sample::select(functions), id()).prop_map(|(input, function, output)| Op::Activation {
@@ -215,8 +236,9 @@ fn any_op() -> impl Strategy<Value = Op> {
             scale,
             output
         }),
-        (id(), text(), prop::option::of(any_float()))
-            .prop_map(|(input, weight, outlier_threshold)| Op::Logits { input, weight, outlier_threshold }),
+        (id(), text(), prop::option::of(any_float())).prop_map(|(input, weight, outlier_threshold)| {
+            Op::Logits { input, weight, activations: ActivationPrecision::Int8, outlier_threshold }
+        }),
     ]
 }
 

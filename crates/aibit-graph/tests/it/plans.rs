@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use aibit_graph::{ActivationFunction, BufferPlan, Graph, KvSlot, Op, Value};
+use aibit_graph::{ActivationFunction, ActivationPrecision, BufferPlan, Graph, KvSlot, Op, Value};
 use proptest::prelude::*;
 
 use crate::support::{Shapes, check_refused, sample, validate};
@@ -182,7 +182,12 @@ fn the_largest_graph_is_validated_in_no_time() {
     nodes.push(Op::Add { a: 0, b: 1, output: half });
     nodes.extend((2..half).map(|i| Op::Add { a: half + i - 2, b: i, output: half + i - 1 }));
     let last = 2 * half - 2;
-    nodes.push(Op::Logits { input: last, weight: "e".to_owned(), outlier_threshold: None });
+    nodes.push(Op::Logits {
+        input: last,
+        weight: "e".to_owned(),
+        activations: ActivationPrecision::Int8,
+        outlier_threshold: None,
+    });
     assert_eq!(nodes.len(), 1 << 16);
     let offsets = (0..=last).map(|v| if v < half { v } else { 0 }).collect();
     let graph = Graph {
@@ -281,7 +286,17 @@ fn random_graph(steps: &[(u8, u16, u16)]) -> (Graph, Shapes) {
             _ => {
                 let wide = WIDTHS[usize::from(second) % 4];
                 let weight = format!("matrix{wide}x{width}");
-                (Op::Linear { input, weight, bias: None, outlier_threshold: None, output }, wide)
+                (
+                    Op::Linear {
+                        input,
+                        weight,
+                        bias: None,
+                        activations: ActivationPrecision::Int8,
+                        outlier_threshold: None,
+                        output,
+                    },
+                    wide,
+                )
             }
         };
         graph.values.push(Value { name: format!("v{output}"), width });
@@ -289,7 +304,12 @@ fn random_graph(steps: &[(u8, u16, u16)]) -> (Graph, Shapes) {
     }
     let input = graph.values.len() - 1;
     let weight = format!("table{}", graph.values[input].width);
-    graph.nodes.push(Op::Logits { input, weight, outlier_threshold: None });
+    graph.nodes.push(Op::Logits {
+        input,
+        weight,
+        activations: ActivationPrecision::Int8,
+        outlier_threshold: None,
+    });
     (graph, shapes)
 }
 

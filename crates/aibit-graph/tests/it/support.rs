@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use aibit_graph::{ActivationFunction, BufferPlan, Graph, GraphError, KvSlot, Op, Value};
+use aibit_graph::{
+    ActivationFunction, ActivationPrecision, BufferPlan, Graph, GraphError, KvSlot, Op, Value,
+};
 
 pub(crate) const CONTEXT: usize = 32;
 pub(crate) const VOCABULARY: usize = 50;
@@ -34,6 +36,7 @@ pub(crate) fn sample() -> (Graph, Shapes) {
         input,
         weight: format!("{name}.weight"),
         bias: Some(format!("{name}.bias")),
+        activations: aibit_graph::ActivationPrecision::Int8,
         outlier_threshold,
         output,
     };
@@ -56,7 +59,12 @@ pub(crate) fn sample() -> (Graph, Shapes) {
         Op::Activation { input: 8, function: ActivationFunction::GeluTanh, output: 9 },
         linear("down", 9, 10, None),
         Op::Add { a: 7, b: 10, output: 11 },
-        Op::Logits { input: 11, weight: "wte".to_owned(), outlier_threshold: None },
+        Op::Logits {
+            input: 11,
+            weight: "wte".to_owned(),
+            activations: ActivationPrecision::Int8,
+            outlier_threshold: None,
+        },
     ];
     let mut graph = Graph {
         version: Graph::VERSION,

@@ -1,6 +1,6 @@
 //! One broken graph for every rule, refused with the node and the numbers.
 
-use aibit_graph::{ActivationFunction, Graph, GraphError, KvSlot, Op, Value};
+use aibit_graph::{ActivationFunction, ActivationPrecision, Graph, GraphError, KvSlot, Op, Value};
 
 use crate::support::{CONTEXT, VOCABULARY, check_refused, node, sample, validate};
 
@@ -192,7 +192,9 @@ fn outlier_thresholds_are_positive_and_finite() {
         let expected = format!("outlier_threshold is {threshold}, it must be positive and finite");
         check_refused(
             |g, _| {
-                let Op::Linear { outlier_threshold, .. } = &mut g.nodes[node::QKV] else {
+                let Op::Linear { activations: ActivationPrecision::Int8, outlier_threshold, .. } =
+                    &mut g.nodes[node::QKV]
+                else {
                     panic!("a linear node")
                 };
                 *outlier_threshold = Some(threshold);
@@ -201,7 +203,9 @@ fn outlier_thresholds_are_positive_and_finite() {
         );
         check_refused(
             |g, _| {
-                let Op::Logits { outlier_threshold, .. } = &mut g.nodes[node::LOGITS] else {
+                let Op::Logits { activations: ActivationPrecision::Int8, outlier_threshold, .. } =
+                    &mut g.nodes[node::LOGITS]
+                else {
                     panic!("the logits")
                 };
                 *outlier_threshold = Some(threshold);
@@ -338,5 +342,10 @@ fn norm(input: usize, output: usize, epsilon: f32) -> Op {
 }
 
 fn logits(input: usize, weight: &str) -> Op {
-    Op::Logits { input, weight: weight.to_owned(), outlier_threshold: None }
+    Op::Logits {
+        input,
+        weight: weight.to_owned(),
+        activations: ActivationPrecision::Int8,
+        outlier_threshold: None,
+    }
 }

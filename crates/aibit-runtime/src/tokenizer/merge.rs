@@ -63,10 +63,10 @@ impl MergeTable<'_> {
         let mut at = first_slot(left, right, self.slots.len());
         for _ in 0..self.probes {
             let slot = &self.slots[at & mask];
-            let [slot_left, slot_right, rank, id] = slot.as_chunks::<4>().0 else { unreachable!() };
-            if u32::from_le_bytes(*slot_left) == left && u32::from_le_bytes(*slot_right) == right {
-                let (rank, id) = (u32::from_le_bytes(*rank), u32::from_le_bytes(*id));
-                return if id < self.id_limit { Merge { rank, id } } else { Merge { rank: NEVER, id } };
+            let field = |i: usize| u32::from_le_bytes([slot[i], slot[i + 1], slot[i + 2], slot[i + 3]]);
+            if (field(0), field(4)) == (left, right) {
+                let id = field(12);
+                return Merge { rank: if id < self.id_limit { field(8) } else { NEVER }, id };
             }
             if *slot == EMPTY_SLOT {
                 break;
@@ -115,7 +115,11 @@ impl Merger {
         let mut heap = std::mem::take(&mut self.heap).into_vec();
         heap.clear();
         heap.extend(
-            self.merges.iter().enumerate().filter(|(_, m)| m.rank != NEVER).map(|(at, m)| Reverse((m.rank, at))),
+            self.merges
+                .iter()
+                .enumerate()
+                .filter(|(_, m)| m.rank != NEVER)
+                .map(|(at, m)| Reverse((m.rank, at))),
         );
         self.heap = BinaryHeap::from(heap);
         while let Some(Reverse((rank, at))) = self.heap.pop() {

@@ -138,7 +138,10 @@ mod tests {
         if expected != found {
             let path = std::env::temp_dir().join("char_classes.rs");
             std::fs::write(&path, expected).expect("written");
-            panic!("the engine's Unicode tables differ from char_classes.rs; copy {} over it", path.display());
+            panic!(
+                "the engine's Unicode tables differ from char_classes.rs; copy {} over it",
+                path.display()
+            );
         }
         for byte in 0..128 {
             assert_eq!(class_of_ascii(byte), class_of(char::from(byte)), "{byte:#04x}");
@@ -157,10 +160,62 @@ mod tests {
     #[test]
     fn pieces_of_chosen_texts_are_those_of_the_regular_expression() {
         for text in [
-            "", " ", "  ", "a", " a", "  a", "\n", "\n\n", "\na", " \na", "\n a", "a ", "a  ", "a\n", "'", "''", "'s", " 's",
-            "''s", "it's", "'S", "'re", "'r", "'ll", "'l", "'lla", "'d've", "a'b", "1's", "a1", "1a", " 1", " 12a", "!", " !",
-            " !?a", "\u{a0}a", " \u{a0}a", "\u{a0} a", "\u{3000}", "e\u{301}", "\u{301}", "x²", "Ⅷ½", "_a_", "\0", " \0 ",
-            "\u{85}x", "\u{2028}\u{2029}", "漢字 かな", "👩\u{200d}🚀", "\u{1c}\u{1d}", "\u{180e}", "\u{feff}a", " '", " ' s",
+            "",
+            " ",
+            "  ",
+            "a",
+            " a",
+            "  a",
+            "\n",
+            "\n\n",
+            "\na",
+            " \na",
+            "\n a",
+            "a ",
+            "a  ",
+            "a\n",
+            "'",
+            "''",
+            "'s",
+            " 's",
+            "''s",
+            "it's",
+            "'S",
+            "'re",
+            "'r",
+            "'ll",
+            "'l",
+            "'lla",
+            "'d've",
+            "a'b",
+            "1's",
+            "a1",
+            "1a",
+            " 1",
+            " 12a",
+            "!",
+            " !",
+            " !?a",
+            "\u{a0}a",
+            " \u{a0}a",
+            "\u{a0} a",
+            "\u{3000}",
+            "e\u{301}",
+            "\u{301}",
+            "x²",
+            "Ⅷ½",
+            "_a_",
+            "\0",
+            " \0 ",
+            "\u{85}x",
+            "\u{2028}\u{2029}",
+            "漢字 かな",
+            "👩\u{200d}🚀",
+            "\u{1c}\u{1d}",
+            "\u{180e}",
+            "\u{feff}a",
+            " '",
+            " ' s",
         ] {
             check(text);
         }

@@ -1,0 +1,268 @@
+//! From `tokenizer.json` to the compiled form.
+
+use std::collections::{BTreeSet, HashMap};
+
+use serde::Deserialize;
+use tokenizers::models::bpe::BPE;
+use tokenizers::{AddedToken, DecoderWrapper, ModelWrapper, PostProcessorWrapper, PreTokenizerWrapper};
+
+use super::byte_alphabet;
+use super::layout::{self, Counts, MAX_IDS, MAX_PROBES, NONE};
+use super::merge::{EMPTY_SLOT, MergeTable, Merger, SLOT_BYTES, first_slot};
+use crate::RuntimeError;
+
+/// Compiles `tokenizer.json` into a form that is used where it lies, the same bytes for the same tokenizer.
+///
+/// `None` for what the form cannot express: anything but byte-level BPE with GPT-2's pre-tokenization, without
+/// normalizer, and with added tokens that are searched for as they are written.
+///
+/// # Errors
+/// [`RuntimeError::Tokenizer`] for a malformed file.
+pub fn compile(tokenizer_json: &[u8]) -> Result<Option<Vec<u8>>, RuntimeError> {
+    let library = tokenizers::Tokenizer::from_bytes(tokenizer_json)
+        .map_err(|e| RuntimeError::Tokenizer(e.to_string()))?;
+    Ok(Vocabulary::of(&library, tokenizer_json).and_then(|vocabulary| vocabulary.compile()))
+}
+
+/// What is compiled.
+struct Vocabulary {
+    /// The bytes of every id up to the largest; `None` where there is no token.
+    tokens: Vec<Option<Vec<u8>>>,
+    byte_ids: [u32; 256],
+    /// Left id, right id, merged id, by rank.
+    merges: Vec<[u32; 3]>,
+    /// Added tokens that are searched for in the whole text, by their bytes.
+    added_first: Vec<u32>,
+    /// Those that are searched for in what is left, by their bytes.
+    added_second: Vec<u32>,
+    /// Ascending.
+    special: Vec<u32>,
+}
+
+/// The part of `tokenizer.json` that the library reads but does not hand out.
+#[derive(Deserialize)]
+struct MergesFile {
+    model: MergesModel,
+}
+
+#[derive(Deserialize)]
+struct MergesModel {
+    merges: Merges,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Merges {
+    Pairs(Vec<(String, String)>),
+    Lines(Vec<String>),
+}
+
+impl Vocabulary {
+    fn of(library: &tokenizers::Tokenizer, json: &[u8]) -> Option<Self> {
+        let ModelWrapper::BPE(bpe) = library.get_model() else { return None };
+        let texts = library.get_vocab(true);
+        let ids: BTreeSet<u32> = texts.values().copied().collect();
+        let id_limit = ids.last().map_or(0, |&last| u64::from(last) + 1);
+        // Two tokens of one id, and the library's answer would depend on the order of a hash table.
+        if !is_expressible(library, bpe) || ids.len() != texts.len() || id_limit > u64::from(MAX_IDS) {
+            return None;
+        }
+        let added = library.get_added_tokens_decoder();
+        let mut tokens = vec![None; id_limit as usize];
+        for (text, &id) in &texts {
+            let bytes = match added.get(&id) {
+                Some(_) => text.clone().into_bytes(),
+                None => byte_alphabet::bytes_of(text).filter(|bytes| !bytes.is_empty())?,
+            };
+            tokens[id as usize] = Some(bytes);
+        }
+
+        let vocabulary = bpe.get_vocab();
+        let mut byte_ids = [NONE; 256];
+        for c in '\0'..='\u{143}' {
+            if let Some(byte) = byte_alphabet::byte_of(c) {
+                byte_ids[usize::from(byte)] = vocabulary.get(&c.to_string()).copied().unwrap_or(NONE);
+            }
+        }
+        if (bpe.unk_token.is_some() || bpe.byte_fallback) && byte_ids.contains(&NONE) {
+            return None;
+        }
+
+        let group = |normalized: bool| {
+            let members = added.iter().filter(|(_, token)| token.normalized == normalized);
+            let mut members: Vec<(&str, u32)> =
+                members.map(|(&id, token)| (token.content.as_str(), id)).collect();
+            members.sort_unstable();
+            members.into_iter().map(|(_, id)| id).collect()
+        };
+        let mut special: Vec<u32> = added.iter().filter(|(_, t)| t.special).map(|(&id, _)| id).collect();
+        special.sort_unstable();
+        let merges = merges(json, &vocabulary)?;
+        Some(Self { tokens, byte_ids, merges, added_first: group(false), added_second: group(true), special })
+    }
+
+    fn compile(&self) -> Option<Vec<u8>> {
+        let id_limit = self.tokens.len() as u32;
+        let mut bytes = Vec::new();
+        let mut offsets = vec![0];
+        for token in &self.tokens {
+            bytes.extend_from_slice(token.as_deref().unwrap_or_default());
+            offsets.push(u32::try_from(bytes.len()).ok()?);
+        }
+
+        let pairs: Vec<usize> = (0..self.merges.len()).collect();
+        let place = |slots, rank: usize| first_slot(self.merges[rank][0], self.merges[rank][1], slots);
+        let (slots, merge_probes) = hash_table(&pairs, place)?;
+        let merge_slots: Vec<[u8; SLOT_BYTES]> = slots
+            .into_iter()
+            .map(|rank| match rank {
+                None => EMPTY_SLOT,
+                Some(rank) => {
+                    let [left, right, id] = self.merges[rank];
+                    let mut slot = EMPTY_SLOT;
+                    let fields = [left, right, rank as u32, id].map(u32::to_le_bytes);
+                    slot.copy_from_slice(fields.as_flattened());
+                    slot
+                }
+            })
+            .collect();
+
+        let table = MergeTable { slots: &merge_slots, probes: merge_probes, id_limit };
+        let pieces = self.whole_pieces(table);
+        let token = |id: usize| self.tokens[id].as_deref().unwrap_or_default();
+        let place = |slots, id: usize| layout::first_piece_slot(token(id), slots);
+        let (piece_slots, piece_probes) = hash_table(&pieces, place)?;
+        let piece_slots = piece_slots.into_iter().map(|id| id.map_or(NONE, |id| id as u32));
+
+        let mut added = self.added_group(&self.added_first, 0);
+        added.extend(self.added_group(&self.added_second, self.added_first.len()));
+        let counts = Counts {
+            id_limit,
+            merges: self.merges.len() as u32,
+            merge_probes,
+            pieces: pieces.len() as u32,
+            piece_probes,
+            longest_piece: pieces.iter().map(|&id| token(id).len()).max().unwrap_or(0) as u32,
+            added_first: self.added_first.len() as u32,
+        };
+        let sections: [&[u8]; 7] = [
+            &numbers(self.byte_ids),
+            &numbers(added),
+            &numbers(self.special.iter().copied()),
+            &numbers(offsets),
+            &bytes,
+            merge_slots.as_flattened(),
+            &numbers(piece_slots),
+        ];
+        Some(layout::write(counts, sections))
+    }
+
+    /// The tokens that their own bytes merge into, as ids. Not those added to the vocabulary: their bytes are
+    /// written out and may be those of another token.
+    fn whole_pieces(&self, table: MergeTable<'_>) -> Vec<usize> {
+        let added: BTreeSet<u32> = self.added_first.iter().chain(&self.added_second).copied().collect();
+        let mut merger = Merger::default();
+        let mut is_whole = |id: u32, bytes: &[u8]| {
+            merger.symbols.clear();
+            merger
+                .symbols
+                .extend(bytes.iter().map(|&byte| self.byte_ids[usize::from(byte)]).filter(|&id| id != NONE));
+            merger.merge(table);
+            merger.symbols == [id] && !added.contains(&id)
+        };
+        let tokens = self.tokens.iter().enumerate();
+        tokens
+            .filter(|(id, token)| token.as_ref().is_some_and(|bytes| is_whole(*id as u32, bytes)))
+            .map(|(id, _)| id)
+            .collect()
+    }
+
+    /// The records of a group of added tokens, whose first has index `first`.
+    fn added_group(&self, group: &[u32], first: usize) -> Vec<u32> {
+        let token = |index: usize| self.tokens[group[index] as usize].as_deref().unwrap_or_default();
+        let mut parents: Vec<Option<usize>> = Vec::new();
+        for index in 0..group.len() {
+            // What a token begins with sorts before it, and the one just before begins with that too.
+            let mut parent = index.checked_sub(1);
+            while let Some(other) = parent
+                && !token(index).starts_with(token(other))
+            {
+                parent = parents[other];
+            }
+            parents.push(parent);
+        }
+        let record = |(&id, parent): (&u32, Option<usize>)| [id, parent.map_or(NONE, |p| (first + p) as u32)];
+        group.iter().zip(parents).flat_map(record).collect()
+    }
+}
+
+/// Whether the compiled form has a place for all that the library would do.
+fn is_expressible(library: &tokenizers::Tokenizer, bpe: &BPE) -> bool {
+    let is_empty = |affix: &Option<String>| affix.as_deref().unwrap_or_default().is_empty();
+    let is_literal = |token: &AddedToken| !token.single_word && !token.lstrip && !token.rstrip;
+    library.get_normalizer().is_none()
+        && matches!(
+            library.get_pre_tokenizer(),
+            Some(PreTokenizerWrapper::ByteLevel(split)) if !split.add_prefix_space && split.use_regex
+        )
+        && matches!(library.get_post_processor(), None | Some(PostProcessorWrapper::ByteLevel(_)))
+        && matches!(library.get_decoder(), Some(DecoderWrapper::ByteLevel(_)))
+        && bpe.dropout.is_none_or(|probability| probability == 0.0)
+        && is_empty(&bpe.continuing_subword_prefix)
+        && is_empty(&bpe.end_of_word_suffix)
+        && !bpe.ignore_merges
+        && library.get_added_tokens_decoder().values().all(is_literal)
+}
+
+/// The merges of a `tokenizer.json`; of two with the same pair the last counts.
+fn merges(json: &[u8], vocabulary: &HashMap<String, u32>) -> Option<Vec<[u32; 3]>> {
+    let file: MergesFile = serde_json::from_slice(json).ok()?;
+    let pairs: Vec<(String, String)> = match file.model.merges {
+        Merges::Pairs(pairs) => pairs,
+        Merges::Lines(lines) => lines
+            .iter()
+            .filter(|line| !line.starts_with("#version"))
+            .map(|line| line.split_once(' ').map(|(left, right)| (left.to_owned(), right.to_owned())))
+            .collect::<Option<_>>()?,
+    };
+    let mut seen = BTreeSet::new();
+    let mut merges = Vec::new();
+    for (left, right) in pairs.iter().rev() {
+        let id = |text: &str| vocabulary.get(text).copied();
+        let merge = [id(left)?, id(right)?, id(&format!("{left}{right}"))?];
+        if seen.insert([merge[0], merge[1]]) {
+            merges.push(merge);
+        }
+    }
+    merges.reverse();
+    Some(merges)
+}
+
+/// An open-addressing table of `items`, at most half full, and how many slots a search has to look at.
+fn hash_table(items: &[usize], place: impl Fn(usize, usize) -> usize) -> Option<(Vec<Option<usize>>, u32)> {
+    let smallest = (2 * items.len()).next_power_of_two().max(2);
+    // Items that no table of eight times the size keeps apart are made to collide.
+    [1, 2, 4, 8].into_iter().find_map(|factor| hash_table_of(factor * smallest, items, &place))
+}
+
+/// The table with a given number of slots; `None` if a search in it would be too long.
+fn hash_table_of(
+    size: usize,
+    items: &[usize],
+    place: impl Fn(usize, usize) -> usize,
+) -> Option<(Vec<Option<usize>>, u32)> {
+    let mut slots = vec![None; size];
+    let mut probes = 1;
+    for &item in items {
+        let first = place(size, item);
+        let slot = |distance: u32| (first + distance as usize) & (size - 1);
+        let distance = (0..MAX_PROBES).find(|&distance| slots[slot(distance)].is_none())?;
+        slots[slot(distance)] = Some(item);
+        probes = probes.max(distance + 1);
+    }
+    Some((slots, probes))
+}
+
+fn numbers(numbers: impl IntoIterator<Item = u32>) -> Vec<u8> {
+    numbers.into_iter().flat_map(u32::to_le_bytes).collect()
+}
