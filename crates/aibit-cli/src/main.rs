@@ -40,6 +40,7 @@ enum Command {
     Inspect(commands::inspect::Args),
     Verify(commands::verify::Args),
     Eval(commands::eval::Args),
+    Bench(commands::bench::Args),
     Completions(commands::completions::Args),
 }
 
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => commands::inspect::run(args, &mut out),
         Command::Verify(args) => commands::verify::run(args, &mut out),
         Command::Eval(args) => commands::eval::run(args, &mut out),
+        Command::Bench(args) => commands::bench::run(args, &mut out),
         Command::Completions(args) => commands::completions::run(args, &mut out),
     };
     match result {

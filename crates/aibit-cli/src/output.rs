@@ -42,14 +42,20 @@ impl Output {
 
     /// Prints a result: text, or JSON with `--json`.
     pub(crate) fn emit(&mut self, report: &(impl Display + Serialize)) -> anyhow::Result<()> {
-        let mut stdout = io::stdout().lock();
         if self.json {
-            serde_json::to_writer(&mut stdout, &Versioned { schema_version: SCHEMA_VERSION, report })
-                .map_err(io::Error::from)?;
-            writeln!(stdout)?;
-        } else {
-            writeln!(stdout, "{report}")?;
+            return self.emit_json(report);
         }
+        let mut stdout = io::stdout().lock();
+        writeln!(stdout, "{report}")?;
+        Ok(stdout.flush()?)
+    }
+
+    /// Prints a result as JSON.
+    pub(crate) fn emit_json(&mut self, report: &impl Serialize) -> anyhow::Result<()> {
+        let mut stdout = io::stdout().lock();
+        serde_json::to_writer(&mut stdout, &Versioned { schema_version: SCHEMA_VERSION, report })
+            .map_err(io::Error::from)?;
+        writeln!(stdout)?;
         Ok(stdout.flush()?)
     }
 

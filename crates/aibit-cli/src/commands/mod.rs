@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
+pub(crate) mod bench;
 pub(crate) mod completions;
 pub(crate) mod eval;
 pub(crate) mod inspect;
@@ -39,7 +40,8 @@ pub(crate) struct ThreadsArg {
 impl ThreadsArg {
     /// Starts the threads, once, and tells how many there are.
     pub(crate) fn start(&self) -> anyhow::Result<usize> {
-        let mut pool = rayon::ThreadPoolBuilder::new();
+        // This thread computes as well: handing each layer over to others would cost a wake-up.
+        let mut pool = rayon::ThreadPoolBuilder::new().use_current_thread();
         if let Some(threads) = self.threads {
             pool = pool.num_threads(threads.into());
         }

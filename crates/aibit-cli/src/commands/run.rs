@@ -122,6 +122,9 @@ struct Report {
     stop_reason: StopReason,
     seed: u64,
     timings: Timings,
+    /// Where the system tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peak_rss_bytes: Option<u64>,
     profile: &'static str,
     isa: &'static str,
     threads: usize,
@@ -205,6 +208,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
             stop_reason,
             seed: options.sampler.seed,
             timings,
+            peak_rss_bytes: peak_rss_bytes(),
             profile: args.profile.name(),
             isa: model.isa().name(),
             threads,
@@ -241,6 +245,14 @@ fn options(args: &Args, package: &PackageDefaults) -> GenerateOptions {
         stop_ids,
         stop_strings: args.stop.clone(),
     }
+}
+
+/// The most memory that this process has held, mapped files included.
+fn peak_rss_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+    Some(1024 * kilobytes)
 }
 
 /// A seed that differs from run to run, small enough for any JSON reader to hold.

@@ -41,6 +41,11 @@ fn of_eval() {
 }
 
 #[test]
+fn of_bench() {
+    check("bench");
+}
+
+#[test]
 fn of_completions() {
     check("completions");
 }
@@ -55,7 +60,7 @@ fn without_arguments_the_help_is_an_error_message() {
 #[test]
 fn every_command_tells_the_version() {
     let version = format!(" {}\n", env!("CARGO_PKG_VERSION"));
-    for command in ["pack", "run", "inspect", "verify", "eval", "completions"] {
+    for command in ["pack", "run", "inspect", "verify", "eval", "bench", "completions"] {
         assert!(succeeds(shelf(), &[command, "--version"]).ends_with(&version), "{command}");
     }
     assert_eq!(succeeds(shelf(), &["-V"]), format!("aibit{version}"));

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::models;
 use crate::support::{
-    json, parse_json, run, shelf, small_f32, small_int8, temporary_folder, text, tiny_int8,
+    json, parse_json, run, shelf, small_f32, small_int8, succeeds, temporary_folder, text, tiny_int8,
 };
 use crate::text_output::TEXT;
 
@@ -63,7 +63,9 @@ fn pack() {
 
 #[test]
 fn run_greedy() {
-    let report = json(shelf(), &["run", small_int8(), "-p", "Once upon a time", "-n", "4", "-t", "2"]);
+    let mut report = json(shelf(), &["run", small_int8(), "-p", "Once upon a time", "-n", "4", "-t", "2"]);
+    // Only where the system tells.
+    report.as_object_mut().expect("an object").remove("peak_rss_bytes");
     insta::assert_snapshot!("run", structure(&report));
     has(
         &report,
@@ -186,4 +188,33 @@ fn completions() {
     let report = json(shelf(), &["completions", "bash"]);
     insta::assert_snapshot!("completions", structure(&report));
     assert!(text(&report["script"]).contains("_aibit"));
+}
+
+#[test]
+fn bench() {
+    let args =
+        ["bench", tiny_int8(), "-p", "16,8", "-n", "4", "-d", "0,32", "-r", "2", "-t", "1,2", "-o", "json"];
+    let report = parse_json(&succeeds(shelf(), &args));
+    has(&report, &["isa", "profile", "rows"]);
+    let rows = report["rows"].as_array().expect("rows");
+    let tests: Vec<_> = rows.iter().filter(|row| row["threads"] == 2).map(|row| text(&row["test"])).collect();
+    let speeds = ["pp16", "pp8", "tg4", "pp16 @ d32", "pp8 @ d32", "tg4 @ d32"];
+    assert_eq!(tests[..8], [&speeds[..], &["load", "first token"]].concat());
+    for row in rows {
+        has(row, &["model", "file_bytes", "parameters", "threads", "test", "unit", "mean", "sd", "samples"]);
+        let samples = row["samples"].as_array().expect("samples");
+        assert!(samples.len() == 2 && samples.iter().all(|s| s.as_f64().is_some_and(|s| s > 0.0)), "{row}");
+    }
+    assert_eq!(rows.len() % 2, 0);
+}
+
+#[test]
+fn bench_in_other_forms() {
+    let args = ["bench", tiny_int8(), "-p", "8", "-n", "0", "-r", "1", "-t", "1"];
+    let markdown = succeeds(shelf(), &args);
+    assert!(markdown.starts_with("| model | size | params | threads | test |"), "{markdown}");
+    assert!(markdown.contains("| pp8 |") && !markdown.contains("| tg"), "{markdown}");
+    let csv = succeeds(shelf(), &[&args[..], &["-o", "csv"]].concat());
+    assert!(csv.starts_with("model,file_bytes,parameters,isa,profile,threads,test,unit,mean,sd\n"), "{csv}");
+    assert!(csv.lines().all(|line| line.split(',').count() == 10), "{csv}");
 }

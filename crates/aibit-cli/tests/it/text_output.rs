@@ -116,7 +116,7 @@ fn greedy_text() {
 fn completions_name_every_command() {
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let script = succeeds(shelf(), &["completions", shell]);
-        for command in ["pack", "run", "inspect", "verify", "eval", "completions"] {
+        for command in ["pack", "run", "inspect", "verify", "eval", "bench", "completions"] {
             assert!(script.contains(command), "{shell}: no {command}");
         }
     }

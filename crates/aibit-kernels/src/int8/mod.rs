@@ -271,6 +271,10 @@ pub(crate) fn for_each_product<T: Send>(
 }
 
 #[inline(always)]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the operands of a layer, its products and a place for the result"
+)]
 fn scale_tile<S: Simd>(
     _: S,
     product: Product<'_>,

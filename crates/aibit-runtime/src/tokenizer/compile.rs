@@ -157,24 +157,18 @@ impl Vocabulary {
         Some(layout::write(counts, sections))
     }
 
-    /// The tokens that their own bytes merge into, as ids. Not those added to the vocabulary: their bytes are
-    /// written out and may be those of another token.
+    /// The tokens that their own bytes merge into, as ids.
     fn whole_pieces(&self, table: MergeTable<'_>) -> Vec<usize> {
-        let added: BTreeSet<u32> = self.added_first.iter().chain(&self.added_second).copied().collect();
         let mut merger = Merger::default();
-        let mut is_whole = |id: u32, bytes: &[u8]| {
+        let mut is_whole = |id: usize, bytes: &[u8]| {
+            let byte_ids = bytes.iter().map(|&byte| self.byte_ids[usize::from(byte)]);
             merger.symbols.clear();
-            merger
-                .symbols
-                .extend(bytes.iter().map(|&byte| self.byte_ids[usize::from(byte)]).filter(|&id| id != NONE));
+            merger.symbols.extend(byte_ids.filter(|&id| id != NONE));
             merger.merge(table);
-            merger.symbols == [id] && !added.contains(&id)
+            merger.symbols == [id as u32]
         };
         let tokens = self.tokens.iter().enumerate();
-        tokens
-            .filter(|(id, token)| token.as_ref().is_some_and(|bytes| is_whole(*id as u32, bytes)))
-            .map(|(id, _)| id)
-            .collect()
+        tokens.filter_map(|(id, token)| is_whole(id, token.as_deref()?).then_some(id)).collect()
     }
 
     /// The records of a group of added tokens, whose first has index `first`.

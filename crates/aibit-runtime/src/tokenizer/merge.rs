@@ -60,9 +60,9 @@ pub(super) fn first_slot(left: u32, right: u32, slots: usize) -> usize {
 impl MergeTable<'_> {
     fn get(&self, left: u32, right: u32) -> Merge {
         let mask = self.slots.len() - 1;
-        let mut at = first_slot(left, right, self.slots.len());
-        for _ in 0..self.probes {
-            let slot = &self.slots[at & mask];
+        let first = first_slot(left, right, self.slots.len());
+        for probe in 0..self.probes as usize {
+            let slot = &self.slots[(first + probe) & mask];
             let field = |i: usize| u32::from_le_bytes([slot[i], slot[i + 1], slot[i + 2], slot[i + 3]]);
             if (field(0), field(4)) == (left, right) {
                 let id = field(12);
@@ -71,7 +71,6 @@ impl MergeTable<'_> {
             if *slot == EMPTY_SLOT {
                 break;
             }
-            at += 1;
         }
         Merge { rank: NEVER, id: GONE }
     }

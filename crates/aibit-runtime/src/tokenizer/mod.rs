@@ -29,7 +29,7 @@ pub struct Tokenizer {
 
 #[derive(Debug)]
 enum Engine {
-    Compiled(Compiled),
+    Compiled(Box<Compiled>),
     Library(Box<tokenizers::Tokenizer>),
 }
 
@@ -55,7 +55,7 @@ impl Tokenizer {
     /// # Errors
     /// [`RuntimeError::Settings`] for another version, and for sections that are not what the header says.
     pub fn from_compiled(bytes: impl Into<CompiledBytes>) -> Result<Self, RuntimeError> {
-        Ok(Self { engine: Engine::Compiled(Compiled::open(bytes.into())?) })
+        Ok(Self { engine: Engine::Compiled(Box::new(Compiled::open(bytes.into())?)) })
     }
 
     /// A tokenizer from the bytes of `tokenizer.json`.

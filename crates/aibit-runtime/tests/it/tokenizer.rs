@@ -356,6 +356,8 @@ fn the_header_says_what_is_wrong() {
     check("contradict", &|bytes| bytes[12..16].fill(0xff));
     check("a byte has id", &|bytes| bytes[152 + 3] = 0x7f);
     check("added token 0", &|bytes| bytes[152 + 1024 + 2] = 0x7f);
+    let special = TINY.bytes.windows(13).position(|bytes| bytes == b"<|endoftext|>").expect("a token");
+    check("added token 0", &|bytes| bytes[special] = 0xa9); // would be found inside of characters
 }
 
 /// Writes a package with nothing to run but its tokenizer.
@@ -416,6 +418,20 @@ fn use_all(bytes: Vec<u8>) -> bool {
     tokenizer.token_id("Ġthe");
     tokenizer.token_id("<ab>");
     true
+}
+
+#[test]
+fn merges_into_unknown_ids_are_ignored() {
+    let mut bytes = TINY.bytes.clone();
+    let table = u64::from_le_bytes(bytes[40 + 5 * 16..][..8].try_into().expect("8 bytes")) as usize;
+    for slot in
+        bytes[table..].as_chunks_mut::<16>().0.iter_mut().take(512).filter(|slot| **slot != [0xff; 16])
+    {
+        slot[13] = 2; // ids end at 512
+    }
+    let tokenizer = Tokenizer::from_compiled(bytes).expect("sound");
+    let ids = tokenizer.encode("The readerreader").expect("ids");
+    assert_eq!(ids.len(), 1 + " readerreader".len(), "{ids:?}"); // `The` is in the table of pieces
 }
 
 #[test]

@@ -1,0 +1,250 @@
+use std::fmt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use aibit_format::Archive;
+use aibit_runtime::{Model, Profile, RuntimeError, Session};
+use anyhow::{Context, bail};
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::output::{Output, bytes, count};
+
+/// Measure speed, load time and memory
+///
+/// Every figure is the mean over the repetitions, with the standard deviation. `pp512` computes a prompt of 512
+/// tokens at once, `tg128` generates 128 tokens one by one, `@ d512` after a context of 512, in tokens per second.
+/// Load time, time to the first token and peak memory are those of `aibit run` in processes of their own.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+        aibit bench gpt2.aibit\n  \
+        aibit bench gpt2.aibit -p 128,512 -n 128 -t 1,2 -r 5 -o json")]
+pub(crate) struct Args {
+    /// The archives
+    #[arg(value_name = "FILE", required = true)]
+    archives: Vec<PathBuf>,
+    /// Lengths of prompts; 0: none
+    #[arg(short = 'p', long, value_name = "N,...", value_delimiter = ',', default_value = "512")]
+    n_prompt: Vec<usize>,
+    /// Numbers of tokens to generate; 0: none
+    #[arg(short = 'n', long, value_name = "N,...", value_delimiter = ',', default_value = "128")]
+    n_gen: Vec<usize>,
+    /// Tokens of context before each measurement
+    #[arg(short = 'd', long, value_name = "N,...", value_delimiter = ',', default_value = "0")]
+    n_depth: Vec<usize>,
+    /// Repetitions, after one that does not count
+    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    repetitions: u16,
+    /// Numbers of threads [default: one per core]
+    #[arg(short, long, value_name = "N,...", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Vec<u16>,
+    /// How integer products are computed: fast; precise, with two bytes per activation; or exact, as bitsandbytes
+    /// does
+    #[arg(long, default_value_t = Profile::Fast)]
+    profile: Profile,
+    /// Form of the table
+    #[arg(short, long, value_enum, default_value_t = Form::Md)]
+    output: Form,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Form {
+    Md,
+    Csv,
+    Json,
+}
+
+#[derive(Serialize)]
+struct Report {
+    isa: &'static str,
+    profile: &'static str,
+    rows: Vec<Row>,
+    #[serde(skip)]
+    form: Form,
+}
+
+#[derive(Serialize)]
+struct Row {
+    model: String,
+    file_bytes: u64,
+    parameters: u64,
+    threads: usize,
+    test: String,
+    /// `t/s` or `ms` or `MB`.
+    unit: &'static str,
+    mean: f64,
+    sd: f64,
+    samples: Vec<f64>,
+}
+
+pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads: Vec<usize> =
+        if args.threads.is_empty() { vec![cores] } else { args.threads.iter().map(|&n| n.into()).collect() };
+    let mut rows = Vec::new();
+    let mut isa = "";
+    for path in &args.archives {
+        let archive = Archive::open(path)?;
+        let model = Model::load(&archive)?;
+        isa = model.isa().name();
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        let parameters =
+            archive.manifest().tensors.keys().filter_map(|name| archive.weights().index().get(name));
+        let parameters: usize = parameters.map(|t| t.elements()).sum();
+        let row = |threads: usize, test: String, unit, samples: Vec<f64>| {
+            let (mean, sd) = mean_and_deviation(&samples);
+            let (model, file_bytes, parameters) = (name.clone(), archive.file_bytes(), parameters as u64);
+            Row { model, file_bytes, parameters, threads, test, unit, mean, sd, samples }
+        };
+        for &threads in &threads {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+            for &depth in &args.n_depth {
+                let tests =
+                    args.n_prompt.iter().map(|&n| ("pp", n)).chain(args.n_gen.iter().map(|&n| ("tg", n)));
+                for (kind, n) in tests.filter(|&(_, n)| n > 0) {
+                    let label =
+                        if depth == 0 { format!("{kind}{n}") } else { format!("{kind}{n} @ d{depth}") };
+                    let speeds = pool
+                        .install(|| speeds(&model, args, kind == "pp", n, depth))
+                        .with_context(|| label.clone())?;
+                    rows.push(row(threads, label, "t/s", speeds));
+                }
+            }
+            for (test, unit, samples) in starts(path, threads, args)? {
+                rows.push(row(threads, test, unit, samples));
+            }
+        }
+    }
+    let report = Report { isa, profile: args.profile.name(), rows, form: args.output };
+    if args.output == Form::Json {
+        out.emit_json(&report)?;
+    } else {
+        out.emit(&report)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Tokens per second of each repetition; a first one warms caches and does not count.
+fn speeds(
+    model: &Model,
+    args: &Args,
+    prefill: bool,
+    n: usize,
+    depth: usize,
+) -> Result<Vec<f64>, RuntimeError> {
+    // Which tokens makes no difference to the speed; they only have to exist.
+    let vocabulary = model.graph().vocabulary;
+    let ids: Vec<u32> = (0..depth + n).map(|i| (i * 7919 % vocabulary) as u32).collect();
+    let mut session = Session::new(model, args.profile, depth + n)?;
+    let mut samples = Vec::new();
+    for repetition in 0..=args.repetitions {
+        session.truncate(0);
+        if depth > 0 {
+            session.append(&ids[..depth])?;
+        }
+        let start = Instant::now();
+        if prefill {
+            session.append(&ids[depth..])?;
+        } else {
+            for id in &ids[depth..] {
+                session.append(std::slice::from_ref(id))?;
+            }
+        }
+        if repetition > 0 {
+            samples.push(n as f64 / start.elapsed().as_secs_f64());
+        }
+    }
+    Ok(samples)
+}
+
+/// Load time, time to the first token and peak memory of `aibit run`, in processes of their own.
+fn starts(
+    path: &std::path::Path,
+    threads: usize,
+    args: &Args,
+) -> anyhow::Result<Vec<(String, &'static str, Vec<f64>)>> {
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let (mut load, mut first, mut memory) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..args.repetitions {
+        let output = Command::new(&program)
+            .arg("run")
+            .arg(path)
+            .args([
+                "-p",
+                "Hello, world! The quick brown fox",
+                "-n",
+                "1",
+                "--json",
+                "--profile",
+                args.profile.name(),
+            ])
+            .args(["-t", &threads.to_string()])
+            .output()
+            .context("cannot start a process")?;
+        if !output.status.success() {
+            bail!("aibit run: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        load.extend(report["timings"]["load_ms"].as_f64());
+        first.extend(report["timings"]["first_token_ms"].as_f64());
+        memory.extend(report["peak_rss_bytes"].as_f64().map(|bytes| bytes / 1e6));
+    }
+    let rows = [("load", "ms", load), ("first token", "ms", first), ("peak memory", "MB", memory)];
+    Ok(rows
+        .into_iter()
+        .filter(|(_, _, samples)| !samples.is_empty())
+        .map(|(test, unit, samples)| (test.to_owned(), unit, samples))
+        .collect())
+}
+
+fn mean_and_deviation(samples: &[f64]) -> (f64, f64) {
+    let n = samples.len() as f64;
+    let mean = samples.iter().sum::<f64>() / n;
+    let variance = samples.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
+    (mean, variance.sqrt())
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<String> = match self.form {
+            Form::Csv => {
+                let head = "model,file_bytes,parameters,isa,profile,threads,test,unit,mean,sd".to_owned();
+                let line = |row: &Row| {
+                    let Row { model, file_bytes, parameters, threads, test, unit, mean, sd, .. } = row;
+                    format!(
+                        "{model},{file_bytes},{parameters},{},{},{threads},{test},{unit},{mean:.3},{sd:.3}",
+                        self.isa, self.profile
+                    )
+                };
+                std::iter::once(head).chain(self.rows.iter().map(line)).collect()
+            }
+            Form::Md | Form::Json => {
+                let head = [
+                    format!("| model | size | params | threads | test | {} {} |", self.isa, self.profile),
+                    "| --- | ---: | ---: | ---: | ---: | ---: |".to_owned(),
+                ];
+                let line = |row: &Row| {
+                    let (size, parameters) = (bytes(row.file_bytes), count(row.parameters));
+                    format!(
+                        "| {} | {size} | {parameters} | {} | {} | {:.2} ± {:.2} {} |",
+                        row.model, row.threads, row.test, row.mean, row.sd, row.unit
+                    )
+                };
+                head.into_iter().chain(self.rows.iter().map(line)).collect()
+            }
+        };
+        f.write_str(&lines.join("\n"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_deviation_is_that_of_a_sample() {
+        assert_eq!(mean_and_deviation(&[2.0, 4.0, 4.0, 6.0]), (4.0, (8.0_f64 / 3.0).sqrt()));
+        assert_eq!(mean_and_deviation(&[3.0]), (3.0, 0.0));
+    }
+}
