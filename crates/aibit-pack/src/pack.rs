@@ -10,7 +10,7 @@ use aibit_format::{
 use aibit_gpt2::{CheckpointName, Gpt2Config, checkpoint_name};
 use aibit_graph::{ModelDescription, Parameter, SourceLayout};
 use aibit_quant::Int8Rowwise;
-use aibit_runtime::{Golden, Model, Tokenizer};
+use aibit_runtime::{Golden, Model, Tokenizer, compile_tokenizer};
 use half::{bf16, f16};
 use rayon::prelude::*;
 use serde::Serialize;
@@ -76,7 +76,11 @@ pub fn pack(
     let description = describe(&config)?;
     let recipe = CompiledRecipe::new(options.preset, &options.overrides)?;
     let tokenizer_files = tokenizer_files::load(source)?;
-    let tokenizer = Tokenizer::from_json(&tokenizer_files.json)?;
+    let compiled_tokenizer = compile_tokenizer(&tokenizer_files.json)?;
+    let tokenizer = match &compiled_tokenizer {
+        Some(compiled) => Tokenizer::from_compiled(compiled.clone())?,
+        None => Tokenizer::from_json(&tokenizer_files.json)?,
+    };
     if tokenizer.id_limit() > description.graph.vocabulary {
         let problem = format!(
             "ids up to {}, but config.json has a vocab_size of {}",
@@ -120,6 +124,9 @@ pub fn pack(
     archive.add(entry_names::GRAPH, "application/json", &description.graph.to_json())?;
     archive.add(entry_names::CONFIG, "application/json", &config)?;
     archive.add(entry_names::TOKENIZER, "application/json", &tokenizer_files.json)?;
+    if let Some(compiled) = &compiled_tokenizer {
+        archive.add(entry_names::TOKENIZER_COMPILED, "application/octet-stream", compiled)?;
+    }
     for (name, bytes) in &carried {
         let media_type = if name.ends_with(".json") { "application/json" } else { "text/plain" };
         archive.add(name, media_type, bytes)?;

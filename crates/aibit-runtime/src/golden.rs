@@ -168,6 +168,9 @@ impl Golden {
             ok: digest == self.tokenizer.rules_sha256,
             detail: format!("digest {} of the rules of tokenizer.json", &digest[..12]),
         });
+        if tokenizer.is_compiled() {
+            checks.push(tokenizer.agrees_with_json(tokenizer_json)?);
+        }
         for (index, golden) in self.runs.iter().enumerate() {
             let found = run(model, tokenizer, &golden.prompt_ids)?;
             if self.numerics == NUMERICS {
