@@ -1,11 +1,10 @@
 //! Activation functions, in place.
 
-use rayon::prelude::*;
-
 use crate::{
     isa::{Isa, dispatch},
     math::{exp, sigmoid, tanh},
     simd::Simd,
+    tiles::for_each_piece,
 };
 
 /// Fewer elements than this are not worth handing to another thread.
@@ -34,7 +33,7 @@ pub enum Activation {
 /// Applies `activation` to every element of `x`.
 pub fn activate(isa: Isa, activation: Activation, x: &mut [f32]) {
     if x.len() >= 2 * CHUNK {
-        x.par_chunks_mut(CHUNK).for_each(|x| dispatch!(isa => apply(activation: Activation, x: &mut [f32])));
+        for_each_piece(x, CHUNK, |_, x| dispatch!(isa => apply(activation: Activation, x: &mut [f32])));
     } else {
         dispatch!(isa => apply(activation: Activation, x: &mut [f32]));
     }

@@ -12,9 +12,9 @@
 //! NaN stays NaN, but the payload of a NaN is not specified.
 //!
 //! [`Isa`] picks the instruction set at run time. Shapes are checked in the public functions, before
-//! any thread starts; a violated shape rule is a panic that prints both shapes. Work is shared with
-//! the current rayon pool: a caller that runs many kernels in a row saves the hand-over of each by
-//! running inside `ThreadPool::install`.
+//! any thread starts; a violated shape rule is a panic that prints both shapes. The current rayon pool says how
+//! many threads a kernel may use; the threads are the crate's own, which begin and end the hundred short parallel
+//! regions of a token faster than a pool made for longer work.
 //!
 //! Weights are `[out, in]` row-major and `y[m, n] = x[m, k] · w[n, k]ᵀ`. They may come straight from
 //! a memory map: alignment beyond that of the element is never assumed.
@@ -35,6 +35,7 @@ mod llm_int8;
 mod math;
 mod norm;
 mod simd;
+mod team;
 mod tiles;
 
 pub use activation::{Activation, activate};

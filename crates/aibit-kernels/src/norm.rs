@@ -1,10 +1,9 @@
 //! Layer normalization.
 
-use rayon::prelude::*;
-
 use crate::{
     isa::{Isa, dispatch},
     simd::{Simd, lane_sum},
+    tiles::for_each_piece,
 };
 
 /// Rows handed to a thread at a time: this many elements or more.
@@ -42,13 +41,13 @@ pub fn layer_norm(
         assert_eq!(bias.len(), width, "layer_norm: length of bias, width");
     }
     let rows = TASK.div_ceil(width);
-    let run = |(x, y): (&[f32], &mut [f32])| {
+    let run = |x: &[f32], y: &mut [f32]| {
         dispatch!(isa => rows_loop(x: &[f32], width: usize, weight: &[f32], bias: Option<&[f32]>, epsilon: f32, y: &mut [f32]));
     };
     if x.len() > 2 * TASK {
-        x.par_chunks(rows * width).zip(y.par_chunks_mut(rows * width)).for_each(run);
+        for_each_piece(y, rows * width, |index, y| run(&x[index * rows * width..][..y.len()], y));
     } else {
-        run((x, y));
+        run(x, y);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{marker::PhantomData, ops::Range};
 
-use rayon::prelude::*;
+use crate::team;
 
 /// One rectangle of a row-major matrix, borrowed for writing.
 pub(crate) struct Tile<'a, T> {
@@ -85,10 +85,20 @@ pub(crate) fn for_each_tile<T: Send>(
         work(&mut tile);
     };
     if parallel && count > 1 {
-        (0..count).into_par_iter().with_max_len(1).for_each(run);
+        team::for_each(count, &run);
     } else {
         (0..count).for_each(run);
     }
+}
+
+/// Calls `work` once for each piece of at most `length` elements of `y`, with the index of the piece; threads take
+/// pieces dynamically if there are several.
+pub(crate) fn for_each_piece<T: Send>(y: &mut [T], length: usize, work: impl Fn(usize, &mut [T]) + Sync) {
+    let n = y.len();
+    for_each_tile(y, n.max(1), 1, length, true, |tile| {
+        let index = tile.columns().start / length;
+        work(index, tile.row_mut(0));
+    });
 }
 
 #[cfg(test)]

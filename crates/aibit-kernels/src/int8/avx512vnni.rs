@@ -9,6 +9,9 @@ use std::arch::x86_64::*;
 use super::{CodeRows, FEW_ROWS, Line, PANEL, Rearranged};
 use crate::simd::Avx512Vnni;
 
+/// How far ahead of the multiplications weights are asked for, at least.
+const PREFETCH_BYTES: usize = 4096;
+
 /// Rows of `x` whose accumulators, two vectors each, fit the 32 registers beside the weights.
 const TILE_ROWS: usize = 12;
 
@@ -74,6 +77,7 @@ fn dots<const MR: usize>(x: [&[i8]; MR], x_sums: [i32; MR], w: &[i8], sums: [&mu
     for w in rows.by_ref() {
         let (ab, cd) = w.split_at(2 * k);
         let ((a, b), (c, d)) = (ab.split_at(k), cd.split_at(k));
+        prefetch(w);
         let products = dot4(x, [a, b, c, d]);
         for r in 0..MR {
             for (sum, product) in sums[r][at..at + 4].iter_mut().zip(products[r]) {
@@ -88,6 +92,17 @@ fn dots<const MR: usize>(x: [&[i8]; MR], x_sums: [i32; MR], w: &[i8], sums: [&mu
             sums[r][at] = products[r][0].wrapping_sub(x_sums[r].wrapping_mul(128));
         }
         at += 1;
+    }
+}
+
+/// Asks for the weights that follow `w` at a distance at which they arrive in time.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn prefetch(w: &[i8]) {
+    let ahead = w.len().max(PREFETCH_BYTES);
+    for line in (0..w.len()).step_by(64) {
+        // Only a hint: an address beyond the weights is ignored.
+        _mm_prefetch::<_MM_HINT_T0>(w.as_ptr().wrapping_add(ahead + line));
     }
 }
 

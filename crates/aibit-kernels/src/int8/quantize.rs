@@ -1,11 +1,12 @@
 //! Activations to INT8 in one of three precisions, one scale per token, outliers kept apart.
 
-use rayon::prelude::*;
+use std::sync::{Mutex, PoisonError};
 
 use crate::{
     isa::{Isa, dispatch},
     math::ROUND,
     simd::{LANES, Simd},
+    team,
 };
 
 /// Elements handed to a thread at a time.
@@ -166,15 +167,22 @@ pub fn quantize_rows(
         dispatch!(isa => rows_loop(x: &[f32], k: usize, precision: ActivationPrecision, threshold: f32, to: &mut Encoded<'_>));
     };
     if x.len() > 2 * TASK {
-        x.par_chunks(rows * k)
-            .zip(out.codes.par_chunks_mut(planes * rows * k))
-            .zip(out.scales.par_chunks_mut(rows))
-            .zip(out.zeros.par_chunks_mut(rows))
-            .zip(out.code_sums.par_chunks_mut(planes * rows))
-            .zip(out.offsets[1..].par_chunks_mut(rows))
-            .for_each(|(((((x, codes), scales), zeros), sums), counts)| {
-                run(x, Encoded { codes, scales, zeros, sums, counts });
-            });
+        let pieces: Vec<_> = x
+            .chunks(rows * k)
+            .zip(out.codes.chunks_mut(planes * rows * k))
+            .zip(out.scales.chunks_mut(rows))
+            .zip(out.zeros.chunks_mut(rows))
+            .zip(out.code_sums.chunks_mut(planes * rows))
+            .zip(out.offsets[1..].chunks_mut(rows))
+            .map(|(((((x, codes), scales), zeros), sums), counts)| {
+                Mutex::new(Some((x, Encoded { codes, scales, zeros, sums, counts })))
+            })
+            .collect();
+        team::for_each(pieces.len(), &|index| {
+            let piece = pieces[index].lock().unwrap_or_else(PoisonError::into_inner).take();
+            let (x, to) = piece.expect("each piece is taken once");
+            run(x, to);
+        });
     } else {
         let QuantizedRows { codes, scales, zeros, code_sums: sums, offsets, .. } = out;
         run(x, Encoded { codes, scales, zeros, sums, counts: &mut offsets[1..] });
