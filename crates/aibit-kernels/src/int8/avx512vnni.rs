@@ -67,35 +67,35 @@ fn product(x: CodeRows<'_>, w: &[i8], stride: usize, packed: &mut Vec<Line>, sum
     }
 }
 
-/// `MR` rows of `x` times each row of `w`, four at a time: four streams keep the memory busy, and each weight is
-/// read once for all rows of `x`.
+/// `MR` rows of `x` times each row of `w`. Four rows at a time, a quarter of `w` apart: four streams of pages keep the
+/// memory busier than one, and each weight is read once for all rows of `x`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn dots<const MR: usize>(x: [&[i8]; MR], x_sums: [i32; MR], w: &[i8], sums: [&mut [i32]; MR]) {
     let k = x[0].len();
-    let mut rows = w.chunks_exact(4 * k);
-    let mut at = 0;
-    for w in rows.by_ref() {
-        let (ab, cd) = w.split_at(2 * k);
-        let ((a, b), (c, d)) = (ab.split_at(k), cd.split_at(k));
-        prefetch(w);
-        let products = dot4(x, [a, b, c, d]);
+    let n = w.len() / k;
+    let quarter = n / 4;
+    let row = |j: usize| &w[j * k..][..k];
+    let corrections = x_sums.map(|sum| sum.wrapping_mul(128));
+    for j in 0..quarter {
+        let places = [j, j + quarter, j + 2 * quarter, j + 3 * quarter];
+        let rows = places.map(row);
+        rows.iter().for_each(|row| prefetch(row));
+        let products = dot4(x, rows);
         for r in 0..MR {
-            for (sum, product) in sums[r][at..at + 4].iter_mut().zip(products[r]) {
-                *sum = product.wrapping_sub(x_sums[r].wrapping_mul(128));
+            for (place, product) in places.iter().zip(products[r]) {
+                sums[r][*place] = product.wrapping_sub(corrections[r]);
             }
         }
-        at += 4;
     }
-    for w in rows.remainder().chunks_exact(k) {
-        let products = dot4(x, [w; 4]);
+    for j in 4 * quarter..n {
+        let products = dot4(x, [row(j); 4]);
         for r in 0..MR {
-            sums[r][at] = products[r][0].wrapping_sub(x_sums[r].wrapping_mul(128));
+            sums[r][j] = products[r][0].wrapping_sub(corrections[r]);
         }
-        at += 1;
     }
 }
 
-/// Asks for the weights that follow `w` at a distance at which they arrive in time.
+/// Asks for the weights that follow `w` in its stream, at a distance at which they arrive in time.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn prefetch(w: &[i8]) {

@@ -34,7 +34,7 @@ const PANEL: usize = 32;
 const ROW_BLOCK: usize = 128;
 
 /// Bytes of weights that one thread takes at a time when they are read once only.
-const STREAM_BYTES: usize = 64 * 1024;
+const STREAM_BYTES: usize = 128 * 1024;
 
 /// Multiplications in a call below which one thread is faster than two.
 const PARALLEL: usize = 256 * 1024;
