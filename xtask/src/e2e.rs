@@ -98,7 +98,15 @@ struct Aibit(PathBuf);
 
 fn build() -> anyhow::Result<Aibit> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
+    let mut command = Command::new(cargo);
+    // What cargo tells this program about its own package would make build scripts of others run again.
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&*name);
+        }
+    }
+    let output = command
         .args(["build", "--release", "--package", "aibit-cli", "--message-format=json-render-diagnostics"])
         .current_dir(root())
         .stderr(std::process::Stdio::inherit())
