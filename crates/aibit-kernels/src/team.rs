@@ -199,7 +199,7 @@ impl Shared {
                 return region;
             }
             rounds = rounds.wrapping_add(1);
-            if rounds % 64 != 0 || start.elapsed() < WATCH {
+            if !rounds.is_multiple_of(64) || start.elapsed() < WATCH {
                 spin_loop();
                 continue;
             }
