@@ -6,7 +6,9 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use crate::zip::{self, Record};
-use crate::{FormatError, Manifest, MappedBytes, MappedFile, TensorInfo, WeightsIndex, entry_names, sniff};
+use crate::{
+    EntryRecord, FormatError, Manifest, MappedBytes, MappedFile, TensorInfo, WeightsIndex, entry_names, sniff,
+};
 
 /// Longest manifest that is read; a package of ten thousand tensors has a tenth of it.
 const MAX_MANIFEST: u64 = 16 << 20;
@@ -131,28 +133,20 @@ impl Archive {
         let record = find(&self.records, name)?;
         let data = self.entry_of(record).data;
         check_crc32(record, data)?;
-        if let Some(EntryDigest { sha256 }) = self.recorded_digest(name) {
+        if let Some(EntryRecord { sha256, .. }) = self.manifest.entries.iter().find(|e| e.name == name) {
             let found = hex(&Sha256::digest(data));
-            if found != sha256 {
-                let (entry, expected) = (name.to_owned(), sha256.to_owned());
+            if found != *sha256 {
+                let (entry, expected) = (name.to_owned(), sha256.clone());
                 return Err(FormatError::Digest { entry, what: "SHA-256", found, expected });
             }
         }
         Ok(())
     }
 
-    fn recorded_digest(&self, name: &str) -> Option<EntryDigest<'_>> {
-        self.manifest.entries.iter().find(|e| e.name == name).map(|e| EntryDigest { sha256: &e.sha256 })
-    }
-
     fn entry_of<'a>(&'a self, record: &'a Record) -> Entry<'a> {
         let data = &self.map[record.data_offset() as usize..record.data_end() as usize];
         Entry { name: &record.name, offset: record.data_offset(), data }
     }
-}
-
-struct EntryDigest<'a> {
-    sha256: &'a str,
 }
 
 impl Weights {
@@ -234,7 +228,8 @@ fn check_crc32(record: &Record, data: &[u8]) -> Result<(), FormatError> {
     Ok(())
 }
 
-pub(crate) fn hex(bytes: &[u8]) -> String {
+/// Lower-case hexadecimal, as digests are written everywhere in an archive.
+pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
     bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut out, byte| {
         write!(out, "{byte:02x}").expect("a string takes any text");

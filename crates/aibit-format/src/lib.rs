@@ -22,7 +22,7 @@ mod weights;
 mod writer;
 mod zip;
 
-pub use archive::{Archive, Entry, Tensor, Weights};
+pub use archive::{Archive, Entry, Tensor, Weights, hex};
 pub use dtype::{Dtype, Scheme};
 pub use error::FormatError;
 pub use manifest::{

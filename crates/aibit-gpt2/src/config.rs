@@ -147,7 +147,7 @@ impl Gpt2Config {
             ("n_embd", raw.n_embd, 1 << 16),
             ("n_layer", raw.n_layer, 4096),
             ("n_head", raw.n_head, 1 << 16),
-            ("n_inner", n_inner, 131_071), // integer products of longer rows could pass i32
+            ("n_inner", n_inner, 65_535), // integer products of longer rows could pass i32
         ] {
             if !(1..=max).contains(&found) {
                 let (found, allowed) = (found.to_string(), format!("1 to {max}"));

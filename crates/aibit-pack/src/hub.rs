@@ -969,7 +969,7 @@ fn file_sha256(path: &Path) -> Result<String, HubError> {
             read => digest.update(&buffer[..read]),
         }
     }
-    Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(aibit_format::hex(&digest.finalize()))
 }
 
 /// Makes `pointer` stand for `blob`: a relative symbolic link, or where there are none, a hard link or a copy.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use aibit_format::{MappedFile, SourceFile};
+use aibit_format::{MappedFile, SourceFile, hex};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -148,5 +148,5 @@ pub(crate) fn digest_bytes(path: &Path, bytes: &[u8]) -> SourceFile {
 
 fn source_file(path: &Path, bytes: u64, digest: &[u8]) -> SourceFile {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    SourceFile { name, bytes, sha256: digest.iter().map(|byte| format!("{byte:02x}")).collect() }
+    SourceFile { name, bytes, sha256: hex(digest) }
 }
