@@ -1,8 +1,8 @@
 //! The kernels on the shapes of GPT-2 (124M), on every instruction set of this CPU, with rayon's threads.
 
 use aibit_kernels::{
-    Activation, ActivationPrecision, AttentionShape, FloatMatrix, Int8Rowwise, Isa, QuantizedRows, activate,
-    attention, gemm_i32, layer_norm, linear_float, linear_int8, quantize_rows,
+    Activation, ActivationPrecision, AttentionShape, Epilogue, FloatMatrix, Int8Rowwise, Isa, QuantizedRows,
+    activate, attention, gemm_i32, layer_norm, linear_float, linear_int8, quantize_rows,
 };
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
@@ -40,7 +40,7 @@ fn layers(c: &mut Criterion) {
             group.bench_function(BenchmarkId::new(isa.name(), name), |bench| {
                 bench.iter(|| {
                     quantize_rows(isa, &x, k, ActivationPrecision::Int8, Some(6.0), &mut rows);
-                    linear_int8(isa, &rows, &w, None, &mut y);
+                    linear_int8(isa, &rows, &w, &Epilogue::default(), &mut y);
                 });
             });
         }
@@ -54,7 +54,9 @@ fn layers(c: &mut Criterion) {
         group.throughput(Throughput::Elements((2 * m * n * k) as u64));
         for isa in Isa::available() {
             group.bench_function(BenchmarkId::new(isa.name(), name), |bench| {
-                bench.iter(|| linear_float(isa, &x, FloatMatrix::F32(&w), m, n, k, None, &mut y));
+                bench.iter(|| {
+                    linear_float(isa, &x, FloatMatrix::F32(&w), m, n, k, &Epilogue::default(), &mut y)
+                });
             });
         }
     }

@@ -14,7 +14,7 @@ const OUTLIER_THRESHOLD: f32 = 6.0;
 ///
 /// Pre-norm blocks: `h += c_proj(attention(c_attn(ln_1(h))))`, `h += c_proj(act(c_fc(ln_2(h))))`, then
 /// `ln_f` and the head, without bias. Attention scores are scaled by `1 / sqrt(head_dim)` and, where the
-/// configuration says so, by `1 / (layer + 1)`.
+/// configuration says so, by `1 / (layer + 1)`. The graph is plain: one node per operation.
 pub fn describe(config: &Gpt2Config) -> ModelDescription {
     let mut b = Builder { config, values: Vec::new(), nodes: Vec::new(), parameters: Vec::new() };
     let (n_embd, n_inner) = (config.n_embd, config.n_inner);
@@ -133,6 +133,8 @@ impl Builder<'_> {
             bias,
             activations: ActivationPrecision::Int8,
             outlier_threshold,
+            function: None,
+            residual: None,
             output,
         });
         output

@@ -88,7 +88,7 @@ pub enum Op {
         /// The result.
         output: ValueId,
     },
-    /// `y = x · weightᵀ + bias`.
+    /// `y = residual + function(x · weightᵀ + bias)`.
     Linear {
         /// Left operand, `[tokens, in_features]`.
         input: ValueId,
@@ -104,7 +104,13 @@ pub enum Op {
         /// point. Absent: none does.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         outlier_threshold: Option<f32>,
-        /// The product, `[tokens, out_features]`.
+        /// Applied to each element after the bias. Absent: none is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        function: Option<ActivationFunction>,
+        /// Added last, of the output's width. Absent: nothing is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        residual: Option<ValueId>,
+        /// The result, `[tokens, out_features]`.
         output: ValueId,
     },
     /// `y = function(x)`, element by element.
@@ -230,10 +236,10 @@ impl Op {
         let (first, second) = match *self {
             Self::Embed { .. } | Self::PositionEmbed { .. } => (None, None),
             Self::Add { a, b, .. } => (Some(a), Some(b)),
-            Self::LayerNorm { input, .. }
-            | Self::Linear { input, .. }
-            | Self::Activation { input, .. }
-            | Self::Logits { input, .. } => (Some(input), None),
+            Self::LayerNorm { input, .. } | Self::Activation { input, .. } | Self::Logits { input, .. } => {
+                (Some(input), None)
+            }
+            Self::Linear { input, residual, .. } => (Some(input), residual),
             Self::Attention { qkv, .. } => (Some(qkv), None),
         };
         first.into_iter().chain(second)
@@ -253,12 +259,29 @@ impl Op {
         }
     }
 
-    /// The one input whose buffer the output may take over: element-wise ops can work in place.
+    /// The one input whose buffer the output may take over: what is done element by element can be done in place.
     pub(crate) fn in_place_input(&self) -> Option<ValueId> {
         match *self {
             Self::Add { a, .. } => Some(a),
             Self::Activation { input, .. } => Some(input),
+            Self::Linear { input, residual, .. } => residual.filter(|residual| *residual != input),
             _ => None,
+        }
+    }
+
+    /// Calls `edit` for each value that the op names.
+    pub(crate) fn for_each_value(&mut self, mut edit: impl FnMut(&mut ValueId)) {
+        match self {
+            Self::Embed { output, .. } | Self::PositionEmbed { output, .. } => edit(output),
+            Self::Add { a, b, output } => [a, b, output].into_iter().for_each(edit),
+            Self::LayerNorm { input, output, .. } | Self::Activation { input, output, .. } => {
+                [input, output].into_iter().for_each(edit);
+            }
+            Self::Linear { input, residual, output, .. } => {
+                [input, output].into_iter().chain(residual).for_each(edit);
+            }
+            Self::Attention { qkv, output, .. } => [qkv, output].into_iter().for_each(edit),
+            Self::Logits { input, .. } => edit(input),
         }
     }
 }

@@ -1,14 +1,15 @@
 //! The inference graph as data.
 //!
 //! A [`Graph`] is a list of [`Op`]s in execution order over values of shape `[tokens, width]` in f32. An
-//! architecture crate emits it, [`Graph::plan_buffers`] gives every value a place in one arena, the archive
-//! stores the result, and the runtime executes it without knowing which architecture it came from.
+//! architecture crate emits it, [`Graph::fuse`] joins what need not be apart, [`Graph::plan_buffers`] gives every value
+//! a place in one arena, the archive stores the result, and the runtime executes it without knowing which architecture it came from.
 //! Nothing here computes anything, and nothing in a graph is code.
 //!
 //! A graph that comes from a file is hostile until [`Graph::validate`] has passed it: every value, tensor
 //! shape, KV slot and arena range is checked before a kernel sees it.
 
 mod error;
+mod fuse;
 mod graph;
 mod parameter;
 mod plan;

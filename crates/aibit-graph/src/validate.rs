@@ -118,8 +118,18 @@ impl<'s, F: Fn(&str) -> Option<&'s [usize]>> NodeCheck<'_, F> {
                 self.tensor(weight, &[width(input)])?;
                 bias.iter().try_for_each(|bias| self.tensor(bias, &[width(input)]))
             }
-            Op::Linear { input, ref weight, ref bias, outlier_threshold, output, activations: _ } => {
+            Op::Linear {
+                input,
+                ref weight,
+                ref bias,
+                outlier_threshold,
+                residual,
+                output,
+                activations: _,
+                function: _,
+            } => {
                 self.outlier_threshold(outlier_threshold)?;
+                residual.map_or(Ok(()), |residual| self.equal_widths(residual, output))?;
                 self.tensor(weight, &[width(output), width(input)])?;
                 bias.iter().try_for_each(|bias| self.tensor(bias, &[width(output)]))
             }

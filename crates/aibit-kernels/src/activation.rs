@@ -33,22 +33,30 @@ pub enum Activation {
 /// Applies `activation` to every element of `x`.
 pub fn activate(isa: Isa, activation: Activation, x: &mut [f32]) {
     if x.len() >= 2 * CHUNK {
-        for_each_piece(x, CHUNK, |_, x| dispatch!(isa => apply(activation: Activation, x: &mut [f32])));
+        for_each_piece(x, CHUNK, |_, x| dispatch!(isa => apply_to(activation: Activation, x: &mut [f32])));
     } else {
-        dispatch!(isa => apply(activation: Activation, x: &mut [f32]));
+        dispatch!(isa => apply_to(activation: Activation, x: &mut [f32]));
     }
 }
 
 #[inline(always)]
-fn apply<S: Simd>(_: S, activation: Activation, x: &mut [f32]) {
-    match activation {
-        Activation::GeluTanh => map(x, gelu_tanh),
-        Activation::GeluErf => map(x, gelu_erf),
-        Activation::Relu => map(x, |x| if x < 0.0 { 0.0 } else { x }),
-        Activation::Silu => map(x, |x| x / (1.0 + exp(-x))),
-        Activation::Tanh => map(x, tanh),
-        Activation::QuickGelu => map(x, |x| x / (1.0 + exp(-1.702 * x))),
-        Activation::Sigmoid => map(x, sigmoid),
+fn apply_to<S: Simd>(_: S, activation: Activation, x: &mut [f32]) {
+    activation.apply(x);
+}
+
+impl Activation {
+    /// Replaces each element, in code compiled for the caller's instruction set.
+    #[inline(always)]
+    pub(crate) fn apply(self, x: &mut [f32]) {
+        match self {
+            Self::GeluTanh => map(x, gelu_tanh),
+            Self::GeluErf => map(x, gelu_erf),
+            Self::Relu => map(x, |x| if x < 0.0 { 0.0 } else { x }),
+            Self::Silu => map(x, |x| x / (1.0 + exp(-x))),
+            Self::Tanh => map(x, tanh),
+            Self::QuickGelu => map(x, |x| x / (1.0 + exp(-1.702 * x))),
+            Self::Sigmoid => map(x, sigmoid),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use half::{bf16, f16};
 
 use crate::{
+    Epilogue,
     isa::{Isa, dispatch},
     simd::{LANES, Simd},
     tiles::{Tile, for_each_tile},
@@ -61,13 +62,11 @@ pub fn dot_f32(isa: Isa, a: &[f32], b: &[f32]) -> f32 {
     dispatch!(isa => dot_1(a: &[f32], b: &[f32]) -> f32)
 }
 
-/// Writes `x[m, k] · w[n, k]ᵀ + bias[n]` to `y[m, n]`.
-///
-/// Each output is [`dot_f32`] of its two rows, then the bias is added.
+/// Writes `x[m, k] · w[n, k]ᵀ` to `y[m, n]` by way of `epilogue`. Each sum is [`dot_f32`] of its two rows.
 ///
 /// # Panics
-/// If `x` is not `m · k`, `w` not `n · k`, `bias` not `n` or `y` not `m · n` long.
-#[expect(clippy::too_many_arguments, reason = "two matrices, their three sizes, a bias and an output")]
+/// If `x` is not `m · k`, `w` not `n · k`, the bias not `n` or `y` not `m · n` long.
+#[expect(clippy::too_many_arguments, reason = "two matrices, their three sizes, an epilogue and an output")]
 pub fn linear_float(
     isa: Isa,
     x: &[f32],
@@ -75,19 +74,17 @@ pub fn linear_float(
     m: usize,
     n: usize,
     k: usize,
-    bias: Option<&[f32]>,
+    epilogue: &Epilogue<'_>,
     y: &mut [f32],
 ) {
     assert_eq!(x.len(), m * k, "linear_float: elements of x, m · k with m = {m}, k = {k}");
     assert_eq!(w.len(), n * k, "linear_float: elements of w, n · k with n = {n}, k = {k}");
     assert_eq!(y.len(), m * n, "linear_float: elements of y, m · n with m = {m}, n = {n}");
-    if let Some(bias) = bias {
-        assert_eq!(bias.len(), n, "linear_float: length of bias, n");
-    }
+    epilogue.check("linear_float", n);
     let row_bytes = (k * w.bytes_per_element()).max(1);
     let column_block = if m == 1 { (128 * 1024 / row_bytes).next_multiple_of(16) } else { 64 };
     for_each_tile(y, n, ROW_BLOCK, column_block.max(16), m * n * k >= PARALLEL, |tile| {
-        dispatch!(isa => tile_loop(x: &[f32], w: FloatMatrix<'_>, k: usize, bias: Option<&[f32]>, tile: &mut Tile<'_, f32>));
+        dispatch!(isa => tile_loop(x: &[f32], w: FloatMatrix<'_>, k: usize, epilogue: &Epilogue<'_>, tile: &mut Tile<'_, f32>));
     });
 }
 
@@ -132,13 +129,13 @@ fn tile_loop<S: Simd>(
     x: &[f32],
     w: FloatMatrix<'_>,
     k: usize,
-    bias: Option<&[f32]>,
+    epilogue: &Epilogue<'_>,
     tile: &mut Tile<'_, f32>,
 ) {
     match w {
-        FloatMatrix::F32(w) => tile_of(simd, x, w, k, bias, tile),
-        FloatMatrix::F16(w) => tile_of(simd, x, w, k, bias, tile),
-        FloatMatrix::Bf16(w) => tile_of(simd, x, w, k, bias, tile),
+        FloatMatrix::F32(w) => tile_of(simd, x, w, k, epilogue, tile),
+        FloatMatrix::F16(w) => tile_of(simd, x, w, k, epilogue, tile),
+        FloatMatrix::Bf16(w) => tile_of(simd, x, w, k, epilogue, tile),
     }
 }
 
@@ -148,20 +145,20 @@ fn tile_of<S: Simd, W: Element>(
     x: &[f32],
     w: &[W],
     k: usize,
-    bias: Option<&[f32]>,
+    epilogue: &Epilogue<'_>,
     tile: &mut Tile<'_, f32>,
 ) {
     let (rows, columns) = (tile.rows(), tile.columns());
     let mut row = rows.start;
     while row < rows.end {
         if S::TILE == 4 && row + 4 <= rows.end {
-            columns_of::<S, W, 4, 4>(simd, x, w, k, bias, tile, row);
+            columns_of::<S, W, 4, 4>(simd, x, w, k, epilogue, tile, row);
             row += 4;
         } else if S::TILE >= 2 && row + 2 <= rows.end {
-            columns_of::<S, W, 2, 2>(simd, x, w, k, bias, tile, row);
+            columns_of::<S, W, 2, 2>(simd, x, w, k, epilogue, tile, row);
             row += 2;
         } else {
-            columns_of::<S, W, 1, 4>(simd, x, w, k, bias, tile, row);
+            columns_of::<S, W, 1, 4>(simd, x, w, k, epilogue, tile, row);
             row += 1;
         }
     }
@@ -175,30 +172,35 @@ fn columns_of<S: Simd, W: Element, const MR: usize, const NR: usize>(
     x: &[f32],
     w: &[W],
     k: usize,
-    bias: Option<&[f32]>,
+    epilogue: &Epilogue<'_>,
     tile: &mut Tile<'_, f32>,
     row: usize,
 ) {
     let columns = tile.columns();
     let x: [&[f32]; MR] = std::array::from_fn(|r| &x[(row + r) * k..][..k]);
-    let mut column = columns.start;
-    while column + NR <= columns.end {
-        let w: [&[W]; NR] = std::array::from_fn(|c| &w[(column + c) * k..][..k]);
-        let sums = dots::<S, W, MR, NR>(simd, x, w);
-        for (r, sums) in sums.iter().enumerate() {
-            let y = &mut tile.row_mut(row + r)[column - columns.start..][..NR];
-            for c in 0..NR {
-                y[c] = sums[c] + bias.map_or(0.0, |bias| bias[column + c]);
+    for first in columns.clone().step_by(LANES) {
+        let count = (columns.end - first).min(LANES);
+        let mut lanes = [[0.0; LANES]; MR];
+        let mut c = 0;
+        while c + NR <= count {
+            let w: [&[W]; NR] = std::array::from_fn(|i| &w[(first + c + i) * k..][..k]);
+            let sums = dots::<S, W, MR, NR>(simd, x, w);
+            for r in 0..MR {
+                lanes[r][c..c + NR].copy_from_slice(&sums[r]);
             }
+            c += NR;
         }
-        column += NR;
-    }
-    while column < columns.end {
-        let sums = dots::<S, W, MR, 1>(simd, x, [&w[column * k..][..k]]);
-        for (r, sums) in sums.iter().enumerate() {
-            tile.row_mut(row + r)[column - columns.start] = sums[0] + bias.map_or(0.0, |bias| bias[column]);
+        while c < count {
+            let sums = dots::<S, W, MR, 1>(simd, x, [&w[(first + c) * k..][..k]]);
+            for r in 0..MR {
+                lanes[r][c] = sums[r][0];
+            }
+            c += 1;
         }
-        column += 1;
+        for r in 0..MR {
+            let y = &mut tile.row_mut(row + r)[first - columns.start..][..count];
+            epilogue.write(simd, first, y, simd.load(&lanes[r]));
+        }
     }
 }
 
@@ -263,14 +265,32 @@ mod tests {
     fn a_product_worked_out_by_hand() {
         let mut y = [0.0; 4];
         let (x, w) = ([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [1.0, 0.0, -1.0, 2.0, 2.0, 2.0]);
-        linear_float(Isa::SCALAR, &x, FloatMatrix::F32(&w), 2, 2, 3, Some(&[0.5, -1.0]), &mut y);
+        linear_float(
+            Isa::SCALAR,
+            &x,
+            FloatMatrix::F32(&w),
+            2,
+            2,
+            3,
+            &Epilogue::with_bias(Some(&[0.5, -1.0])),
+            &mut y,
+        );
         assert_eq!(y, [-1.5, 11.0, -1.5, 29.0]);
     }
 
     #[test]
     fn no_inputs_give_the_bias() {
         let mut y = [9.0; 4];
-        linear_float(Isa::best(), &[], FloatMatrix::F32(&[]), 2, 2, 0, Some(&[0.5, -1.0]), &mut y);
+        linear_float(
+            Isa::best(),
+            &[],
+            FloatMatrix::F32(&[]),
+            2,
+            2,
+            0,
+            &Epilogue::with_bias(Some(&[0.5, -1.0])),
+            &mut y,
+        );
         assert_eq!(y, [0.5, -1.0, 0.5, -1.0]);
     }
 
@@ -289,6 +309,15 @@ mod tests {
     #[test]
     #[should_panic(expected = "n · k with n = 2, k = 3")]
     fn a_wrong_shape_panics_with_the_sizes() {
-        linear_float(Isa::SCALAR, &[0.0; 3], FloatMatrix::F32(&[0.0; 5]), 1, 2, 3, None, &mut [0.0; 2]);
+        linear_float(
+            Isa::SCALAR,
+            &[0.0; 3],
+            FloatMatrix::F32(&[0.0; 5]),
+            1,
+            2,
+            3,
+            &Epilogue::default(),
+            &mut [0.0; 2],
+        );
     }
 }

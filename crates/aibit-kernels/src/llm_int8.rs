@@ -4,8 +4,10 @@ use aibit_quant::{dequantize_int8, quantize_int8_activations, round_through_bf16
 use ndarray::ArrayView2;
 
 use crate::{
+    Epilogue,
     int8::{CodeRows, Int8Rowwise, Product, code_sums, for_each_product},
     isa::Isa,
+    simd::{LANES, Scalar},
     tiles::Tile,
 };
 
@@ -35,7 +37,7 @@ impl ActivationDtype {
 }
 
 /// Writes the LLM.int8() layer `x[m, k] · w[n, k]ᵀ + bias[n]` to `y[m, n]`, bit for bit as bitsandbytes'
-/// CPU path in evaluation mode.
+/// CPU path in evaluation mode, then by way of what else `epilogue` asks for.
 ///
 /// `x` holds values of type `dtype`, widened. They are rounded through f16, then quantized with one
 /// scale per row; columns in which any row of the call has `abs(x) >= threshold` leave the integer
@@ -55,7 +57,7 @@ pub fn linear_llm_int8(
     x: &[f32],
     dtype: ActivationDtype,
     w: &Int8Rowwise<'_>,
-    bias: Option<&[f32]>,
+    epilogue: &Epilogue<'_>,
     threshold: f32,
     y: &mut [f32],
 ) {
@@ -63,15 +65,14 @@ pub fn linear_llm_int8(
     assert!(k > 0 && x.len().is_multiple_of(k), "linear_llm_int8: x has {} elements in rows of {k}", x.len());
     let m = x.len() / k;
     assert_eq!(y.len(), m * n, "linear_llm_int8: elements of y, m · n with m = {m}, n = {n}");
-    if let Some(bias) = bias {
-        assert_eq!(bias.len(), n, "linear_llm_int8: length of bias, n");
-    }
+    epilogue.check("linear_llm_int8", n);
     let halves: Vec<f32> = x.iter().map(|x| round_through_f16(*x)).collect();
     let view = ArrayView2::from_shape((m, k), &halves).expect("m · k elements, as computed above");
     let quantized = quantize_int8_activations(view, threshold);
     let sums = code_sums(&quantized.codes, m, k);
-    let rows = CodeRows { codes: &quantized.codes, sums: &sums, k };
-    let bias: Option<Vec<f32>> = bias.map(|bias| bias.iter().map(|bias| dtype.round(*bias)).collect());
+    let rows = CodeRows { codes: &quantized.codes, sums: &sums, k, ones: None };
+    let bias: Option<Vec<f32>> =
+        epilogue.bias.map(|bias| bias.iter().map(|bias| dtype.round(*bias)).collect());
     let layer = Layer {
         x,
         dtype,
@@ -79,6 +80,8 @@ pub fn linear_llm_int8(
         bias: bias.as_deref(),
         absmax: &quantized.absmax,
         outliers: &quantized.outlier_columns,
+        // The bias is added before the outliers, so it is the layer's own.
+        rest: Epilogue { bias: None, ..*epilogue },
     };
     for_each_product(isa, rows, 1, w.codes(), n, y, |product, scratch, tile| {
         layer.finish(product, scratch, tile)
@@ -93,6 +96,7 @@ struct Layer<'a> {
     bias: Option<&'a [f32]>,
     absmax: &'a [f32],
     outliers: &'a [usize],
+    rest: Epilogue<'a>,
 }
 
 impl Layer<'_> {
@@ -110,20 +114,20 @@ impl Layer<'_> {
         for row in tile.rows() {
             let (x, absmax) = (&self.x[row * k..][..k], self.absmax[row]);
             let sums = product.row(row, 0);
-            for (at, (y, j)) in tile.row_mut(row).iter_mut().zip(columns.clone()).enumerate() {
+            let value = |at: usize| {
+                let j = columns.start + at;
                 let scaled = sums[at] as f32 * (absmax * self.w.absmax()[j]) * INVERSE_127_SQUARED;
                 let value = dtype.round(self.bias.map_or(scaled, |bias| scaled + bias[j]));
-                *y = if count == 0 {
-                    value
-                } else {
-                    let weights = &scratch[at * count..][..count];
-                    let sum = self
-                        .outliers
-                        .iter()
-                        .zip(weights)
-                        .fold(0.0, |sum, (column, w)| x[*column].mul_add(*w, sum));
-                    dtype.round(value + sum)
-                };
+                if count == 0 {
+                    return value;
+                }
+                let weights = &scratch[at * count..][..count];
+                let products = self.outliers.iter().zip(weights);
+                dtype.round(value + products.fold(0.0, |sum, (column, w)| x[*column].mul_add(*w, sum)))
+            };
+            for (c, y) in tile.row_mut(row).chunks_mut(LANES).enumerate() {
+                let lanes = std::array::from_fn(|l| if l < y.len() { value(c * LANES + l) } else { 0.0 });
+                self.rest.write(Scalar, columns.start + c * LANES, y, lanes);
             }
         }
     }

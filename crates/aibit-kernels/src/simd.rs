@@ -19,7 +19,11 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn load(self, x: &[f32; LANES]) -> Self::F32x16;
     fn load_f16(self, x: &[f16; LANES]) -> Self::F32x16;
     fn load_bf16(self, x: &[bf16; LANES]) -> Self::F32x16;
+    /// The nearest `f32` of each.
+    fn load_i32(self, x: &[i32; LANES]) -> Self::F32x16;
     fn store(self, value: Self::F32x16, to: &mut [f32; LANES]);
+    fn add(self, a: Self::F32x16, b: Self::F32x16) -> Self::F32x16;
+    fn mul(self, a: Self::F32x16, b: Self::F32x16) -> Self::F32x16;
 
     /// `a * b + c` per lane, rounded once.
     fn mul_add(self, a: Self::F32x16, b: Self::F32x16, c: Self::F32x16) -> Self::F32x16;
@@ -87,8 +91,23 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
+    fn load_i32(self, x: &[i32; LANES]) -> [f32; LANES] {
+        x.map(|x| x as f32)
+    }
+
+    #[inline(always)]
     fn store(self, value: [f32; LANES], to: &mut [f32; LANES]) {
         *to = value;
+    }
+
+    #[inline(always)]
+    fn add(self, a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
+        std::array::from_fn(|l| a[l] + b[l])
+    }
+
+    #[inline(always)]
+    fn mul(self, a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
+        std::array::from_fn(|l| a[l] * b[l])
     }
 
     #[inline(always)]
@@ -187,6 +206,27 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn load_i32(self, x: &[i32; LANES]) -> [__m256; 2] {
+            let x = x.as_ptr().cast::<__m256i>();
+            // SAFETY: `self` proves AVX; both halves of sixteen integers; `loadu` needs no alignment.
+            unsafe {
+                [_mm256_cvtepi32_ps(_mm256_loadu_si256(x)), _mm256_cvtepi32_ps(_mm256_loadu_si256(x.add(1)))]
+            }
+        }
+
+        #[inline(always)]
+        fn add(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+            // SAFETY: `self` proves AVX.
+            unsafe { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
+        }
+
+        #[inline(always)]
+        fn mul(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+            // SAFETY: `self` proves AVX.
+            unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
+        }
+
+        #[inline(always)]
         fn store(self, value: [__m256; 2], to: &mut [f32; LANES]) {
             let to = to.as_mut_ptr();
             // SAFETY: `self` proves AVX; both halves of sixteen floats; `storeu` needs no alignment.
@@ -248,6 +288,24 @@ mod x86 {
                 let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
                 _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
             }
+        }
+
+        #[inline(always)]
+        fn load_i32(self, x: &[i32; LANES]) -> __m512 {
+            // SAFETY: `self` proves AVX-512F; sixteen readable integers; `loadu` needs no alignment.
+            unsafe { _mm512_cvtepi32_ps(_mm512_loadu_si512(x.as_ptr().cast())) }
+        }
+
+        #[inline(always)]
+        fn add(self, a: __m512, b: __m512) -> __m512 {
+            // SAFETY: `self` proves AVX-512F.
+            unsafe { _mm512_add_ps(a, b) }
+        }
+
+        #[inline(always)]
+        fn mul(self, a: __m512, b: __m512) -> __m512 {
+            // SAFETY: `self` proves AVX-512F.
+            unsafe { _mm512_mul_ps(a, b) }
         }
 
         #[inline(always)]

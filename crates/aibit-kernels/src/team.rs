@@ -21,10 +21,6 @@ use std::time::{Duration, Instant};
 /// token, short enough to leave the core to others.
 const WATCH: Duration = Duration::from_micros(60);
 
-/// How many times each thread comes back for more, about. Neighbouring pieces share cache lines, so they go to one
-/// thread as far as a fair division allows.
-const RUNS: usize = 4;
-
 /// Calls `work(0)` to `work(count - 1)`, each once, on this thread and as many others as the current rayon pool
 /// has threads. Returns when all are done.
 ///
@@ -68,13 +64,20 @@ struct Shared {
     inside: AtomicUsize,
     /// Workers with a lower number may enter.
     limit: AtomicUsize,
-    next: AtomicUsize,
-    count: AtomicUsize,
-    /// Pieces taken at a time.
-    run: AtomicUsize,
+    /// Each thread's share of the pieces, the caller's first.
+    shares: Vec<Share>,
     panicked: AtomicBool,
     work: UnsafeCell<Option<*const (dyn Fn(usize) + Sync)>>,
     asleep: Vec<AtomicBool>,
+}
+
+/// A run of neighbouring pieces, on a cache line of its own. Neighbours lie side by side in memory, so they go to one
+/// thread, which reads on where it stopped; a thread that has done its share takes from the others'.
+#[derive(Default)]
+#[repr(align(64))]
+struct Share {
+    next: AtomicUsize,
+    end: AtomicUsize,
 }
 
 // SAFETY: `work` is the only part that is not made for sharing. It is written by the holder of `turn` while the region
@@ -92,9 +95,7 @@ impl Team {
             open: AtomicBool::new(false),
             inside: AtomicUsize::new(0),
             limit: AtomicUsize::new(0),
-            next: AtomicUsize::new(0),
-            count: AtomicUsize::new(0),
-            run: AtomicUsize::new(1),
+            shares: (0..=others).map(|_| Share::default()).collect(),
             panicked: AtomicBool::new(false),
             work: UnsafeCell::new(None),
             asleep: (0..others).map(|_| AtomicBool::new(false)).collect(),
@@ -115,9 +116,11 @@ impl Team {
             unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(work) };
         // SAFETY: this thread holds `turn`, the last region is closed, and `End` has seen everybody leave it.
         unsafe { *shared.work.get() = Some(lent) };
-        shared.next.store(0, SeqCst);
-        shared.count.store(count, SeqCst);
-        shared.run.store((count / (RUNS * (helpers + 1))).max(1), SeqCst);
+        let threads = helpers + 1;
+        for (i, share) in shared.shares[..threads].iter().enumerate() {
+            share.next.store(i * count / threads, SeqCst);
+            share.end.store((i + 1) * count / threads, SeqCst);
+        }
         shared.limit.store(helpers, SeqCst);
         shared.open.store(true, SeqCst);
         shared.region.fetch_add(1, SeqCst);
@@ -127,7 +130,7 @@ impl Team {
             }
         }
         let end = End(shared);
-        shared.take_pieces(work);
+        shared.take_pieces(0, work);
         drop(end);
         assert!(
             !shared.panicked.swap(false, SeqCst),
@@ -155,14 +158,20 @@ impl Drop for End {
 }
 
 impl Shared {
-    fn take_pieces(&self, work: &(dyn Fn(usize) + Sync)) {
-        let (count, run) = (self.count.load(SeqCst), self.run.load(SeqCst));
-        loop {
-            let first = self.next.fetch_add(run, SeqCst);
-            if first >= count {
-                return;
+    /// Does the pieces of share `own`, then what is left of the others'.
+    fn take_pieces(&self, own: usize, work: &(dyn Fn(usize) + Sync)) {
+        let shares = &self.shares[..=self.limit.load(SeqCst)];
+        // A worker that was late may have passed the limit of the region before.
+        let own = own.min(shares.len());
+        for share in shares[own..].iter().chain(&shares[..own]) {
+            let end = share.end.load(SeqCst);
+            loop {
+                let piece = share.next.fetch_add(1, SeqCst);
+                if piece >= end {
+                    break;
+                }
+                work(piece);
             }
-            (first..(first + run).min(count)).for_each(work);
         }
     }
 
@@ -180,7 +189,8 @@ impl Shared {
                 // SAFETY: the region was open after we announced ourselves, so its caller waits for us in `End`: the
                 // closure lives, and nobody writes the cell.
                 let work = unsafe { (*self.work.get()).map(|work| &*work) };
-                let outcome = catch_unwind(AssertUnwindSafe(|| work.map(|work| self.take_pieces(work))));
+                let outcome =
+                    catch_unwind(AssertUnwindSafe(|| work.map(|work| self.take_pieces(number + 1, work))));
                 if outcome.is_err() {
                     self.panicked.store(true, SeqCst);
                 }

@@ -4,6 +4,10 @@ use std::{marker::PhantomData, ops::Range};
 
 use crate::team;
 
+/// Streams of memory that a reader of weights keeps going at once: more hide the latency of new pages better, up to the
+/// number that the core's prefetchers follow.
+pub(crate) const STREAMS: usize = 4;
+
 /// One rectangle of a row-major matrix, borrowed for writing.
 pub(crate) struct Tile<'a, T> {
     first: *mut T,
@@ -29,8 +33,8 @@ impl<T> Tile<'_, T> {
     pub(crate) fn row_mut(&mut self, row: usize) -> &mut [T] {
         assert!(self.rows.contains(&row), "row {row} is outside the tile's rows {:?}", self.rows);
         #[expect(unsafe_code, reason = "the rows of a tile are strided, which no slice can express")]
-        // SAFETY: `for_each_tile` keeps rows and columns inside the matrix and gives this rectangle to
-        // nobody else while the tile lives; `&mut self` makes the returned row the only one borrowed.
+        // SAFETY: `for_each_tile` and `for_each_stripe` keep rows and columns inside the matrix and give this
+        // rectangle to nobody else while the tile lives; `&mut self` makes the returned row the only one borrowed.
         unsafe {
             std::slice::from_raw_parts_mut(
                 self.first.add(row * self.stride + self.columns.start),
@@ -45,7 +49,7 @@ impl<T> Tile<'_, T> {
 struct Shared<T>(*mut T);
 
 #[expect(unsafe_code, reason = "lets the threads build their tiles")]
-// SAFETY: only `for_each_tile` uses the pointer, and no two of its tiles overlap.
+// SAFETY: only `for_each_tile` and `for_each_stripe` use the pointer, and no two tiles of a call overlap.
 unsafe impl<T: Send> Sync for Shared<T> {}
 
 impl<T> Shared<T> {
@@ -67,9 +71,8 @@ pub(crate) fn for_each_tile<T: Send>(
     if y.is_empty() {
         return;
     }
-    assert!(n > 0 && y.len().is_multiple_of(n), "y has {} elements in rows of {n}", y.len());
+    let m = rows_of(y, n);
     assert!(row_block > 0 && column_block > 0, "tiles are {row_block} by {column_block}");
-    let m = y.len() / n;
     let across = n.div_ceil(column_block);
     let count = m.div_ceil(row_block) * across;
     let shared = Shared(y.as_mut_ptr());
@@ -89,6 +92,47 @@ pub(crate) fn for_each_tile<T: Send>(
     } else {
         (0..count).for_each(run);
     }
+}
+
+/// Cuts the columns of `y[m, n]` into [`STREAMS`] parts and calls `work` once for each group of tiles, one of all rows and
+/// at most `width` columns from the same place in each part; threads take groups dynamically if `parallel`. Where `n`
+/// is no multiple, the tiles of the last parts are narrower or empty.
+///
+/// One group after another reads on in as many places of the weights at once, each far from the others.
+pub(crate) fn for_each_stripe<T: Send>(
+    y: &mut [T],
+    n: usize,
+    width: usize,
+    parallel: bool,
+    work: impl Fn([Tile<'_, T>; STREAMS]) + Sync,
+) {
+    if y.is_empty() {
+        return;
+    }
+    let m = rows_of(y, n);
+    assert!(width > 0, "stripes are 0 wide");
+    // Parts begin at whole cache lines of a row.
+    let part = n.div_ceil(STREAMS).next_multiple_of(16);
+    let count = part.min(n).div_ceil(width);
+    let shared = Shared(y.as_mut_ptr());
+    let run = |index: usize| {
+        work(std::array::from_fn(|stream| {
+            let first = stream * part;
+            let columns = first + index * width..first + ((index + 1) * width).min(part);
+            let columns = columns.start.min(n)..columns.end.min(n);
+            Tile { first: shared.first(), stride: n, rows: 0..m, columns, borrow: PhantomData }
+        }));
+    };
+    if parallel && count > 1 {
+        team::for_each(count, &run);
+    } else {
+        (0..count).for_each(run);
+    }
+}
+
+fn rows_of<T>(y: &[T], n: usize) -> usize {
+    assert!(n > 0 && y.len().is_multiple_of(n), "y has {} elements in rows of {n}", y.len());
+    y.len() / n
 }
 
 /// Calls `work` once for each piece of at most `length` elements of `y`, with the index of the piece; threads take
@@ -114,6 +158,25 @@ mod tests {
                     let columns = tile.columns();
                     for (y, column) in tile.row_mut(row).iter_mut().zip(columns) {
                         *y += 1 + row * n + column;
+                    }
+                }
+            });
+            assert_eq!(y, (1..=m * n).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn stripes_cover_every_element_once() {
+        for (m, n, width) in [(1, 1, 8), (1, 7, 8), (5, 64, 16), (2, 65, 8), (1, 129, 16), (3, 500, 24)] {
+            let mut y = vec![0; m * n];
+            for_each_stripe(&mut y, n, width, true, |tiles| {
+                for mut tile in tiles {
+                    assert!(tile.columns().len() <= width);
+                    for row in tile.rows() {
+                        let columns = tile.columns();
+                        for (y, column) in tile.row_mut(row).iter_mut().zip(columns) {
+                            *y += 1 + row * n + column;
+                        }
                     }
                 }
             });

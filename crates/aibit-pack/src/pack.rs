@@ -73,7 +73,8 @@ pub fn pack(
     progress: &dyn Progress,
 ) -> Result<PackReport, PackError> {
     let config = source.read(entry_names::CONFIG)?.expect("a model source has a config.json");
-    let description = describe(&config)?;
+    let mut description = describe(&config)?;
+    description.graph.fuse();
     let recipe = CompiledRecipe::new(options.preset, &options.overrides)?;
     let tokenizer_files = tokenizer_files::load(source)?;
     let compiled_tokenizer = compile_tokenizer(&tokenizer_files.json)?;

@@ -34,14 +34,52 @@ pub(crate) struct Activations {
 /// A node of the graph with its tensors found.
 #[derive(Debug)]
 pub(crate) enum Step {
-    Embed { table: Matrix, output: ValueId },
-    PositionEmbed { table: Matrix, output: ValueId },
-    Add { a: ValueId, b: ValueId, output: ValueId },
-    LayerNorm { input: ValueId, weight: Vector, bias: Option<Vector>, epsilon: f32, output: ValueId },
-    Linear { input: ValueId, weight: Matrix, bias: Option<Vector>, activations: Activations, output: ValueId },
-    Activation { input: ValueId, function: Activation, output: ValueId },
-    Attention { qkv: ValueId, slot: usize, n_head: usize, scale: f32, output: ValueId },
-    Logits { input: ValueId, weight: Matrix, activations: Activations },
+    Embed {
+        table: Matrix,
+        output: ValueId,
+    },
+    PositionEmbed {
+        table: Matrix,
+        output: ValueId,
+    },
+    Add {
+        a: ValueId,
+        b: ValueId,
+        output: ValueId,
+    },
+    LayerNorm {
+        input: ValueId,
+        weight: Vector,
+        bias: Option<Vector>,
+        epsilon: f32,
+        output: ValueId,
+    },
+    Linear {
+        input: ValueId,
+        weight: Matrix,
+        bias: Option<Vector>,
+        activations: Activations,
+        function: Option<Activation>,
+        residual: Option<ValueId>,
+        output: ValueId,
+    },
+    Activation {
+        input: ValueId,
+        function: Activation,
+        output: ValueId,
+    },
+    Attention {
+        qkv: ValueId,
+        slot: usize,
+        n_head: usize,
+        scale: f32,
+        output: ValueId,
+    },
+    Logits {
+        input: ValueId,
+        weight: Matrix,
+        activations: Activations,
+    },
 }
 
 /// A matrix `[rows, columns]` in the map.
@@ -188,15 +226,24 @@ impl Binder<'_> {
                 epsilon,
                 output,
             },
-            Op::Linear { input, ref weight, ref bias, activations, outlier_threshold, output } => {
-                Step::Linear {
-                    input,
-                    weight: self.matrix(weight)?,
-                    bias: self.optional_vector(bias)?,
-                    activations: Activations { precision: precision_of(activations), outlier_threshold },
-                    output,
-                }
-            }
+            Op::Linear {
+                input,
+                ref weight,
+                ref bias,
+                activations,
+                outlier_threshold,
+                function,
+                residual,
+                output,
+            } => Step::Linear {
+                input,
+                weight: self.matrix(weight)?,
+                bias: self.optional_vector(bias)?,
+                activations: Activations { precision: precision_of(activations), outlier_threshold },
+                function: function.map(kernel_of),
+                residual,
+                output,
+            },
             Op::Activation { input, function, output } => {
                 Step::Activation { input, function: kernel_of(function), output }
             }

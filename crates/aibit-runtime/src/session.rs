@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use aibit_graph::{KvSlot, ValueId};
 use aibit_kernels::{
-    ActivationDtype, ActivationPrecision, AttentionShape, QuantizedRows, activate, add, add_assign,
+    ActivationDtype, ActivationPrecision, AttentionShape, Epilogue, QuantizedRows, activate, add, add_assign,
     attention, embed_float, embed_int8, layer_norm, linear_float, linear_int8, linear_llm_int8,
     quantize_rows, store_kv,
 };
@@ -268,10 +268,17 @@ impl<'m> Session<'m> {
                     let weight = model.vector(weight);
                     layer_norm(model.isa(), x, weight.len(), weight, bias, *epsilon, y);
                 }
-                Step::Linear { input, weight, bias, activations, output } => {
+                Step::Linear { input, weight, bias, activations, function, residual, output } => {
+                    if let Some(residual) = residual {
+                        let (from, to) = (model.arena_range(*residual, m), model.arena_range(*output, m));
+                        if from != to {
+                            self.arena.copy_within(from, to.start);
+                        }
+                    }
                     let [x, y] = disjoint(&mut self.arena, model, [*input, *output], m);
                     let bias = bias.as_ref().map(|bias| model.vector(bias));
-                    linear(model, self.profile, x, weight, bias, *activations, &mut self.quantized, y);
+                    let epilogue = Epilogue { bias, activation: *function, accumulate: residual.is_some() };
+                    linear(model, self.profile, x, weight, &epilogue, *activations, &mut self.quantized, y);
                 }
                 Step::Activation { input, function, output } => {
                     let (from, to) = (model.arena_range(*input, m), model.arena_range(*output, m));
@@ -323,7 +330,7 @@ impl<'m> Session<'m> {
         let x = &self.arena[start + rows.start * width..start + rows.end * width];
         self.logits.resize(rows.len() * weight.rows, 0.0);
         let (quantized, logits) = (&mut self.quantized, &mut self.logits);
-        linear(model, self.profile, x, weight, None, *activations, quantized, logits);
+        linear(model, self.profile, x, weight, &Epilogue::default(), *activations, quantized, logits);
     }
 }
 
@@ -359,7 +366,7 @@ fn linear(
     profile: Profile,
     x: &[f32],
     weight: &Matrix,
-    bias: Option<&[f32]>,
+    epilogue: &Epilogue<'_>,
     activations: Activations,
     quantized: &mut QuantizedRows,
     y: &mut [f32],
@@ -375,15 +382,15 @@ fn linear(
                 _ => activations,
             };
             quantize_rows(model.isa(), x, k, precision, outlier_threshold, quantized);
-            linear_int8(model.isa(), quantized, w, bias, y);
+            linear_int8(model.isa(), quantized, w, epilogue, y);
         }
         (MatrixView::Int8(w), Profile::Exact) => {
             let threshold = activations.outlier_threshold.unwrap_or(0.0);
-            linear_llm_int8(model.isa(), x, ActivationDtype::F32, w, bias, threshold, y);
+            linear_llm_int8(model.isa(), x, ActivationDtype::F32, w, epilogue, threshold, y);
         }
         (MatrixView::Float(_) | MatrixView::F16(_) | MatrixView::Bf16(_), _) => {
             let w = view.float().expect("a floating-point view");
-            linear_float(model.isa(), x, w, x.len() / k, n, k, bias, y);
+            linear_float(model.isa(), x, w, x.len() / k, n, k, epilogue, y);
         }
     }
 }

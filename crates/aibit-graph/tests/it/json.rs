@@ -42,6 +42,8 @@ fn absent_options_are_not_written() {
             bias: None,
             activations: ActivationPrecision::Int8,
             outlier_threshold: None,
+            function: None,
+            residual: None,
             output: 1,
         },
         Op::LayerNorm { input: 0, weight: "w".to_owned(), bias: None, epsilon: 1.0, output: 1 },
@@ -54,7 +56,7 @@ fn absent_options_are_not_written() {
     ];
     let json = String::from_utf8(graph.to_json()).expect("UTF-8");
     assert!(
-        !json.contains("null") && !json.contains("bias") && !json.contains("outlier_threshold"),
+        ["null", "bias", "outlier_threshold", "function", "residual"].iter().all(|word| !json.contains(word)),
         "{json}"
     );
     assert_eq!(Graph::from_json(json.as_bytes()).expect("read"), graph);
@@ -212,18 +214,22 @@ fn any_op() -> impl Strategy<Value = Op> {
         (id(), text(), prop::option::of(text()), any_float(), id()).prop_map(
             |(input, weight, bias, epsilon, output)| Op::LayerNorm { input, weight, bias, epsilon, output }
         ),
-        (id(), text(), prop::option::of(text()), prop::option::of(any_float()), id()).prop_map(
-            |(input, weight, bias, outlier_threshold, output)| {
+        (
+            (id(), text(), prop::option::of(text()), prop::option::of(any_float()), id()),
+            (prop::option::of(prop::sample::select(functions.clone())), prop::option::of(id())),
+        )
+            .prop_map(|((input, weight, bias, outlier_threshold, output), (function, residual))| {
                 Op::Linear {
                     input,
                     weight,
                     bias,
                     activations: ActivationPrecision::Int8,
                     outlier_threshold,
+                    function,
+                    residual,
                     output,
                 }
-            }
-        ),
+            }),
         (id(), prop::sample::select(functions), id()).prop_map(|(input, function, output)| Op::Activation {
             input,
             function,

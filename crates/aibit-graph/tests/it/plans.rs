@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use aibit_graph::{ActivationFunction, ActivationPrecision, BufferPlan, Graph, KvSlot, Op, Value};
 use proptest::prelude::*;
 
+use crate::fusion::same_meaning;
 use crate::support::{Shapes, check_refused, sample, validate};
 
 #[test]
@@ -207,7 +208,7 @@ fn the_largest_graph_is_validated_in_no_time() {
 
 /// Executes a graph on an arena of tags: each node fills its output with the output's index, and before that
 /// finds in each input the index of that input. Node by node, all inputs are read before the output is written,
-/// except that only an element-wise op may find both in one place.
+/// except that only what is combined element by element may be in the output's place.
 fn check_no_clobbering(graph: &Graph) -> Result<(), String> {
     let mut arena = vec![usize::MAX; graph.plan.width];
     let place = |v: usize| graph.plan.offsets[v]..graph.plan.offsets[v] + graph.values[v].width;
@@ -224,6 +225,7 @@ fn check_no_clobbering(graph: &Graph) -> Result<(), String> {
             let first = match op {
                 Op::Add { a, .. } => Some(*a),
                 Op::Activation { input, .. } => Some(*input),
+                Op::Linear { input, residual, .. } => residual.filter(|residual| residual != input),
                 _ => None,
             };
             let in_place = first == Some(input) && read == written;
@@ -293,6 +295,8 @@ fn random_graph(steps: &[(u8, u16, u16)]) -> (Graph, Shapes) {
                         bias: None,
                         activations: ActivationPrecision::Int8,
                         outlier_threshold: None,
+                        function: None,
+                        residual: None,
                         output,
                     },
                     wide,
@@ -326,6 +330,16 @@ proptest! {
         let before = graph.clone();
         graph.plan_buffers();
         prop_assert_eq!(graph, before, "planning again changes nothing");
+    }
+
+    #[test]
+    fn fused_graphs_mean_the_same_and_clobber_nothing(steps in prop::collection::vec(any::<(u8, u16, u16)>(), 0..40)) {
+        let (mut plain, shapes) = random_graph(&steps);
+        plain.plan_buffers();
+        let mut fused = plain.clone();
+        fused.fuse();
+        prop_assert_eq!(same_meaning(&plain, &fused, &shapes), Ok(()));
+        prop_assert_eq!(check_no_clobbering(&fused), Ok(()));
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub(crate) fn sample() -> (Graph, Shapes) {
         bias: Some(format!("{name}.bias")),
         activations: aibit_graph::ActivationPrecision::Int8,
         outlier_threshold,
+        function: None,
+        residual: None,
         output,
     };
     let nodes = vec![

@@ -5,8 +5,8 @@
 
 use std::arch::x86_64::*;
 
-use super::{CodeRows, FEW_ROWS, Line, PANEL, Rearranged};
-use crate::simd::Avx2;
+use super::{CodeRows, Line, PANEL, Rearranged};
+use crate::{simd::Avx2, tiles::STREAMS};
 
 /// Outputs computed together: two vectors of sums.
 const COLUMNS: usize = 16;
@@ -21,7 +21,7 @@ impl Avx2 {
         x: CodeRows<'_>,
         w: &[i8],
         stride: usize,
-        Rearranged { packed, wide }: &mut Rearranged,
+        Rearranged { packed, wide, .. }: &mut Rearranged,
         sums: &mut [i32],
     ) {
         if x.k == 0 {
@@ -31,6 +31,34 @@ impl Avx2 {
         // SAFETY: a value of `Self` exists only if `detect` saw AVX2 on this CPU.
         unsafe { product(x, w, stride, packed, wide, sums) }
     }
+
+    /// Writes the products with each of `streams` to `sums`, `[stream, row of x, stride]`.
+    pub(super) fn stream(
+        self,
+        x: CodeRows<'_>,
+        streams: [&[i8]; STREAMS],
+        stride: usize,
+        Rearranged { wide, .. }: &mut Rearranged,
+        sums: &mut [i32],
+    ) {
+        if x.k == 0 {
+            sums.fill(0);
+            return;
+        }
+        // SAFETY: a value of `Self` exists only if `detect` saw AVX2 on this CPU.
+        unsafe { stream(x, streams, stride, wide, sums) }
+    }
+}
+
+/// Widens the rows of `x`; zeros fill each up to whole vectors, `wide_k` elements. Returns `wide_k`.
+fn widen_rows(x: CodeRows<'_>, wide: &mut Vec<i16>) -> usize {
+    let wide_k = x.k.next_multiple_of(16);
+    wide.clear();
+    for i in 0..x.m() {
+        wide.extend(x.row(i).iter().map(|code| i16::from(*code)));
+        wide.resize((i + 1) * wide_k, 0);
+    }
+    wide_k
 }
 
 #[target_feature(enable = "avx2")]
@@ -43,19 +71,7 @@ fn product(
     sums: &mut [i32],
 ) {
     let k = x.k;
-    // Zeros fill each row up to whole vectors.
-    let wide_k = k.next_multiple_of(16);
-    wide.clear();
-    for i in 0..x.m() {
-        wide.extend(x.row(i).iter().map(|code| i16::from(*code)));
-        wide.resize((i + 1) * wide_k, 0);
-    }
-    if x.m() <= FEW_ROWS {
-        for i in 0..x.m() {
-            dots(&wide[i * wide_k..][..wide_k], k, w, &mut sums[i * stride..][..stride]);
-        }
-        return;
-    }
+    let wide_k = widen_rows(x, wide);
     // One line per pair of inputs: a 32-bit lane for each of sixteen outputs.
     let lines = wide_k / 2;
     packed.resize(packed.len().max(lines), Line([0; 64]));
@@ -75,49 +91,91 @@ fn product(
     }
 }
 
-/// One widened row of `x` times each row of `w`, four at a time.
+/// Two rows of `x` at a time, so that weights which have been read and widened once are multiplied twice.
 #[target_feature(enable = "avx2")]
-fn dots(x: &[i16], k: usize, w: &[i8], sums: &mut [i32]) {
-    let mut rows = w.chunks_exact(4 * k);
-    let mut at = 0;
-    for w in rows.by_ref() {
-        let (ab, cd) = w.split_at(2 * k);
-        let ((a, b), (c, d)) = (ab.split_at(k), cd.split_at(k));
-        sums[at..at + 4].copy_from_slice(&dot4(x, [a, b, c, d]));
-        at += 4;
+fn stream(x: CodeRows<'_>, streams: [&[i8]; STREAMS], stride: usize, wide: &mut Vec<i16>, sums: &mut [i32]) {
+    let wide_k = widen_rows(x, wide);
+    let (k, m) = (x.k, x.m());
+    let mut row = 0;
+    while row < m {
+        let x = &wide[row * wide_k..];
+        row += match m - row {
+            2.. => dots(
+                [&x[..wide_k], &x[wide_k..][..wide_k]],
+                k,
+                streams,
+                stride,
+                m * stride,
+                &mut sums[row * stride..],
+            ),
+            _ => dots([&x[..wide_k]], k, streams, stride, m * stride, &mut sums[row * stride..]),
+        };
     }
-    for w in rows.remainder().chunks_exact(k) {
-        sums[at] = dot4(x, [w; 4])[0];
-        at += 1;
+}
+
+/// `MR` widened rows of `x` times the weights of all streams side by side; a stream's sums begin `next` after those of
+/// the one before. Returns `MR`.
+#[target_feature(enable = "avx2")]
+fn dots<const MR: usize>(
+    x: [&[i16]; MR],
+    k: usize,
+    streams: [&[i8]; STREAMS],
+    stride: usize,
+    next: usize,
+    sums: &mut [i32],
+) -> usize {
+    let counts = streams.map(|w| w.len() / k);
+    let row = |stream: usize, j: usize| &streams[stream][j * k..][..k];
+    let together = counts.into_iter().min().unwrap_or(0);
+    for j in 0..together {
+        let products = dot4(x, [row(0, j), row(1, j), row(2, j), row(3, j)]);
+        for r in 0..MR {
+            for s in 0..STREAMS {
+                sums[s * next + r * stride + j] = products[r][s];
+            }
+        }
     }
+    for s in 0..STREAMS {
+        for j in together..counts[s] {
+            let products = dot4(x, [row(s, j); 4]);
+            for r in 0..MR {
+                sums[s * next + r * stride + j] = products[r][0];
+            }
+        }
+    }
+    MR
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn dot4(x: &[i16], w: [&[i8]; 4]) -> [i32; 4] {
-    let (x, _) = x.as_chunks::<16>();
+fn dot4<const MR: usize>(x: [&[i16]; MR], w: [&[i8]; 4]) -> [[i32; 4]; MR] {
     let chunks = w[0].len() / 16;
-    let w0 = &w[0].as_chunks::<16>().0[..chunks];
-    let w1 = &w[1].as_chunks::<16>().0[..chunks];
-    let w2 = &w[2].as_chunks::<16>().0[..chunks];
-    let w3 = &w[3].as_chunks::<16>().0[..chunks];
-    let x_chunks = &x[..chunks];
-    let mut sums = [_mm256_setzero_si256(); 4];
+    let x_chunks = x.map(|x| x.as_chunks::<16>().0);
+    let w_chunks = w.map(|w| &w.as_chunks::<16>().0[..chunks]);
+    let mut sums = [[_mm256_setzero_si256(); 4]; MR];
     for i in 0..chunks {
-        let x = load(&x_chunks[i]);
-        sums[0] = _mm256_add_epi32(sums[0], _mm256_madd_epi16(widen(&w0[i]), x));
-        sums[1] = _mm256_add_epi32(sums[1], _mm256_madd_epi16(widen(&w1[i]), x));
-        sums[2] = _mm256_add_epi32(sums[2], _mm256_madd_epi16(widen(&w2[i]), x));
-        sums[3] = _mm256_add_epi32(sums[3], _mm256_madd_epi16(widen(&w3[i]), x));
-    }
-    if let Some(x) = x.get(chunks) {
-        let x = load(x);
-        for r in 0..4 {
-            let w = widen(&padded(&w[r][chunks * 16..]));
-            sums[r] = _mm256_add_epi32(sums[r], _mm256_madd_epi16(w, x));
+        for c in 0..4 {
+            let w = widen(&w_chunks[c][i]);
+            for r in 0..MR {
+                sums[r][c] = _mm256_add_epi32(sums[r][c], _mm256_madd_epi16(w, load(&x_chunks[r][i])));
+            }
         }
     }
-    let [a, b, c, d] = sums;
+    if x_chunks[0].len() > chunks {
+        for c in 0..4 {
+            let w = widen(&padded(&w[c][chunks * 16..]));
+            for r in 0..MR {
+                sums[r][c] = _mm256_add_epi32(sums[r][c], _mm256_madd_epi16(w, load(&x_chunks[r][chunks])));
+            }
+        }
+    }
+    sums.map(|sums| sum4(sums))
+}
+
+/// The sum of the lanes of each of four vectors.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn sum4([a, b, c, d]: [__m256i; 4]) -> [i32; 4] {
     let pairs = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
     let sums = _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256::<1>(pairs));
     let mut out = [0; 4];

@@ -6,11 +6,8 @@
 
 use std::arch::x86_64::*;
 
-use super::{CodeRows, FEW_ROWS, Line, PANEL, Rearranged};
-use crate::simd::Avx512Vnni;
-
-/// How far ahead of the multiplications weights are asked for, at least.
-const PREFETCH_BYTES: usize = 4096;
+use super::{CodeRows, Line, PANEL, Rearranged};
+use crate::{simd::Avx512Vnni, tiles::STREAMS};
 
 /// Rows of `x` whose accumulators, two vectors each, fit the 32 registers beside the weights.
 const TILE_ROWS: usize = 12;
@@ -22,7 +19,7 @@ impl Avx512Vnni {
         x: CodeRows<'_>,
         w: &[i8],
         stride: usize,
-        Rearranged { packed, .. }: &mut Rearranged,
+        Rearranged { packed, padded, .. }: &mut Rearranged,
         sums: &mut [i32],
     ) {
         if x.k == 0 {
@@ -30,80 +27,110 @@ impl Avx512Vnni {
             return;
         }
         // SAFETY: a value of `Self` exists only if `detect` saw these features on this CPU.
-        unsafe { product(x, w, stride, packed, sums) }
+        unsafe { product(x, w, stride, packed, padded, sums) }
+    }
+
+    /// Writes the products with each of `streams` to `sums`, `[stream, row of x, stride]`.
+    pub(super) fn stream(
+        self,
+        x: CodeRows<'_>,
+        streams: [&[i8]; STREAMS],
+        stride: usize,
+        _: &mut Rearranged,
+        sums: &mut [i32],
+    ) {
+        if x.k == 0 {
+            sums.fill(0);
+            return;
+        }
+        // SAFETY: a value of `Self` exists only if `detect` saw these features on this CPU.
+        unsafe { stream(x, streams, stride, sums) }
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn product(x: CodeRows<'_>, w: &[i8], stride: usize, packed: &mut Vec<Line>, sums: &mut [i32]) {
+fn product(
+    x: CodeRows<'_>,
+    w: &[i8],
+    stride: usize,
+    packed: &mut Vec<Line>,
+    padded: &mut Vec<i8>,
+    sums: &mut [i32],
+) {
     let k = x.k;
-    if x.m() <= FEW_ROWS {
-        for i in (0..x.m() & !1).step_by(2) {
-            let (first, second) = sums[i * stride..][..2 * stride].split_at_mut(stride);
-            dots([x.row(i), x.row(i + 1)], [x.sums[i], x.sums[i + 1]], w, [first, second]);
-        }
-        if x.m() % 2 == 1 {
-            let i = x.m() - 1;
-            dots([x.row(i)], [x.sums[i]], w, [&mut sums[i * stride..][..stride]]);
-        }
-        return;
-    }
-    let lines = k.div_ceil(4) * 2;
+    let x = x.in_whole_quads(padded);
+    let lines = x.k / 4 * 2;
     packed.resize(packed.len().max(lines), Line([0; 64]));
     for (panel, w) in w.chunks(PANEL * k).enumerate() {
         pack(w, k, &mut packed[..lines]);
         let mut row = 0;
         while row < x.m() {
             let left = x.m() - row;
+            prefetch(w, row, left.min(TILE_ROWS), x.m());
             let sums = &mut sums[row * stride + panel * PANEL..];
             row += match left {
-                TILE_ROWS.. => multiply::<TILE_ROWS>(x.rows(row, TILE_ROWS), &packed[..lines], stride, sums),
-                8.. => multiply::<8>(x.rows(row, 8), &packed[..lines], stride, sums),
-                4.. => multiply::<4>(x.rows(row, 4), &packed[..lines], stride, sums),
-                2.. => multiply::<2>(x.rows(row, 2), &packed[..lines], stride, sums),
-                _ => multiply::<1>(x.rows(row, 1), &packed[..lines], stride, sums),
+                TILE_ROWS.. => multiply::<TILE_ROWS>(x, row, &packed[..lines], stride, sums),
+                8.. => multiply::<8>(x, row, &packed[..lines], stride, sums),
+                4.. => multiply::<4>(x, row, &packed[..lines], stride, sums),
+                2.. => multiply::<2>(x, row, &packed[..lines], stride, sums),
+                _ => multiply::<1>(x, row, &packed[..lines], stride, sums),
             };
         }
     }
 }
 
-/// `MR` rows of `x` times each row of `w`. Four rows at a time, a quarter of `w` apart: four streams of pages keep the
-/// memory busier than one, and each weight is read once for all rows of `x`.
+/// Two rows of `x` at a time, so that weights which have been read once are multiplied twice.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn dots<const MR: usize>(x: [&[i8]; MR], x_sums: [i32; MR], w: &[i8], sums: [&mut [i32]; MR]) {
-    let k = x[0].len();
-    let n = w.len() / k;
-    let quarter = n / 4;
-    let row = |j: usize| &w[j * k..][..k];
-    let corrections = x_sums.map(|sum| sum.wrapping_mul(128));
-    for j in 0..quarter {
-        let places = [j, j + quarter, j + 2 * quarter, j + 3 * quarter];
-        let rows = places.map(row);
-        rows.iter().for_each(|row| prefetch(row));
-        let products = dot4(x, rows);
-        for r in 0..MR {
-            for (place, product) in places.iter().zip(products[r]) {
-                sums[r][*place] = product.wrapping_sub(corrections[r]);
-            }
-        }
-    }
-    for j in 4 * quarter..n {
-        let products = dot4(x, [row(j); 4]);
-        for r in 0..MR {
-            sums[r][j] = products[r][0].wrapping_sub(corrections[r]);
-        }
+fn stream(x: CodeRows<'_>, streams: [&[i8]; STREAMS], stride: usize, sums: &mut [i32]) {
+    let mut row = 0;
+    while row < x.m() {
+        row += match x.m() - row {
+            2.. => dots::<2>(x, row, streams, stride, sums),
+            _ => dots::<1>(x, row, streams, stride, sums),
+        };
     }
 }
 
-/// Asks for the weights that follow `w` in its stream, at a distance at which they arrive in time.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn prefetch(w: &[i8]) {
-    let ahead = w.len().max(PREFETCH_BYTES);
-    for line in (0..w.len()).step_by(64) {
-        // Only a hint: an address beyond the weights is ignored.
-        _mm_prefetch::<_MM_HINT_T0>(w.as_ptr().wrapping_add(ahead + line));
+/// `MR` rows of `x` from row `first` on times the weights of all streams side by side. Returns `MR`.
+///
+/// There is no software prefetch: the core's own prefetchers follow four streams well, and every hint that was tried
+/// made them slower.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn dots<const MR: usize>(
+    x: CodeRows<'_>,
+    first: usize,
+    streams: [&[i8]; STREAMS],
+    stride: usize,
+    sums: &mut [i32],
+) -> usize {
+    let (k, m) = (x.k, x.m());
+    let mut rows: [&[i8]; MR] = [&[]; MR];
+    let mut corrections = [0; MR];
+    for r in 0..MR {
+        rows[r] = x.row(first + r);
+        corrections[r] = x.sum(first + r).wrapping_mul(128);
     }
+    let counts = streams.map(|w| w.len() / k);
+    let row = |stream: usize, j: usize| &streams[stream][j * k..][..k];
+    let place = |stream: usize, r: usize, j: usize| (stream * m + first + r) * stride + j;
+    let together = counts.into_iter().min().unwrap_or(0);
+    for j in 0..together {
+        let products = dot4(rows, [row(0, j), row(1, j), row(2, j), row(3, j)]);
+        for r in 0..MR {
+            for s in 0..STREAMS {
+                sums[place(s, r, j)] = products[r][s].wrapping_sub(corrections[r]);
+            }
+        }
+    }
+    for s in 0..STREAMS {
+        for j in together..counts[s] {
+            let products = dot4(rows, [row(s, j); 4]);
+            for r in 0..MR {
+                sums[place(s, r, j)] = products[r][0].wrapping_sub(corrections[r]);
+            }
+        }
+    }
+    MR
 }
 
 #[inline]
@@ -210,18 +237,33 @@ fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
     columns
 }
 
-/// `MR` rows of `x` times the 32 packed rows of weights. Returns `MR`.
+/// Asks for rows `row..row + count` of `m` equal parts of the weights that follow `w`, most often the panel that this
+/// thread rearranges next. That one reads sixteen rows side by side, which the core's own prefetchers do not follow.
+#[target_feature(enable = "avx512f")]
+fn prefetch(w: &[i8], row: usize, count: usize, m: usize) {
+    let place = |row: usize| w.len() * row / m;
+    for at in (place(row)..place(row + count)).step_by(64) {
+        // Only a hint: an address beyond the weights is ignored.
+        _mm_prefetch::<_MM_HINT_T1>(w.as_ptr().wrapping_add(w.len() + at));
+    }
+}
+
+/// `MR` rows of `x` from row `first` on times the 32 packed rows of weights. Returns `MR`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn multiply<const MR: usize>(x: CodeRows<'_>, packed: &[Line], stride: usize, sums: &mut [i32]) -> usize {
-    let quads = x.k / 4;
-    let (lines, rest) = packed.as_chunks::<2>();
-    debug_assert!(rest.is_empty());
+fn multiply<const MR: usize>(
+    x: CodeRows<'_>,
+    first: usize,
+    packed: &[Line],
+    stride: usize,
+    sums: &mut [i32],
+) -> usize {
+    let (lines, _) = packed.as_chunks::<2>();
     let mut x_quads: [&[[i8; 4]]; MR] = [&[]; MR];
     for r in 0..MR {
-        x_quads[r] = &x.row(r).as_chunks::<4>().0[..quads];
+        x_quads[r] = &x.row(first + r).as_chunks().0[..lines.len()];
     }
     let mut acc = [[_mm512_setzero_si512(); 2]; MR];
-    for (q, line) in lines[..quads].iter().enumerate() {
+    for (q, line) in lines.iter().enumerate() {
         let (low, high) = (load(&line[0].0), load(&line[1].0));
         for r in 0..MR {
             let x = _mm512_set1_epi32(quad(x_quads[r][q]));
@@ -229,19 +271,8 @@ fn multiply<const MR: usize>(x: CodeRows<'_>, packed: &[Line], stride: usize, su
             acc[r][1] = _mm512_dpbusd_epi32(acc[r][1], high, x);
         }
     }
-    if let Some(line) = lines.get(quads) {
-        let (low, high) = (load(&line[0].0), load(&line[1].0));
-        for r in 0..MR {
-            let tail = &x.row(r)[quads * 4..];
-            let mut bytes = [0; 4];
-            bytes[..tail.len()].copy_from_slice(tail);
-            let x = _mm512_set1_epi32(quad(bytes));
-            acc[r][0] = _mm512_dpbusd_epi32(acc[r][0], low, x);
-            acc[r][1] = _mm512_dpbusd_epi32(acc[r][1], high, x);
-        }
-    }
     for r in 0..MR {
-        let correction = _mm512_set1_epi32(x.sums[r].wrapping_mul(128));
+        let correction = _mm512_set1_epi32(x.sum(first + r).wrapping_mul(128));
         let (to, _) = sums[r * stride..][..PANEL].as_chunks_mut::<16>();
         for (to, acc) in to.iter_mut().zip(acc[r]) {
             // SAFETY: sixteen writable `i32`; `storeu` needs no alignment.

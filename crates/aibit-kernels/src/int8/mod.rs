@@ -12,9 +12,10 @@ use std::cell::RefCell;
 pub use quantize::{ActivationPrecision, QuantizedRows, quantize_rows};
 
 use crate::{
+    Epilogue,
     isa::{Isa, Level, dispatch},
-    simd::Simd,
-    tiles::{Tile, for_each_tile},
+    simd::{LANES, Simd},
+    tiles::{STREAMS, Tile, for_each_stripe, for_each_tile},
 };
 
 /// The largest `k` for which `k · 128 · 128` fits an `i32`.
@@ -34,7 +35,10 @@ const PANEL: usize = 32;
 const ROW_BLOCK: usize = 128;
 
 /// Bytes of weights that one thread takes at a time when they are read once only.
-const STREAM_BYTES: usize = 128 * 1024;
+const STREAM_BYTES: usize = 64 * 1024;
+
+/// Columns of a stripe come in multiples of this.
+const MIN_STRIPE: usize = 8;
 
 /// Multiplications in a call below which one thread is faster than two.
 const PARALLEL: usize = 256 * 1024;
@@ -82,9 +86,12 @@ impl<'a> Int8Rowwise<'a> {
     }
 }
 
-/// Writes `x[m, k] · w[n, k]ᵀ + bias[n]` to `y[m, n]`.
+/// A row whose product with the weights is the sums of their codes.
+static ONES: [i8; MAX_K_ASYM.next_multiple_of(4)] = [1; MAX_K_ASYM.next_multiple_of(4)];
+
+/// Writes `x[m, k] · w[n, k]ᵀ` to `y[m, n]` by way of `epilogue`.
 ///
-/// `y = fl(acc · fl(x_scale · w_scale))` with `w_scale = fl(absmax / 127)` and `acc`, from the exact integer
+/// The sum is `fl(acc · fl(x_scale · w_scale))` with `w_scale = fl(absmax / 127)` and `acc`, from the exact integer
 /// products of codes,
 ///
 /// | precision | `acc` |
@@ -94,47 +101,26 @@ impl<'a> Int8Rowwise<'a> {
 /// | `Int8x2` | `fma(f32(Σ high·w), 128, f32(Σ low·w))` |
 ///
 /// If the row of `x` has outliers, `fl(w_scale · s)` is added, where `s` is their product with the codes, summed in
-/// column order by fused multiply-add. Then the bias is added.
+/// column order by fused multiply-add.
 ///
 /// # Panics
-/// If `k` of `x` and `w` differ, `bias` is not `n` long or `y` not `m · n`, or if `k` exceeds 65 535 for
+/// If `k` of `x` and `w` differ, the bias is not `n` long or `y` not `m · n`, or if `k` exceeds 65 535 for
 /// `Int8Asym`, whose difference could overflow `i32` beyond.
 ///
 /// Source: LLM.int8(), Dettmers et al. 2022 (arXiv:2208.07339), §3, with outliers per row instead of
 /// per column, so that a token's result does not depend on the other tokens of the call.
-pub fn linear_int8(isa: Isa, x: &QuantizedRows, w: &Int8Rowwise<'_>, bias: Option<&[f32]>, y: &mut [f32]) {
+pub fn linear_int8(isa: Isa, x: &QuantizedRows, w: &Int8Rowwise<'_>, epilogue: &Epilogue<'_>, y: &mut [f32]) {
     assert_eq!(x.k(), w.k, "linear_int8: k of x, k of w");
     assert_eq!(y.len(), x.m() * w.n, "linear_int8: elements of y, m · n with m = {}, n = {}", x.m(), w.n);
-    if let Some(bias) = bias {
-        assert_eq!(bias.len(), w.n, "linear_int8: length of bias, n");
-    }
-    let rows = CodeRows { codes: x.codes(), sums: x.code_sums(), k: w.k };
-    if x.precision() == ActivationPrecision::Int8Asym {
+    epilogue.check("linear_int8", w.n);
+    let ones = (x.precision() == ActivationPrecision::Int8Asym).then(|| {
         assert!(w.k <= MAX_K_ASYM, "linear_int8: k = {} is above {MAX_K_ASYM} for Int8Asym", w.k);
-        // Sums of the weights' codes, as one more row of the product: nothing is stored for them.
-        ONES.with_borrow_mut(|(ones, weight_sums)| {
-            ones.resize(ones.len().max(w.k), 1);
-            weight_sums.resize(w.n, 0);
-            gemm_i32(isa, &ones[..w.k], w.codes, 1, w.n, w.k, weight_sums);
-            finish(isa, rows, x, w, weight_sums, bias, y);
-        });
-    } else {
-        finish(isa, rows, x, w, &[], bias, y);
-    }
-}
-
-fn finish(
-    isa: Isa,
-    rows: CodeRows<'_>,
-    x: &QuantizedRows,
-    w: &Int8Rowwise<'_>,
-    weight_sums: &[i32],
-    bias: Option<&[f32]>,
-    y: &mut [f32],
-) {
+        &ONES[..w.k]
+    });
+    let rows = CodeRows { codes: x.codes(), sums: x.code_sums(), k: w.k, ones };
     for_each_product(isa, rows, x.planes(), w.codes, w.n, y, |product, scratch, tile| {
         dispatch!(isa => scale_tile(
-            product: Product<'_>, x: &QuantizedRows, w: &Int8Rowwise<'_>, weight_sums: &[i32], bias: Option<&[f32]>,
+            product: Product<'_>, x: &QuantizedRows, w: &Int8Rowwise<'_>, epilogue: &Epilogue<'_>,
             scratch: &mut Vec<f32>, tile: &mut Tile<'_, f32>,
         ));
     });
@@ -151,7 +137,7 @@ pub fn gemm_i32(isa: Isa, a: &[i8], b: &[i8], m: usize, n: usize, k: usize, out:
     assert_eq!(out.len(), m * n, "gemm_i32: elements of out, m · n with m = {m}, n = {n}");
     assert!(k <= MAX_K, "gemm_i32: k = {k} is above {MAX_K}, where i32 sums could overflow");
     let sums = code_sums(a, m, k);
-    let rows = CodeRows { codes: a, sums: &sums, k };
+    let rows = CodeRows { codes: a, sums: &sums, k, ones: None };
     for_each_product(isa, rows, 1, b, n, out, |product, _, tile| {
         let columns = tile.columns().len();
         for row in tile.rows() {
@@ -165,26 +151,55 @@ pub(crate) fn code_sums(x: &[i8], m: usize, k: usize) -> Vec<i32> {
     (0..m).map(|i| x[i * k..][..k].iter().map(|code| i32::from(*code)).sum()).collect()
 }
 
-/// Quantized rows: `codes[m, k]` and the sum of each row's codes.
+/// Quantized rows, `codes[m, k]`, and the sum of each row's codes; then, if it is there, a row of ones.
 #[derive(Clone, Copy)]
 pub(crate) struct CodeRows<'a> {
     pub(crate) codes: &'a [i8],
     pub(crate) sums: &'a [i32],
     pub(crate) k: usize,
+    pub(crate) ones: Option<&'a [i8]>,
 }
 
 impl<'a> CodeRows<'a> {
     fn m(&self) -> usize {
-        self.sums.len()
+        self.sums.len() + usize::from(self.ones.is_some())
     }
 
+    /// Rows of codes from `start` on, and the row of ones.
     fn rows(&self, start: usize, count: usize) -> Self {
         let codes = &self.codes[start * self.k..][..count * self.k];
-        Self { codes, sums: &self.sums[start..][..count], k: self.k }
+        Self { codes, sums: &self.sums[start..][..count], ..*self }
     }
 
     fn row(&self, i: usize) -> &'a [i8] {
-        &self.codes[i * self.k..][..self.k]
+        match self.ones {
+            Some(ones) if i == self.sums.len() => ones,
+            _ => &self.codes[i * self.k..][..self.k],
+        }
+    }
+
+    /// The same rows with zeros at the end of each where `k` is no multiple of four.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "scalar code rearranges nothing"))]
+    fn in_whole_quads<'b>(self, padded: &'b mut Vec<i8>) -> CodeRows<'b>
+    where
+        'a: 'b,
+    {
+        let k = self.k.next_multiple_of(4);
+        if k == self.k {
+            return self;
+        }
+        padded.clear();
+        for row in self.codes.chunks_exact(self.k) {
+            padded.extend_from_slice(row);
+            padded.resize(padded.len().next_multiple_of(k), 0);
+        }
+        // The row of ones may be longer than the weights: they are padded with zeros.
+        CodeRows { codes: padded, sums: self.sums, k, ones: self.ones.map(|_| &ONES[..k]) }
+    }
+
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "scalar code flips no signs"))]
+    fn sum(&self, i: usize) -> i32 {
+        self.sums.get(i).copied().unwrap_or(self.k as i32)
     }
 }
 
@@ -203,6 +218,12 @@ impl<'a> Product<'a> {
     pub(crate) fn row(&self, row: usize, plane: usize) -> &'a [i32] {
         &self.sums[((row - self.first_row) * self.planes + plane) * self.stride..][..self.stride]
     }
+
+    /// The sums of the weights' codes, where they were asked for: the last row.
+    #[inline(always)]
+    fn weight_sums(&self) -> &'a [i32] {
+        &self.sums[self.sums.len() - self.stride..]
+    }
 }
 
 /// One cache line of rearranged weights, aligned so that a vector load touches one line only.
@@ -216,6 +237,7 @@ struct Line([i8; 64]);
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "scalar code rearranges nothing"))]
 struct Rearranged {
     packed: Vec<Line>,
+    padded: Vec<i8>,
     wide: Vec<i16>,
 }
 
@@ -228,8 +250,6 @@ struct Scratch {
 }
 
 thread_local! {
-    /// Ones, and the sums of weights that a product with them gives.
-    static ONES: RefCell<(Vec<i8>, Vec<i32>)> = RefCell::default();
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
@@ -245,112 +265,127 @@ pub(crate) fn for_each_product<T: Send>(
     finish: impl Fn(Product<'_>, &mut Vec<f32>, &mut Tile<'_, T>) + Sync,
 ) {
     let k = x.k;
-    let column_block =
-        if x.m() <= FEW_ROWS { (STREAM_BYTES / k.max(1)).next_multiple_of(PANEL).max(PANEL) } else { PANEL };
     let parallel = x.m() * n * k >= PARALLEL;
-    for_each_tile(y, n, ROW_BLOCK / planes, column_block, parallel, |tile| {
+    if x.sums.len() <= FEW_ROWS {
+        let width = (STREAM_BYTES / (STREAMS * k).max(1)).max(1).next_multiple_of(MIN_STRIPE);
+        for_each_stripe(y, n, width, parallel, |mut tiles| {
+            SCRATCH.with_borrow_mut(|Scratch { rearranged, sums, floats }| {
+                let stride = width.next_multiple_of(LANES);
+                let sums = room(sums, STREAMS * x.m() * stride);
+                let streams = tiles.each_ref().map(|tile| {
+                    let columns = tile.columns();
+                    &w[columns.start * k..columns.end * k]
+                });
+                match isa.level() {
+                    Level::Scalar(_) => scalar::stream(x, streams, stride, rearranged, sums),
+                    #[cfg(target_arch = "x86_64")]
+                    Level::Avx2(avx2) => avx2.stream(x, streams, stride, rearranged, sums),
+                    #[cfg(target_arch = "x86_64")]
+                    Level::Avx512Vnni(avx512) => avx512.stream(x, streams, stride, rearranged, sums),
+                }
+                for (tile, sums) in tiles.iter_mut().zip(sums.chunks_exact(x.m() * stride)) {
+                    finish(Product { sums, stride, first_row: 0, planes }, floats, tile);
+                }
+            });
+        });
+        return;
+    }
+    for_each_tile(y, n, ROW_BLOCK / planes, PANEL, parallel, |tile| {
         SCRATCH.with_borrow_mut(|Scratch { rearranged, sums, floats }| {
             let (rows, columns) = (tile.rows(), tile.columns());
-            let stride = columns.len().next_multiple_of(PANEL);
-            // Every sum of a real column is overwritten; only the length matters here.
-            let code_rows = planes * rows.len();
-            sums.resize(sums.len().max(code_rows * stride), 0);
-            let sums = &mut sums[..code_rows * stride];
-            let x = x.rows(planes * rows.start, code_rows);
+            let x = x.rows(planes * rows.start, planes * rows.len());
+            let sums = room(sums, x.m() * PANEL);
             let w = &w[columns.start * k..columns.end * k];
             match isa.level() {
-                Level::Scalar(_) => scalar::product(x, w, stride, rearranged, sums),
+                Level::Scalar(_) => scalar::product(x, w, PANEL, rearranged, sums),
                 #[cfg(target_arch = "x86_64")]
-                Level::Avx2(avx2) => avx2.product(x, w, stride, rearranged, sums),
+                Level::Avx2(avx2) => avx2.product(x, w, PANEL, rearranged, sums),
                 #[cfg(target_arch = "x86_64")]
-                Level::Avx512Vnni(avx512) => avx512.product(x, w, stride, rearranged, sums),
+                Level::Avx512Vnni(avx512) => avx512.product(x, w, PANEL, rearranged, sums),
             }
-            finish(Product { sums, stride, first_row: rows.start, planes }, floats, tile);
+            finish(Product { sums, stride: PANEL, first_row: rows.start, planes }, floats, tile);
         });
     });
 }
 
+/// The first `length` elements of a buffer that only grows. Every sum of a real column is overwritten before it is
+/// read, so what they hold does not matter.
+fn room(sums: &mut Vec<i32>, length: usize) -> &mut [i32] {
+    sums.resize(sums.len().max(length), 0);
+    &mut sums[..length]
+}
+
 #[inline(always)]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the operands of a layer, its products and a place for the result"
-)]
 fn scale_tile<S: Simd>(
-    _: S,
+    simd: S,
     product: Product<'_>,
     x: &QuantizedRows,
     w: &Int8Rowwise<'_>,
-    weight_sums: &[i32],
-    bias: Option<&[f32]>,
+    epilogue: &Epilogue<'_>,
     scratch: &mut Vec<f32>,
     tile: &mut Tile<'_, f32>,
 ) {
-    let (rows, columns) = (tile.rows(), tile.columns());
-    let count = columns.len();
-    let has_outliers = rows.clone().any(|row| !x.outliers(row).is_empty());
-    let gathered = if has_outliers { x.outlier_columns().len() } else { 0 };
-    scratch.resize(scratch.len().max((gathered + 2) * count), 0.0);
-    let (w_scale, rest) = scratch.split_at_mut(count);
-    let (outlier_sums, gathered_codes) = rest.split_at_mut(count);
-    for (scale, absmax) in w_scale.iter_mut().zip(&w.absmax[columns.clone()]) {
+    let columns = tile.columns();
+    let chunks = columns.len().div_ceil(LANES);
+    let has_outliers = tile.rows().any(|row| !x.outliers(row).is_empty());
+    let inputs = if has_outliers { x.outlier_columns() } else { &[] };
+    scratch.resize(scratch.len().max((1 + inputs.len()) * chunks * LANES), 0.0);
+    let (scratch, _) = scratch.as_chunks_mut::<LANES>();
+    let (w_scales, codes) = scratch.split_at_mut(chunks);
+    for (scale, absmax) in w_scales.as_flattened_mut().iter_mut().zip(&w.absmax[columns.clone()]) {
         *scale = absmax / 127.0;
     }
-    if has_outliers {
-        gather_columns(w, columns.start, count, x.outlier_columns(), gathered_codes);
-    }
-    for row in rows {
-        let y = tile.row_mut(row);
-        let x_scale = x.scales()[row];
-        let sums = product.row(row, 0);
-        match x.precision() {
-            ActivationPrecision::Int8 => {
-                for ((y, sum), w_scale) in y.iter_mut().zip(sums).zip(&*w_scale) {
-                    *y = *sum as f32 * (x_scale * w_scale);
+    gather_columns(w, columns.start, columns.len(), inputs, chunks * LANES, codes.as_flattened_mut());
+    for row in tile.rows() {
+        let (x_scale, outliers) = (simd.splat(x.scales()[row]), x.outliers(row));
+        let (sums, _) = product.row(row, 0).as_chunks::<LANES>();
+        for (c, y) in tile.row_mut(row).chunks_mut(LANES).enumerate() {
+            let acc = match x.precision() {
+                ActivationPrecision::Int8 => simd.load_i32(&sums[c]),
+                ActivationPrecision::Int8Asym => {
+                    let (zero, weight_sums) = (x.zeros()[row], &product.weight_sums().as_chunks().0[c]);
+                    simd.load_i32(&less_zero(&sums[c], zero, weight_sums))
                 }
-            }
-            ActivationPrecision::Int8Asym => {
-                let (zero, weight_sums) = (x.zeros()[row], &weight_sums[columns.clone()]);
-                for (((y, sum), weight_sum), w_scale) in
-                    y.iter_mut().zip(sums).zip(weight_sums).zip(&*w_scale)
-                {
-                    *y = sum.wrapping_sub(zero.wrapping_mul(*weight_sum)) as f32 * (x_scale * w_scale);
+                ActivationPrecision::Int8x2 => {
+                    let low = simd.load_i32(&product.row(row, 1).as_chunks().0[c]);
+                    simd.mul_add(simd.load_i32(&sums[c]), simd.splat(128.0), low)
                 }
-            }
-            ActivationPrecision::Int8x2 => {
-                let low = product.row(row, 1);
-                for (((y, high), low), w_scale) in y.iter_mut().zip(sums).zip(low).zip(&*w_scale) {
-                    *y = (*high as f32).mul_add(128.0, *low as f32) * (x_scale * w_scale);
+            };
+            let w_scale = simd.load(&w_scales[c]);
+            let mut sum = simd.mul(acc, simd.mul(x_scale, w_scale));
+            if !outliers.is_empty() {
+                let mut outlier_sum = simd.splat(0.0);
+                for outlier in outliers {
+                    let codes = simd.load(&codes[outlier.slot as usize * chunks + c]);
+                    outlier_sum = simd.mul_add(simd.splat(outlier.value), codes, outlier_sum);
                 }
+                sum = simd.add(sum, simd.mul(w_scale, outlier_sum));
             }
-        }
-        let outliers = x.outliers(row);
-        if !outliers.is_empty() {
-            outlier_sums.fill(0.0);
-            for outlier in outliers {
-                let codes = &gathered_codes[outlier.slot as usize * count..][..count];
-                for (sum, code) in outlier_sums.iter_mut().zip(codes) {
-                    *sum = outlier.value.mul_add(*code, *sum);
-                }
-            }
-            for ((y, sum), w_scale) in y.iter_mut().zip(&*outlier_sums).zip(&*w_scale) {
-                *y += w_scale * sum;
-            }
-        }
-        if let Some(bias) = bias {
-            for (y, bias) in y.iter_mut().zip(&bias[columns.clone()]) {
-                *y += bias;
-            }
+            epilogue.write(simd, columns.start + c * LANES, y, sum);
         }
     }
 }
 
-/// Copies the codes of `w` at inputs `inputs` and outputs `first..first + count` to `to[inputs, count]`.
+/// `sums - zero · weight_sums`; what wraps cancels out, since the difference fits.
 #[inline(always)]
-fn gather_columns(w: &Int8Rowwise<'_>, first: usize, count: usize, inputs: &[u32], to: &mut [f32]) {
+fn less_zero(sums: &[i32; LANES], zero: i32, weight_sums: &[i32; LANES]) -> [i32; LANES] {
+    std::array::from_fn(|l| sums[l].wrapping_sub(zero.wrapping_mul(weight_sums[l])))
+}
+
+/// Copies the codes of `w` at inputs `inputs` and outputs `first..first + count` to the rows of `to[inputs, stride]`.
+#[inline(always)]
+fn gather_columns(
+    w: &Int8Rowwise<'_>,
+    first: usize,
+    count: usize,
+    inputs: &[u32],
+    stride: usize,
+    to: &mut [f32],
+) {
     for j in 0..count {
         let codes = &w.codes[(first + j) * w.k..][..w.k];
         for (slot, input) in inputs.iter().enumerate() {
-            to[slot * count + j] = f32::from(codes[*input as usize]);
+            to[slot * stride + j] = f32::from(codes[*input as usize]);
         }
     }
 }
@@ -376,7 +411,7 @@ mod tests {
         quantize_rows(Isa::SCALAR, &[1.27, 8.0, -0.01], 3, ActivationPrecision::Int8, Some(6.0), &mut x);
         assert_eq!(x.codes(), [127, 0, -1]);
         let mut y = [0.0; 2];
-        linear_int8(Isa::SCALAR, &x, &w, Some(&[0.5, 0.25]), &mut y);
+        linear_int8(Isa::SCALAR, &x, &w, &Epilogue::with_bias(Some(&[0.5, 0.25])), &mut y);
         let scale = 1.27_f32 / 127.0;
         let first = (127 * 127 - 2) as f32 * scale + 8.0 * -64.0 + 0.5;
         let second = (1.0 * (scale * 2.0) + 2.0 * 8.0) + 0.25;
@@ -409,6 +444,12 @@ mod tests {
     fn different_k_panic() {
         let mut x = QuantizedRows::default();
         quantize_rows(Isa::SCALAR, &[1.0; 4], 4, ActivationPrecision::Int8, None, &mut x);
-        linear_int8(Isa::SCALAR, &x, &Int8Rowwise::new(&[0; 3], &[0.0], 1, 3), None, &mut [0.0]);
+        linear_int8(
+            Isa::SCALAR,
+            &x,
+            &Int8Rowwise::new(&[0; 3], &[0.0], 1, 3),
+            &Epilogue::default(),
+            &mut [0.0],
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! `linear_llm_int8` against bitsandbytes' own outputs, with the tolerances of the golden data's README.
 
-use aibit_kernels::{ActivationDtype, Int8Rowwise, Isa, gemm_i32, linear_llm_int8};
+use aibit_kernels::{ActivationDtype, Epilogue, Int8Rowwise, Isa, gemm_i32, linear_llm_int8};
 use aibit_quant::{quantize_int8_activations, round_through_f16};
 use half::{bf16, f16};
 use ndarray::ArrayView2;
@@ -74,7 +74,7 @@ fn check(tensors: &SafeTensors<'_>, case: &str, tag: &str) {
 
         let mut y = vec![0.0; m * n];
         let w = Int8Rowwise::new(&codes, &absmax, n, k);
-        linear_llm_int8(isa, &x, dtype, &w, bias.as_deref(), threshold, &mut y);
+        linear_llm_int8(isa, &x, dtype, &w, &Epilogue::with_bias(bias.as_deref()), threshold, &mut y);
         if outliers.is_empty() {
             assert_eq!(bits(&y), bits(&want), "{case}.{tag}.y on {isa}");
             continue;

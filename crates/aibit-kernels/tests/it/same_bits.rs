@@ -76,7 +76,7 @@ fn linear(
     let mut rows = QuantizedRows::default();
     quantize_rows(isa, x, w.k(), precision, threshold, &mut rows);
     let mut y = vec![f32::NAN; rows.m() * w.n()];
-    linear_int8(isa, &rows, w, bias, &mut y);
+    linear_int8(isa, &rows, w, &Epilogue::with_bias(bias), &mut y);
     y
 }
 
@@ -110,9 +110,53 @@ fn check_linear_int8(m: usize, n: usize, k: usize, seed: u64) {
         for threshold in [0.0, 6.0] {
             check(|isa| {
                 let mut y = vec![f32::NAN; m * n];
-                linear_llm_int8(isa, &x, dtype, &w, Some(&bias), threshold, &mut y);
+                linear_llm_int8(isa, &x, dtype, &w, &Epilogue::with_bias(Some(&bias)), threshold, &mut y);
                 bits(&y)
             });
+        }
+    }
+}
+
+/// An epilogue gives the bits of the layer, the activation and the addition one after the other.
+fn check_epilogue(m: usize, n: usize, k: usize, seed: u64) {
+    let mut random = Random(seed);
+    let (x, codes, absmax) = (random.floats(m * k), random.codes(n * k), random.floats(n));
+    let (w, bias, residual) =
+        (Int8Rowwise::new(&codes, &absmax, n, k), random.floats(n), random.floats(m * n));
+    let rows = random.floats(n * k);
+    type Layer<'a> = &'a (dyn Fn(Isa, &Epilogue<'_>, &mut [f32]) + Sync);
+    let int8 = |isa: Isa, epilogue: &Epilogue<'_>, y: &mut [f32]| {
+        let mut rows = QuantizedRows::default();
+        quantize_rows(isa, &x, k, ActivationPrecision::Int8, Some(1.0), &mut rows);
+        linear_int8(isa, &rows, &w, epilogue, y);
+    };
+    let exact = |isa: Isa, epilogue: &Epilogue<'_>, y: &mut [f32]| {
+        linear_llm_int8(isa, &x, ActivationDtype::F32, &w, epilogue, 6.0, y);
+    };
+    let float = |isa: Isa, epilogue: &Epilogue<'_>, y: &mut [f32]| {
+        linear_float(isa, &x, FloatMatrix::F32(&rows), m, n, k, epilogue, y);
+    };
+    for layer in [&int8 as Layer<'_>, &exact, &float] {
+        for activation in [None, Some(Activation::GeluTanh), Some(Activation::Relu)] {
+            for accumulate in [false, true] {
+                let epilogue = Epilogue { bias: Some(&bias), activation, accumulate };
+                check(|isa| {
+                    let mut y = residual.clone();
+                    layer(isa, &epilogue, &mut y);
+                    let mut apart = vec![f32::NAN; m * n];
+                    layer(isa, &Epilogue::with_bias(Some(&bias)), &mut apart);
+                    if let Some(activation) = activation {
+                        activate(isa, activation, &mut apart);
+                    }
+                    if accumulate {
+                        let mut sum = residual.clone();
+                        add_assign(isa, &mut sum, &apart);
+                        apart = sum;
+                    }
+                    assert_eq!(bits(&y), bits(&apart), "{activation:?}, accumulate {accumulate}, {isa}");
+                    bits(&y)
+                });
+            }
         }
     }
 }
@@ -126,7 +170,7 @@ fn check_linear_float(m: usize, n: usize, k: usize, seed: u64) {
         for bias in [None, Some(&bias[..])] {
             let run = |isa: Isa, x: &[f32], m: usize| {
                 let mut y = vec![f32::NAN; m * n];
-                linear_float(isa, x, w, m, n, k, bias, &mut y);
+                linear_float(isa, x, w, m, n, k, &Epilogue::with_bias(bias), &mut y);
                 bits(&y)
             };
             check(|isa| run(isa, &x, m));
@@ -185,6 +229,7 @@ proptest! {
     #[test]
     fn float_layers((m, n, k) in sizes(), seed in any::<u64>()) {
         check_linear_float(m, n, k, seed);
+        check_epilogue(m, n, k.max(1), seed);
     }
 
     #[test]
@@ -259,6 +304,7 @@ fn sizes_that_threads_and_blocks_divide() {
     check_gemm(3, 5000, 67, 2);
     check_linear_int8(1, 3000, 132, 3);
     check_linear_int8(140, 65, 100, 4);
+    check_epilogue(30, 100, 129, 4);
     check_linear_float(70, 130, 48, 5);
     check_linear_float(1, 1000, 100, 6);
     let shape = AttentionShape { n_head: 3, n_kv_head: 3, head_dim: 64, scale: 0.125, capacity: 80 };

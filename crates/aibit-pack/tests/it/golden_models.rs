@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use aibit_format::{Archive, entry_names};
+use aibit_gpt2::{Gpt2Config, describe};
 use aibit_graph::{Graph, Op};
 use aibit_kernels::Isa;
 use aibit_pack::{ModelSource, PackOptions, Preset, pack};
@@ -133,6 +134,26 @@ fn tiny_bnb_int8_without_outliers_gives_the_logits_of_threshold_zero() {
         largest_difference(&all_logits(&model, Profile::Exact, &prompt), &golden.f32s("logits.int8_t0"));
     assert!(difference <= 1e-2, "largest difference {difference}");
     assert_eq!(greedy(&model, &tokenizer, Profile::Exact, &prompt, 32), golden.ids("generated.int8_t0"));
+}
+
+#[test]
+fn the_stored_graph_is_fused_and_gives_the_bits_of_the_plain_one() {
+    let (folder, golden) = (tiny("fp32"), Golden::load());
+    let prompt = golden.ids("input_ids");
+    for preset in [Preset::Int8, Preset::BnbInt8, Preset::F32] {
+        let (_out, archive) = packed(folder.path(), preset);
+        let config = Gpt2Config::from_json(archive.entry(entry_names::CONFIG).expect("config").data);
+        let mut plain = describe(&config.expect("config")).graph;
+        let stored = Model::load(&archive).expect("model");
+        assert!(stored.graph().nodes.len() < plain.nodes.len());
+        plain.kv_slots.clone_from(&stored.graph().kv_slots);
+        let plain = Model::new(plain, archive.weights().clone(), archive.manifest()).expect("model");
+        for profile in Profile::ALL {
+            let bits =
+                |model| all_logits(model, profile, &prompt).into_iter().map(f32::to_bits).collect::<Vec<_>>();
+            assert_eq!(bits(&stored), bits(&plain), "{preset:?} in {profile}");
+        }
+    }
 }
 
 #[test]

@@ -1,0 +1,116 @@
+//! The meaning of a graph, in the plainest form: f32, one buffer per value, one loop per op, no plan.
+
+use aibit_graph::{ActivationFunction, Graph, Op, ValueId};
+
+use crate::support::Shapes;
+
+/// The logits of the last of `ids`, with tensors drawn from their names.
+pub(crate) fn last_logits(graph: &Graph, shapes: &Shapes, ids: &[usize]) -> Vec<f32> {
+    let m = ids.len();
+    let mut values: Vec<Vec<f32>> = vec![Vec::new(); graph.values.len()];
+    let width = |value: ValueId| graph.values[value].width;
+    let tensor = |name: &str| tensor(name, shapes[name].iter().product());
+    let optional = |name: &Option<String>| name.as_deref().map(tensor);
+    let rows = |table: &str, width: usize, rows: &mut dyn Iterator<Item = usize>| -> Vec<f32> {
+        let table = tensor(table);
+        rows.flat_map(|row| table[row * width..][..width].to_vec()).collect()
+    };
+    for node in &graph.nodes {
+        let (output, result) = match node {
+            Op::Embed { table, output } => (*output, rows(table, width(*output), &mut ids.iter().copied())),
+            Op::PositionEmbed { table, output } => (*output, rows(table, width(*output), &mut (0..m))),
+            Op::Add { a, b, output } => {
+                (*output, values[*a].iter().zip(&values[*b]).map(|(a, b)| a + b).collect())
+            }
+            Op::LayerNorm { input, weight, bias, epsilon, output } => {
+                let (weight, bias) = (tensor(weight), optional(bias));
+                let mut result = Vec::new();
+                for x in values[*input].chunks(width(*input)) {
+                    let mean = x.iter().sum::<f32>() / x.len() as f32;
+                    let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / x.len() as f32;
+                    for (i, x) in x.iter().enumerate() {
+                        let normed = (x - mean) / (variance + epsilon).sqrt() * weight[i];
+                        result.push(normed + bias.as_ref().map_or(0.0, |bias| bias[i]));
+                    }
+                }
+                (*output, result)
+            }
+            Op::Linear { input, weight, bias, function, residual, output, .. } => {
+                let mut y = product(&values[*input], width(*input), &tensor(weight));
+                if let Some(bias) = optional(bias) {
+                    y.iter_mut().zip(bias.iter().cycle()).for_each(|(y, bias)| *y += bias);
+                }
+                if let Some(function) = function {
+                    y.iter_mut().for_each(|y| *y = apply(*function, *y));
+                }
+                if let Some(residual) = residual {
+                    y.iter_mut().zip(&values[*residual]).for_each(|(y, residual)| *y += residual);
+                }
+                (*output, y)
+            }
+            Op::Activation { input, function, output } => {
+                (*output, values[*input].iter().map(|x| apply(*function, *x)).collect())
+            }
+            Op::Attention { qkv, slot, n_head, scale, output } => {
+                let kv = graph.kv_slots[*slot];
+                let result = attention(&values[*qkv], *n_head, kv.n_kv_head, kv.head_dim, *scale);
+                (*output, result)
+            }
+            Op::Logits { input, weight, .. } => {
+                let k = width(*input);
+                return product(&values[*input][(m - 1) * k..], k, &tensor(weight));
+            }
+        };
+        values[output] = result;
+    }
+    unreachable!("a graph ends with logits")
+}
+
+/// `x[m, k] · w[n, k]ᵀ`.
+fn product(x: &[f32], k: usize, w: &[f32]) -> Vec<f32> {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+    x.chunks(k).flat_map(|x| w.chunks(k).map(move |w| dot(x, w))).collect()
+}
+
+fn attention(qkv: &[f32], n_head: usize, n_kv_head: usize, d: usize, scale: f32) -> Vec<f32> {
+    let rows: Vec<&[f32]> = qkv.chunks((n_head + 2 * n_kv_head) * d).collect();
+    let mut result = Vec::new();
+    for (position, row) in rows.iter().enumerate() {
+        for head in 0..n_head {
+            let kv_head = head / (n_head / n_kv_head);
+            let key = |at: usize| &rows[at][(n_head + kv_head) * d..][..d];
+            let value = |at: usize| &rows[at][(n_head + n_kv_head + kv_head) * d..][..d];
+            let score =
+                |at| row[head * d..][..d].iter().zip(key(at)).map(|(q, k)| q * k).sum::<f32>() * scale;
+            let scores: Vec<f32> = (0..=position).map(score).collect();
+            let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let sum: f32 = scores.iter().map(|score| (score - max).exp()).sum();
+            for i in 0..d {
+                let weighted =
+                    scores.iter().enumerate().map(|(at, score)| (score - max).exp() * value(at)[i]);
+                result.push(weighted.sum::<f32>() / sum);
+            }
+        }
+    }
+    result
+}
+
+fn apply(function: ActivationFunction, x: f32) -> f32 {
+    match function {
+        ActivationFunction::GeluTanh => {
+            0.5 * x * (1.0 + ((2.0 / std::f32::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh())
+        }
+        ActivationFunction::Relu => x.max(0.0),
+        other => panic!("no test here uses {other:?}"),
+    }
+}
+
+/// Numbers in -1..1 that depend on the name only.
+fn tensor(name: &str, elements: usize) -> Vec<f32> {
+    let mut state = name.bytes().fold(17_u64, |state, byte| state.wrapping_mul(31).wrapping_add(byte.into()));
+    let next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    std::iter::repeat_with(next).take(elements).collect()
+}
