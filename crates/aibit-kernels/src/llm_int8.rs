@@ -83,9 +83,16 @@ pub fn linear_llm_int8(
         // The bias is added before the outliers, so it is the layer's own.
         rest: Epilogue { bias: None, ..*epilogue },
     };
-    for_each_product(isa, rows, 1, w.codes(), n, y, |product, scratch, tile| {
-        layer.finish(product, scratch, tile)
-    });
+    for_each_product(
+        isa,
+        rows,
+        1,
+        w.codes(),
+        n,
+        y,
+        |_| {},
+        |product, scratch, tile| layer.finish(product, scratch, tile),
+    );
 }
 
 /// What turns integer sums into outputs.

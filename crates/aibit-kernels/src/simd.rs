@@ -7,6 +7,22 @@ use half::{bf16, f16};
 /// The number of lanes that a sum over `k` is spread over, on every instruction set.
 pub(crate) const LANES: usize = 16;
 
+/// Asks for what a later step will read, while something else keeps the core busy.
+#[inline]
+pub(crate) fn prefetch<T>(x: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    for at in (0..size_of_val(x)).step_by(64) {
+        #[expect(unsafe_code, reason = "an instruction that every x86-64 has")]
+        // SAFETY: the address lies in `x`, and a prefetch changes nothing that a program sees.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().cast::<i8>().wrapping_add(at));
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = x;
+}
+
 /// Operations on sixteen lanes. A value of the implementing type is the proof that they may run.
 pub(crate) trait Simd: Copy + Send + Sync {
     /// Sixteen lanes.

@@ -80,16 +80,20 @@ struct KvSlotData {
     values: Zeroed,
 }
 
-/// Zeros that take memory page by page as they are written. A size that the system refuses is an error here,
-/// where a vector would end the program.
+/// Zeros that take memory page by page as they are written, from the start of a page on. A size that the system
+/// refuses is an error here, where a vector would end the program.
 #[derive(Debug)]
 struct Zeroed(MmapMut);
 
 impl Zeroed {
-    fn new(elements: Option<usize>) -> Result<Self, RuntimeError> {
+    fn new(elements: Option<usize>, what: &'static str) -> Result<Self, RuntimeError> {
         let bytes = elements.and_then(|elements| elements.checked_mul(size_of::<f32>()));
         let map = bytes.and_then(|bytes| MmapMut::map_anon(bytes).ok());
-        map.map(Self).ok_or(RuntimeError::Memory { what: "the KV cache", bytes })
+        map.map(Self).ok_or(RuntimeError::Memory { what, bytes })
+    }
+
+    fn as_ref(&self) -> &[f32] {
+        bytemuck::cast_slice(&self.0)
     }
 
     fn as_mut(&mut self) -> &mut [f32] {
@@ -107,7 +111,8 @@ impl KvCache {
         let capacity = capacity.clamp(1, model.graph().context);
         let slot = |slot: &KvSlot| {
             let elements = (slot.n_kv_head * slot.head_dim).checked_mul(capacity);
-            Ok(KvSlotData { keys: Zeroed::new(elements)?, values: Zeroed::new(elements)? })
+            let zeros = || Zeroed::new(elements, "the KV cache");
+            Ok(KvSlotData { keys: zeros()?, values: zeros()? })
         };
         let slots = model.graph().kv_slots.iter().map(slot).collect::<Result<_, RuntimeError>>()?;
         Ok(Self { slots, capacity, len: 0 })
@@ -140,7 +145,8 @@ pub struct Session<'m> {
     model: &'m Model,
     profile: Profile,
     kv: KvCache,
-    arena: Vec<f32>,
+    /// Intermediate results, `plan.width` elements per token of a pass.
+    arena: Zeroed,
     /// Tokens of the last pass, whose final values lie in the arena.
     tokens: usize,
     quantized: QuantizedRows,
@@ -157,7 +163,7 @@ impl<'m> Session<'m> {
             model,
             profile,
             kv: KvCache::new(model, capacity)?,
-            arena: Vec::new(),
+            arena: Zeroed::new(Some(1), "intermediate results")?,
             tokens: 0,
             quantized: QuantizedRows::default(),
             logits: Vec::new(),
@@ -239,10 +245,10 @@ impl<'m> Session<'m> {
     /// Makes room in the arena for a pass of `tokens`.
     fn reserve(&mut self, tokens: usize) -> Result<(), RuntimeError> {
         let elements = self.model.graph().plan.width.checked_mul(tokens);
-        let missing = elements.map(|elements| elements.saturating_sub(self.arena.len()));
-        let reserved = missing.is_some_and(|missing| self.arena.try_reserve_exact(missing).is_ok());
-        let bytes = elements.and_then(|elements| elements.checked_mul(size_of::<f32>()));
-        if reserved { Ok(()) } else { Err(RuntimeError::Memory { what: "intermediate results", bytes }) }
+        if elements.is_none_or(|elements| elements > self.arena.as_ref().len()) {
+            self.arena = Zeroed::new(elements, "intermediate results")?;
+        }
+        Ok(())
     }
 
     /// Runs every node but the logits for `ids`.
@@ -251,19 +257,19 @@ impl<'m> Session<'m> {
         let m = ids.len();
         let past = self.kv.len;
         self.tokens = m;
-        self.arena.resize(model.graph().plan.width * m, 0.0);
+        let arena = self.arena.as_mut();
         for step in &model.steps {
             match step {
                 Step::Embed { table, output } => {
-                    embed(model, table, ids, &mut self.arena[model.arena_range(*output, m)]);
+                    embed(model, table, ids, &mut arena[model.arena_range(*output, m)]);
                 }
                 Step::PositionEmbed { table, output } => {
                     let positions: Vec<u32> = (past..past + m).map(|position| position as u32).collect();
-                    embed(model, table, &positions, &mut self.arena[model.arena_range(*output, m)]);
+                    embed(model, table, &positions, &mut arena[model.arena_range(*output, m)]);
                 }
-                Step::Add { a, b, output } => self.add(*a, *b, *output, m),
+                Step::Add { a, b, output } => add_values(model, arena, *a, *b, *output, m),
                 Step::LayerNorm { input, weight, bias, epsilon, output } => {
-                    let [x, y] = disjoint(&mut self.arena, model, [*input, *output], m);
+                    let [x, y] = disjoint(arena, model, [*input, *output], m);
                     let bias = bias.as_ref().map(|bias| model.vector(bias));
                     let weight = model.vector(weight);
                     layer_norm(model.isa(), x, weight.len(), weight, bias, *epsilon, y);
@@ -272,10 +278,10 @@ impl<'m> Session<'m> {
                     if let Some(residual) = residual {
                         let (from, to) = (model.arena_range(*residual, m), model.arena_range(*output, m));
                         if from != to {
-                            self.arena.copy_within(from, to.start);
+                            arena.copy_within(from, to.start);
                         }
                     }
-                    let [x, y] = disjoint(&mut self.arena, model, [*input, *output], m);
+                    let [x, y] = disjoint(arena, model, [*input, *output], m);
                     let bias = bias.as_ref().map(|bias| model.vector(bias));
                     let epilogue = Epilogue { bias, activation: *function, accumulate: residual.is_some() };
                     linear(model, self.profile, x, weight, &epilogue, *activations, &mut self.quantized, y);
@@ -283,9 +289,9 @@ impl<'m> Session<'m> {
                 Step::Activation { input, function, output } => {
                     let (from, to) = (model.arena_range(*input, m), model.arena_range(*output, m));
                     if from != to {
-                        self.arena.copy_within(from, to.start);
+                        arena.copy_within(from, to.start);
                     }
-                    activate(model.isa(), *function, &mut self.arena[to]);
+                    activate(model.isa(), *function, &mut arena[to]);
                 }
                 Step::Attention { qkv, slot, n_head, scale, output } => {
                     let kv = model.graph().kv_slots[*slot];
@@ -296,7 +302,7 @@ impl<'m> Session<'m> {
                         scale: *scale,
                         capacity: self.kv.capacity,
                     };
-                    let [qkv, y] = disjoint(&mut self.arena, model, [*qkv, *output], m);
+                    let [qkv, y] = disjoint(arena, model, [*qkv, *output], m);
                     let KvSlotData { keys, values } = &mut self.kv.slots[*slot];
                     let (keys, values) = (keys.as_mut(), values.as_mut());
                     store_kv(&shape, qkv, m, past, keys, values);
@@ -308,17 +314,6 @@ impl<'m> Session<'m> {
         self.kv.len += m;
     }
 
-    fn add(&mut self, a: ValueId, b: ValueId, output: ValueId, m: usize) {
-        let model = self.model;
-        if model.arena_range(a, m) == model.arena_range(output, m) {
-            let [y, b] = disjoint(&mut self.arena, model, [output, b], m);
-            add_assign(model.isa(), y, b);
-        } else {
-            let [a, b, y] = disjoint(&mut self.arena, model, [a, b, output], m);
-            add(model.isa(), a, b, y);
-        }
-    }
-
     /// Computes the logits of some tokens of the last pass.
     fn compute_logits(&mut self, rows: Range<usize>) {
         let model = self.model;
@@ -327,10 +322,20 @@ impl<'m> Session<'m> {
         };
         let start = model.arena_range(*input, self.tokens).start;
         let width = weight.columns;
-        let x = &self.arena[start + rows.start * width..start + rows.end * width];
+        let x = &self.arena.as_ref()[start + rows.start * width..start + rows.end * width];
         self.logits.resize(rows.len() * weight.rows, 0.0);
         let (quantized, logits) = (&mut self.quantized, &mut self.logits);
         linear(model, self.profile, x, weight, &Epilogue::default(), *activations, quantized, logits);
+    }
+}
+
+fn add_values(model: &Model, arena: &mut [f32], a: ValueId, b: ValueId, output: ValueId, m: usize) {
+    if model.arena_range(a, m) == model.arena_range(output, m) {
+        let [y, b] = disjoint(arena, model, [output, b], m);
+        add_assign(model.isa(), y, b);
+    } else {
+        let [a, b, y] = disjoint(arena, model, [a, b, output], m);
+        add(model.isa(), a, b, y);
     }
 }
 

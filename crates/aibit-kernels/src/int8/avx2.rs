@@ -150,8 +150,14 @@ fn dots<const MR: usize>(
 #[target_feature(enable = "avx2")]
 fn dot4<const MR: usize>(x: [&[i16]; MR], w: [&[i8]; 4]) -> [[i32; 4]; MR] {
     let chunks = w[0].len() / 16;
-    let x_chunks = x.map(|x| x.as_chunks::<16>().0);
-    let w_chunks = w.map(|w| &w.as_chunks::<16>().0[..chunks]);
+    // Loops, not `map`: a closure is not inlined through code without these instructions.
+    let (mut x_chunks, mut w_chunks): ([&[[i16; 16]]; MR], [&[[i8; 16]]; 4]) = ([&[]; MR], [&[]; 4]);
+    for r in 0..MR {
+        x_chunks[r] = x[r].as_chunks().0;
+    }
+    for c in 0..4 {
+        w_chunks[c] = &w[c].as_chunks().0[..chunks];
+    }
     let mut sums = [[_mm256_setzero_si256(); 4]; MR];
     for i in 0..chunks {
         for c in 0..4 {
@@ -169,7 +175,11 @@ fn dot4<const MR: usize>(x: [&[i16]; MR], w: [&[i8]; 4]) -> [[i32; 4]; MR] {
             }
         }
     }
-    sums.map(|sums| sum4(sums))
+    let mut out = [[0; 4]; MR];
+    for r in 0..MR {
+        out[r] = sum4(sums[r]);
+    }
+    out
 }
 
 /// The sum of the lanes of each of four vectors.

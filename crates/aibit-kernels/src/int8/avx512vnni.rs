@@ -137,32 +137,37 @@ fn dots<const MR: usize>(
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn dot4<const MR: usize>(x: [&[i8]; MR], w: [&[i8]; 4]) -> [[i32; 4]; MR] {
     let flip = _mm512_set1_epi8(i8::MIN);
+    // Loops, not `map`: a closure is not inlined through code without these instructions.
     let chunks = x[0].len() / 64;
-    let x_chunks = x.map(|x| &x.as_chunks::<64>().0[..chunks]);
-    let w0 = &w[0].as_chunks::<64>().0[..chunks];
-    let w1 = &w[1].as_chunks::<64>().0[..chunks];
-    let w2 = &w[2].as_chunks::<64>().0[..chunks];
-    let w3 = &w[3].as_chunks::<64>().0[..chunks];
+    let (mut x_chunks, mut w_chunks): ([&[[i8; 64]]; MR], [&[[i8; 64]]; 4]) = ([&[]; MR], [&[]; 4]);
+    for r in 0..MR {
+        x_chunks[r] = &x[r].as_chunks().0[..chunks];
+    }
+    for c in 0..4 {
+        w_chunks[c] = &w[c].as_chunks().0[..chunks];
+    }
     let mut sums = [[_mm512_setzero_si512(); 4]; MR];
     for i in 0..chunks {
-        let w = [&w0[i], &w1[i], &w2[i], &w3[i]].map(|w| _mm512_xor_si512(load(w), flip));
-        for r in 0..MR {
-            let x = load(&x_chunks[r][i]);
-            for c in 0..4 {
-                sums[r][c] = _mm512_dpbusd_epi32(sums[r][c], w[c], x);
+        for c in 0..4 {
+            let w = _mm512_xor_si512(load(&w_chunks[c][i]), flip);
+            for r in 0..MR {
+                sums[r][c] = _mm512_dpbusd_epi32(sums[r][c], w, load(&x_chunks[r][i]));
             }
         }
     }
     if !x[0].len().is_multiple_of(64) {
-        let w = w.map(|w| _mm512_xor_si512(load_part(&w[chunks * 64..]), flip));
-        for r in 0..MR {
-            let x = load_part(&x[r][chunks * 64..]);
-            for c in 0..4 {
-                sums[r][c] = _mm512_dpbusd_epi32(sums[r][c], w[c], x);
+        for c in 0..4 {
+            let w = _mm512_xor_si512(load_part(&w[c][chunks * 64..]), flip);
+            for r in 0..MR {
+                sums[r][c] = _mm512_dpbusd_epi32(sums[r][c], w, load_part(&x[r][chunks * 64..]));
             }
         }
     }
-    sums.map(|sums| sum4(sums))
+    let mut out = [[0; 4]; MR];
+    for r in 0..MR {
+        out[r] = sum4(sums[r]);
+    }
+    out
 }
 
 /// The sum of the lanes of each of four vectors.

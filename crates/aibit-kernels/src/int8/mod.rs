@@ -8,13 +8,14 @@ mod quantize;
 mod scalar;
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 pub use quantize::{ActivationPrecision, QuantizedRows, quantize_rows};
 
 use crate::{
     Epilogue,
     isa::{Isa, Level, dispatch},
-    simd::{LANES, Simd},
+    simd::{LANES, Simd, prefetch},
     tiles::{STREAMS, Tile, for_each_stripe, for_each_tile},
 };
 
@@ -36,9 +37,6 @@ const ROW_BLOCK: usize = 128;
 
 /// Bytes of weights that one thread takes at a time when they are read once only.
 const STREAM_BYTES: usize = 64 * 1024;
-
-/// Columns of a stripe come in multiples of this.
-const MIN_STRIPE: usize = 8;
 
 /// Multiplications in a call below which one thread is faster than two.
 const PARALLEL: usize = 256 * 1024;
@@ -118,7 +116,13 @@ pub fn linear_int8(isa: Isa, x: &QuantizedRows, w: &Int8Rowwise<'_>, epilogue: &
         &ONES[..w.k]
     });
     let rows = CodeRows { codes: x.codes(), sums: x.code_sums(), k: w.k, ones };
-    for_each_product(isa, rows, x.planes(), w.codes, w.n, y, |product, scratch, tile| {
+    let prepare = |columns: Range<usize>| {
+        prefetch(&w.absmax[columns.clone()]);
+        if let Some(bias) = epilogue.bias {
+            prefetch(&bias[columns]);
+        }
+    };
+    for_each_product(isa, rows, x.planes(), w.codes, w.n, y, prepare, |product, scratch, tile| {
         dispatch!(isa => scale_tile(
             product: Product<'_>, x: &QuantizedRows, w: &Int8Rowwise<'_>, epilogue: &Epilogue<'_>,
             scratch: &mut Vec<f32>, tile: &mut Tile<'_, f32>,
@@ -138,12 +142,21 @@ pub fn gemm_i32(isa: Isa, a: &[i8], b: &[i8], m: usize, n: usize, k: usize, out:
     assert!(k <= MAX_K, "gemm_i32: k = {k} is above {MAX_K}, where i32 sums could overflow");
     let sums = code_sums(a, m, k);
     let rows = CodeRows { codes: a, sums: &sums, k, ones: None };
-    for_each_product(isa, rows, 1, b, n, out, |product, _, tile| {
-        let columns = tile.columns().len();
-        for row in tile.rows() {
-            tile.row_mut(row).copy_from_slice(&product.row(row, 0)[..columns]);
-        }
-    });
+    for_each_product(
+        isa,
+        rows,
+        1,
+        b,
+        n,
+        out,
+        |_| {},
+        |product, _, tile| {
+            let columns = tile.columns().len();
+            for row in tile.rows() {
+                tile.row_mut(row).copy_from_slice(&product.row(row, 0)[..columns]);
+            }
+        },
+    );
 }
 
 /// The sum of the codes of each row of `x[m, k]`.
@@ -254,7 +267,9 @@ thread_local! {
 }
 
 /// Computes the integer sums of `y[m, n]` tile by tile and lets `finish` turn each into outputs. `x` has `planes`
-/// rows for each row of `y`. `finish` also gets a buffer that it may use as it likes.
+/// rows for each row of `y`. `prepare` is called with the columns of each tile before its sums are computed, where that
+/// takes a while of reading memory; `finish` also gets a buffer that it may use as it likes.
+#[expect(clippy::too_many_arguments, reason = "the operands of a product and what goes on around it")]
 pub(crate) fn for_each_product<T: Send>(
     isa: Isa,
     x: CodeRows<'_>,
@@ -262,16 +277,21 @@ pub(crate) fn for_each_product<T: Send>(
     w: &[i8],
     n: usize,
     y: &mut [T],
+    prepare: impl Fn(Range<usize>) + Sync,
     finish: impl Fn(Product<'_>, &mut Vec<f32>, &mut Tile<'_, T>) + Sync,
 ) {
     let k = x.k;
     let parallel = x.m() * n * k >= PARALLEL;
     if x.sums.len() <= FEW_ROWS {
-        let width = (STREAM_BYTES / (STREAMS * k).max(1)).max(1).next_multiple_of(MIN_STRIPE);
+        let width = match STREAM_BYTES / (STREAMS * k).max(1) {
+            0..LANES => LANES / 2,
+            columns => columns / LANES * LANES,
+        };
         for_each_stripe(y, n, width, parallel, |mut tiles| {
             SCRATCH.with_borrow_mut(|Scratch { rearranged, sums, floats }| {
                 let stride = width.next_multiple_of(LANES);
                 let sums = room(sums, STREAMS * x.m() * stride);
+                tiles.iter().for_each(|tile| prepare(tile.columns()));
                 let streams = tiles.each_ref().map(|tile| {
                     let columns = tile.columns();
                     &w[columns.start * k..columns.end * k]
