@@ -1,5 +1,7 @@
 //! What a linear layer does with its sums on the way to memory.
 
+use std::ops::Range;
+
 use crate::{
     Activation,
     simd::{LANES, Simd},
@@ -32,11 +34,30 @@ impl<'a> Epilogue<'a> {
         }
     }
 
-    /// Finishes `sums` and writes them to `y`, up to sixteen outputs of a row from `column` on.
+    /// What it does to up to sixteen outputs, `columns` of every row.
     #[inline(always)]
-    pub(crate) fn write<S: Simd>(&self, simd: S, column: usize, y: &mut [f32], mut sums: S::F32x16) {
+    pub(crate) fn of<S: Simd>(&self, simd: S, columns: Range<usize>) -> ColumnEpilogue<S> {
+        let bias = self.bias.map(|bias| load(simd, &bias[columns]));
+        ColumnEpilogue { simd, bias, activation: self.activation, accumulate: self.accumulate }
+    }
+}
+
+/// An [`Epilogue`] with its operands for a few columns loaded, for one row after another.
+#[derive(Clone, Copy)]
+pub(crate) struct ColumnEpilogue<S: Simd> {
+    simd: S,
+    bias: Option<S::F32x16>,
+    activation: Option<Activation>,
+    accumulate: bool,
+}
+
+impl<S: Simd> ColumnEpilogue<S> {
+    /// Finishes `sums` and writes them to `y`, the columns' part of a row.
+    #[inline(always)]
+    pub(crate) fn write(&self, y: &mut [f32], mut sums: S::F32x16) {
+        let simd = self.simd;
         if let Some(bias) = self.bias {
-            sums = simd.add(sums, load(simd, &bias[column..][..y.len()]));
+            sums = simd.add(sums, bias);
         }
         if let Some(activation) = self.activation {
             let mut lanes = [0.0; LANES];
@@ -60,7 +81,7 @@ impl<'a> Epilogue<'a> {
 
 /// Up to sixteen values, then zeros.
 #[inline(always)]
-fn load<S: Simd>(simd: S, x: &[f32]) -> S::F32x16 {
+pub(crate) fn load<S: Simd>(simd: S, x: &[f32]) -> S::F32x16 {
     match x.first_chunk() {
         Some(x) => simd.load(x),
         None => {

@@ -197,9 +197,10 @@ fn columns_of<S: Simd, W: Element, const MR: usize, const NR: usize>(
             }
             c += 1;
         }
+        let epilogue = epilogue.of(simd, first..first + count);
         for r in 0..MR {
             let y = &mut tile.row_mut(row + r)[first - columns.start..][..count];
-            epilogue.write(simd, first, y, simd.load(&lanes[r]));
+            epilogue.write(y, simd.load(&lanes[r]));
         }
     }
 }

@@ -134,7 +134,8 @@ impl Layer<'_> {
             };
             for (c, y) in tile.row_mut(row).chunks_mut(LANES).enumerate() {
                 let lanes = std::array::from_fn(|l| if l < y.len() { value(c * LANES + l) } else { 0.0 });
-                self.rest.write(Scalar, columns.start + c * LANES, y, lanes);
+                let first = columns.start + c * LANES;
+                self.rest.of(Scalar, first..first + y.len()).write(y, lanes);
             }
         }
     }

@@ -40,6 +40,7 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn store(self, value: Self::F32x16, to: &mut [f32; LANES]);
     fn add(self, a: Self::F32x16, b: Self::F32x16) -> Self::F32x16;
     fn mul(self, a: Self::F32x16, b: Self::F32x16) -> Self::F32x16;
+    fn div(self, a: Self::F32x16, b: Self::F32x16) -> Self::F32x16;
 
     /// `a * b + c` per lane, rounded once.
     fn mul_add(self, a: Self::F32x16, b: Self::F32x16, c: Self::F32x16) -> Self::F32x16;
@@ -124,6 +125,11 @@ impl Simd for Scalar {
     #[inline(always)]
     fn mul(self, a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
         std::array::from_fn(|l| a[l] * b[l])
+    }
+
+    #[inline(always)]
+    fn div(self, a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
+        std::array::from_fn(|l| a[l] / b[l])
     }
 
     #[inline(always)]
@@ -243,6 +249,12 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn div(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+            // SAFETY: `self` proves AVX.
+            unsafe { [_mm256_div_ps(a[0], b[0]), _mm256_div_ps(a[1], b[1])] }
+        }
+
+        #[inline(always)]
         fn store(self, value: [__m256; 2], to: &mut [f32; LANES]) {
             let to = to.as_mut_ptr();
             // SAFETY: `self` proves AVX; both halves of sixteen floats; `storeu` needs no alignment.
@@ -322,6 +334,12 @@ mod x86 {
         fn mul(self, a: __m512, b: __m512) -> __m512 {
             // SAFETY: `self` proves AVX-512F.
             unsafe { _mm512_mul_ps(a, b) }
+        }
+
+        #[inline(always)]
+        fn div(self, a: __m512, b: __m512) -> __m512 {
+            // SAFETY: `self` proves AVX-512F.
+            unsafe { _mm512_div_ps(a, b) }
         }
 
         #[inline(always)]

@@ -14,6 +14,7 @@ pub use quantize::{ActivationPrecision, QuantizedRows, quantize_rows};
 
 use crate::{
     Epilogue,
+    epilogue::load,
     isa::{Isa, Level, dispatch},
     simd::{LANES, Simd, prefetch},
     tiles::{STREAMS, Tile, for_each_stripe, for_each_tile},
@@ -232,10 +233,16 @@ impl<'a> Product<'a> {
         &self.sums[((row - self.first_row) * self.planes + plane) * self.stride..][..self.stride]
     }
 
-    /// The sums of the weights' codes, where they were asked for: the last row.
+    /// Sixteen of them, those of chunk `c` of the columns.
     #[inline(always)]
-    fn weight_sums(&self) -> &'a [i32] {
-        &self.sums[self.sums.len() - self.stride..]
+    fn lanes(&self, row: usize, plane: usize, c: usize) -> &'a [i32; LANES] {
+        &self.row(row, plane).as_chunks().0[c]
+    }
+
+    /// The sums of the weights' codes for chunk `c` of the columns, where they were asked for: the last row.
+    #[inline(always)]
+    fn weight_sums(&self, c: usize) -> &'a [i32; LANES] {
+        &self.sums[self.sums.len() - self.stride..].as_chunks().0[c]
     }
 }
 
@@ -348,40 +355,38 @@ fn scale_tile<S: Simd>(
     let columns = tile.columns();
     let chunks = columns.len().div_ceil(LANES);
     let has_outliers = tile.rows().any(|row| !x.outliers(row).is_empty());
-    let inputs = if has_outliers { x.outlier_columns() } else { &[] };
-    scratch.resize(scratch.len().max((1 + inputs.len()) * chunks * LANES), 0.0);
-    let (scratch, _) = scratch.as_chunks_mut::<LANES>();
-    let (w_scales, codes) = scratch.split_at_mut(chunks);
-    for (scale, absmax) in w_scales.as_flattened_mut().iter_mut().zip(&w.absmax[columns.clone()]) {
-        *scale = absmax / 127.0;
+    if has_outliers {
+        gather_columns(w, columns.clone(), x.outlier_columns(), scratch);
     }
-    gather_columns(w, columns.start, columns.len(), inputs, chunks * LANES, codes.as_flattened_mut());
-    for row in tile.rows() {
-        let (x_scale, outliers) = (simd.splat(x.scales()[row]), x.outliers(row));
-        let (sums, _) = product.row(row, 0).as_chunks::<LANES>();
-        for (c, y) in tile.row_mut(row).chunks_mut(LANES).enumerate() {
+    let (outlier_codes, _) = scratch.as_chunks::<LANES>();
+    for c in 0..chunks {
+        let first = columns.start + c * LANES;
+        let chunk = first..columns.end.min(first + LANES);
+        let epilogue = epilogue.of(simd, chunk.clone());
+        let w_scale = simd.div(load(simd, &w.absmax[chunk.clone()]), simd.splat(127.0));
+        for row in tile.rows() {
+            let sums = product.lanes(row, 0, c);
             let acc = match x.precision() {
-                ActivationPrecision::Int8 => simd.load_i32(&sums[c]),
+                ActivationPrecision::Int8 => simd.load_i32(sums),
                 ActivationPrecision::Int8Asym => {
-                    let (zero, weight_sums) = (x.zeros()[row], &product.weight_sums().as_chunks().0[c]);
-                    simd.load_i32(&less_zero(&sums[c], zero, weight_sums))
+                    simd.load_i32(&less_zero(sums, x.zeros()[row], product.weight_sums(c)))
                 }
                 ActivationPrecision::Int8x2 => {
-                    let low = simd.load_i32(&product.row(row, 1).as_chunks().0[c]);
-                    simd.mul_add(simd.load_i32(&sums[c]), simd.splat(128.0), low)
+                    let low = simd.load_i32(product.lanes(row, 1, c));
+                    simd.mul_add(simd.load_i32(sums), simd.splat(128.0), low)
                 }
             };
-            let w_scale = simd.load(&w_scales[c]);
-            let mut sum = simd.mul(acc, simd.mul(x_scale, w_scale));
+            let mut sum = simd.mul(acc, simd.mul(simd.splat(x.scales()[row]), w_scale));
+            let outliers = x.outliers(row);
             if !outliers.is_empty() {
                 let mut outlier_sum = simd.splat(0.0);
                 for outlier in outliers {
-                    let codes = simd.load(&codes[outlier.slot as usize * chunks + c]);
+                    let codes = simd.load(&outlier_codes[outlier.slot as usize * chunks + c]);
                     outlier_sum = simd.mul_add(simd.splat(outlier.value), codes, outlier_sum);
                 }
                 sum = simd.add(sum, simd.mul(w_scale, outlier_sum));
             }
-            epilogue.write(simd, columns.start + c * LANES, y, sum);
+            epilogue.write(&mut tile.row_mut(row)[c * LANES..][..chunk.len()], sum);
         }
     }
 }
@@ -392,18 +397,12 @@ fn less_zero(sums: &[i32; LANES], zero: i32, weight_sums: &[i32; LANES]) -> [i32
     std::array::from_fn(|l| sums[l].wrapping_sub(zero.wrapping_mul(weight_sums[l])))
 }
 
-/// Copies the codes of `w` at inputs `inputs` and outputs `first..first + count` to the rows of `to[inputs, stride]`.
+/// Copies the codes of `w` at `inputs` and outputs `columns` to `to`, one row per input, rows of whole chunks of lanes.
 #[inline(always)]
-fn gather_columns(
-    w: &Int8Rowwise<'_>,
-    first: usize,
-    count: usize,
-    inputs: &[u32],
-    stride: usize,
-    to: &mut [f32],
-) {
-    for j in 0..count {
-        let codes = &w.codes[(first + j) * w.k..][..w.k];
+fn gather_columns(w: &Int8Rowwise<'_>, columns: Range<usize>, inputs: &[u32], to: &mut Vec<f32>) {
+    let stride = columns.len().next_multiple_of(LANES);
+    to.resize(to.len().max(inputs.len() * stride), 0.0);
+    for (j, codes) in w.codes[columns.start * w.k..columns.end * w.k].chunks_exact(w.k).enumerate() {
         for (slot, input) in inputs.iter().enumerate() {
             to[slot * stride + j] = f32::from(codes[*input as usize]);
         }
