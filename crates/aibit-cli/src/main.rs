@@ -5,6 +5,7 @@
 mod commands;
 mod errors;
 mod output;
+mod timings;
 
 use std::process::ExitCode;
 use std::time::Instant;

@@ -35,6 +35,11 @@ impl Output {
         self.json
     }
 
+    /// When the program started: the first instant that it can read itself, after the system has loaded it.
+    pub(crate) fn start(&self) -> Instant {
+        self.start
+    }
+
     /// Time since the program started.
     pub(crate) fn elapsed(&self) -> Duration {
         self.start.elapsed()
@@ -71,6 +76,11 @@ impl Output {
         if io::stderr().is_terminal() && !self.json {
             let _ = writeln!(io::stderr(), "{text}");
         }
+    }
+
+    /// Lines that were asked for and are not the result: printed to standard error, at a terminal or not.
+    pub(crate) fn note(&self, text: &impl Display) {
+        let _ = writeln!(io::stderr(), "{text}");
     }
 
     /// An error with its causes, and advice.

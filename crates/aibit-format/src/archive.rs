@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
+use tracing::info_span;
 
 use crate::zip::{self, Record};
 use crate::{
@@ -62,6 +63,7 @@ impl Archive {
     /// # Errors
     /// Any [`FormatError`]: what is wrong, in which section, with the numbers.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, FormatError> {
+        let _span = info_span!("open").entered();
         let path = path.as_ref().to_owned();
         let not_archive =
             |bytes: &[u8]| FormatError::NotAnArchive { path: path.clone(), found: sniff::describe(bytes) };
@@ -69,15 +71,18 @@ impl Archive {
         if matches!(length, Ok(0)) {
             return Err(not_archive(&[])); // an empty file cannot be mapped
         }
-        let map = MappedFile::open(&path)?;
+        let map = info_span!("map").in_scope(|| MappedFile::open(&path))?;
+        map.use_large_pages();
         if !map.starts_with(b"PK\x03\x04") || map.len() < 22 {
             return Err(not_archive(&map));
         }
-        let records = zip::read_records(&map)?;
-        let manifest = read_manifest(&map, &records)?;
+        let records = info_span!("directory").in_scope(|| zip::read_records(&map))?;
+        let manifest = info_span!("manifest").in_scope(|| read_manifest(&map, &records))?;
+        let index_span = info_span!("tensor index").entered();
         let weights_record = find(&records, entry_names::WEIGHTS)?;
         let weights = Weights::new(map.clone(), weights_record)?;
         weights.index.check_schemes(&manifest)?;
+        drop(index_span);
         Ok(Self { path, map, records, manifest, weights })
     }
 
@@ -168,6 +173,16 @@ impl Weights {
         let info = self.index.get(name)?;
         let data = &self.map[self.data_start + info.begin..self.data_start + info.end];
         Some(Tensor { info, data })
+    }
+
+    /// Starts reading the tensors called `names`, in that order, where they are not in memory yet. Returns at once;
+    /// unknown names are skipped. Linux only, and elsewhere without effect.
+    pub fn read_ahead<'n>(&self, names: impl Iterator<Item = &'n str>) {
+        let parts: Vec<_> = names
+            .filter_map(|name| self.index.get(name))
+            .map(|info| self.data_start + info.begin..self.data_start + info.end)
+            .collect();
+        self.map.read_ahead(&parts);
     }
 
     /// Where a tensor starts in the archive file.

@@ -11,6 +11,7 @@
 //! - [`WeightsIndex`] is the header of `weights.safetensors`: where each tensor lies.
 
 mod archive;
+mod block_writer;
 mod dtype;
 mod error;
 mod json;

@@ -9,6 +9,12 @@ use std::sync::Arc;
 use memmap2::Mmap;
 
 use crate::FormatError;
+#[cfg(target_os = "linux")]
+use crate::block_writer::BLOCK;
+
+/// How many places of a file are looked at to find out whether it is in memory.
+#[cfg(target_os = "linux")]
+const READ_AHEAD_SAMPLES: usize = 16;
 
 /// A regular file, mapped read-only and shared, so that its pages stay the page cache's own; cheap to clone.
 ///
@@ -43,6 +49,50 @@ impl MappedFile {
         Ok(Self(Arc::new(unsafe { Mmap::map(file)? })))
     }
 
+    /// Asks for large pages, for files that are used whole. Where the file system has them, one access reads and maps
+    /// two megabytes instead of some kilobytes, and what it leaves in the page cache serves later processes as well.
+    /// Advice only, and free; without effect on what is in memory already.
+    pub(crate) fn use_large_pages(&self) {
+        #[cfg(target_os = "linux")]
+        let _ = self.0.advise(memmap2::Advice::HugePage);
+    }
+
+    /// Reads those of `parts` that are not in memory, one after the other, on a thread of its own. Returns at once,
+    /// and starts no thread where a sample of the parts is in memory. Advice only: where it fails nothing changes but
+    /// the time of the first access.
+    ///
+    /// The system's own reading ahead follows one access after the other, and a kernel that works on several rows at a
+    /// time does not look like that to it.
+    pub(crate) fn read_ahead(&self, parts: &[Range<usize>]) {
+        #[cfg(target_os = "linux")]
+        self.read_blocks(parts);
+        #[cfg(not(target_os = "linux"))]
+        let _ = parts;
+    }
+
+    #[cfg(target_os = "linux")]
+    fn read_blocks(&self, parts: &[Range<usize>]) {
+        let of_part = |part: &Range<usize>| part.start / BLOCK..part.end.min(self.0.len()).div_ceil(BLOCK);
+        let mut blocks: Vec<usize> = parts.iter().flat_map(of_part).collect();
+        blocks.dedup(); // one part ends in the block in which the next begins
+        // Asking costs a microsecond each time.
+        let every = blocks.len().div_ceil(READ_AHEAD_SAMPLES).max(1);
+        if blocks.iter().step_by(every).all(|&block| is_in_memory(&self.0, block * BLOCK)) {
+            return;
+        }
+        let map = Arc::downgrade(&self.0);
+        let read = move || {
+            for start in blocks.into_iter().map(|block| block * BLOCK) {
+                let Some(map) = map.upgrade() else { return }; // nobody wants it any more
+                if !is_in_memory(&map, start) {
+                    let len = BLOCK.min(map.len() - start);
+                    let _ = map.advise_range(memmap2::Advice::PopulateRead, start, len);
+                }
+            }
+        };
+        let _ = std::thread::Builder::new().name("aibit-read".to_owned()).spawn(read);
+    }
+
     /// Lets go of the pages of a part that has been read, so that a pass over a large file does not keep it
     /// in memory. A later access reads them again. Advice only: where it fails nothing changes.
     pub fn release(&self, part: Range<usize>) {
@@ -67,6 +117,18 @@ impl Deref for MappedFile {
     fn deref(&self) -> &[u8] {
         &self.0
     }
+}
+
+/// Whether the page cache holds the page at `offset`, a multiple of [`BLOCK`] inside the map. For files that this user
+/// may not write the system does not tell, and says yes.
+#[cfg(target_os = "linux")]
+fn is_in_memory(map: &Mmap, offset: usize) -> bool {
+    assert!(offset < map.len() && offset.is_multiple_of(BLOCK), "{offset} in a map of {}", map.len());
+    let mut state = 0_u8;
+    // SAFETY: the address is that of a page of the map, because maps start on a page and `offset` is a multiple of any
+    // page size inside it; one page gives one byte, for which `state` has room.
+    let answer = unsafe { libc::mincore(map.as_ptr().add(offset).cast_mut().cast(), 1, &raw mut state) };
+    answer != 0 || state & 1 == 1
 }
 
 /// A part of a mapped file that keeps the map alive; cheap to clone.

@@ -1,13 +1,14 @@
 //! Writing an archive: streamed into a temporary file beside the target, synced, renamed.
 
 use std::fs::File;
-use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
 use crate::archive::hex;
+use crate::block_writer::BlockWriter;
 use crate::zip::{self, Record};
 use crate::{EntryRecord, FormatError, Manifest, MappedFile, Weights, entry_names};
 
@@ -17,7 +18,7 @@ use crate::{EntryRecord, FormatError, Manifest, MappedFile, Weights, entry_names
 pub struct ArchiveWriter {
     target: PathBuf,
     temporary: NamedTempFile,
-    container: ContainerWriter<BufWriter<File>>,
+    container: ContainerWriter<BlockWriter<File>>,
     entries: Vec<EntryRecord>,
 }
 
@@ -41,7 +42,7 @@ impl ArchiveWriter {
         let plain = |e: io::Error| e.raw_os_error().map_or(e, io::Error::from_raw_os_error);
         let temporary = builder().tempfile_in(folder).map_err(plain).map_err(io_error)?;
         let file = temporary.as_file().try_clone().map_err(io_error)?;
-        let container = ContainerWriter::new(BufWriter::with_capacity(1 << 20, file));
+        let container = ContainerWriter::new(BlockWriter::new(file));
         Ok(Self { target, temporary, container, entries: Vec::new() })
     }
 

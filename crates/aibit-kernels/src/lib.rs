@@ -32,6 +32,7 @@ mod epilogue;
 mod float;
 mod int8;
 mod isa;
+pub mod limits;
 mod llm_int8;
 mod math;
 mod norm;

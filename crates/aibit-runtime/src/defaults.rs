@@ -47,6 +47,7 @@ impl PackageDefaults {
     /// # Errors
     /// [`RuntimeError::Settings`] naming the file, for malformed JSON or fields of a wrong type.
     pub fn load(archive: &Archive) -> Result<Self, RuntimeError> {
+        let _span = tracing::info_span!("package defaults").entered();
         let read = |name: &'static str| match archive.entry(name) {
             Ok(entry) => serde_json::from_slice::<Raw>(entry.data)
                 .map_err(|e| RuntimeError::Settings { file: name, problem: e.to_string() }),

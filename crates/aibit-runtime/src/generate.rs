@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use tracing::info_span;
 
 use crate::sampler::{Sampler, SamplerOptions};
 use crate::text_stream::TextStream;
@@ -80,15 +81,17 @@ pub fn generate(
     let mut decode = Duration::ZERO;
     let mut decode_steps = 0;
 
-    let mut logits = session.append(prompt)?;
+    let mut until_first_token = Some(info_span!("first token").entered());
+    let mut logits = info_span!("prefill").in_scope(|| session.append(prompt))?;
     let prefill = start.elapsed();
     let mut first_token = None;
     let mut stop_reason = loop {
         if options.max_tokens.is_some_and(|max| history.len() - prompt.len() >= max) {
             break StopReason::Length;
         }
-        let id = sampler.sample(logits, &history)?;
+        let id = info_span!("sample").in_scope(|| sampler.sample(logits, &history))?;
         first_token.get_or_insert_with(|| start.elapsed());
+        drop(until_first_token.take());
         if options.stop_ids.contains(&id) {
             break StopReason::StopId;
         }
@@ -110,7 +113,7 @@ pub fn generate(
             break StopReason::Context;
         }
         let step_start = Instant::now();
-        logits = session.append(&[id])?;
+        logits = info_span!("decode").in_scope(|| session.append(&[id]))?;
         decode += step_start.elapsed();
         decode_steps += 1;
     };

@@ -7,6 +7,7 @@ use aibit_format::{Archive, Dtype, FormatError, Manifest, Scheme, Weights, entry
 use aibit_graph::{ActivationFunction, Graph, Op, ValueId};
 use aibit_kernels::{Activation, ActivationPrecision, FloatMatrix, Int8Rowwise, Isa};
 use half::{bf16, f16};
+use tracing::info_span;
 
 use crate::RuntimeError;
 
@@ -123,14 +124,28 @@ impl MatrixView<'_> {
 
 impl Model {
     /// Loads the model of an open archive: reads the graph, checks it against the tensors, and finds each
-    /// tensor's place. No weight is read.
+    /// tensor's place. No weight is waited for: those that are not in memory are read beside what follows.
     ///
     /// # Errors
     /// [`RuntimeError::Graph`] for a graph that this build cannot execute on these tensors,
     /// [`RuntimeError::Format`] for a missing entry or bad scales, [`RuntimeError::Isa`] for a bad `AIBIT_ISA`.
     pub fn load(archive: &Archive) -> Result<Self, RuntimeError> {
-        let graph = Graph::from_json(archive.entry(entry_names::GRAPH)?.data)?;
-        Self::new(graph, archive.weights().clone(), archive.manifest())
+        let _span = info_span!("load model").entered();
+        let graph = archive.entry(entry_names::GRAPH)?.data;
+        let graph = info_span!("parse graph").in_scope(|| Graph::from_json(graph))?;
+        let model = Self::new(graph, archive.weights().clone(), archive.manifest())?;
+        info_span!("read ahead").in_scope(|| model.read_ahead());
+        Ok(model)
+    }
+
+    /// Has the matrices read in the order in which a pass needs them. A table of embeddings is left out, of which a
+    /// pass needs some rows.
+    fn read_ahead(&self) {
+        let matrices = self.steps.iter().filter_map(|step| match step {
+            Step::Linear { weight, .. } | Step::Logits { weight, .. } => Some(weight.name.as_str()),
+            _ => None,
+        });
+        self.weights.read_ahead(matrices);
     }
 
     /// A model from its parts; [`Model::load`] takes them from an archive.
@@ -140,7 +155,9 @@ impl Model {
     pub fn new(graph: Graph, weights: Weights, manifest: &Manifest) -> Result<Self, RuntimeError> {
         let isa = Isa::selected()?;
         let index = weights.index();
-        graph.validate(|name| index.get(name).map(|t| t.shape.as_slice()))?;
+        info_span!("validate graph")
+            .in_scope(|| graph.validate(|name| index.get(name).map(|t| t.shape.as_slice())))?;
+        let _span = info_span!("bind tensors").entered();
         let binder = Binder { weights: &weights, manifest };
         let steps = graph.nodes.iter().map(|op| binder.bind(op)).collect::<Result<_, _>>()?;
         Ok(Self { graph, weights, steps, isa })

@@ -11,6 +11,7 @@ use aibit_kernels::{
     quantize_rows, store_kv,
 };
 use memmap2::MmapMut;
+use tracing::info_span;
 
 use crate::RuntimeError;
 use crate::model::{Activations, Matrix, MatrixView, Model, Step};
@@ -159,6 +160,7 @@ impl<'m> Session<'m> {
     /// # Errors
     /// [`RuntimeError::Memory`] where the system refuses the cache's size.
     pub fn new(model: &'m Model, profile: Profile, capacity: usize) -> Result<Self, RuntimeError> {
+        let _span = info_span!("session").entered();
         Ok(Self {
             model,
             profile,
@@ -189,10 +191,10 @@ impl<'m> Session<'m> {
         self.check(ids)?;
         self.reserve(self.chunk(ids.len()).min(ids.len()))?;
         for chunk in ids.chunks(self.chunk(ids.len())) {
-            self.pass(chunk);
+            info_span!("layers").in_scope(|| self.pass(chunk));
         }
         let last = self.tokens - 1;
-        self.compute_logits(last..last + 1);
+        info_span!("logits").in_scope(|| self.compute_logits(last..last + 1));
         Ok(&mut self.logits)
     }
 

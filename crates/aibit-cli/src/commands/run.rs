@@ -14,9 +14,11 @@ use aibit_runtime::{
 use anyhow::Context;
 use serde::Serialize;
 use signal_hook::consts::SIGINT;
+use tracing::info_span;
 
-use super::{ArchiveArg, ThreadsArg, read_text};
+use super::{ArchiveArg, ThreadsArg, read_text, verify};
 use crate::output::Output;
+use crate::timings::{Recorder, Spans};
 
 /// Exit code of a program that was interrupted.
 const INTERRUPTED: i32 = 130;
@@ -107,6 +109,15 @@ pub(crate) struct Args {
     /// Print the text when it is complete, not as it comes
     #[arg(long)]
     no_stream: bool,
+    /// Check the archive first, as `aibit verify` does; one that is not sound is not run
+    #[arg(long)]
+    check: bool,
+    /// Tell where the time went: stages as a tree on standard error, or in the timings of --json
+    ///
+    /// For each stage: when it began, in milliseconds since the program started, how long it took, and how many
+    /// times it ran. What the system needs to load the program comes before and is not counted.
+    #[arg(long)]
+    timings: bool,
     /// How integer products are computed: fast; precise, with two bytes per activation; or exact, as bitsandbytes does
     #[arg(long, default_value_t = Profile::Fast)]
     profile: Profile,
@@ -137,6 +148,9 @@ struct Timings {
     first_token_ms: f64,
     prefill_tokens_per_s: f64,
     decode_tokens_per_s: Option<f64>,
+    /// With `--timings`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    spans: Option<Spans>,
 }
 
 impl fmt::Display for Report {
@@ -146,14 +160,31 @@ impl fmt::Display for Report {
 }
 
 pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
-    let threads = args.threads.start()?;
-    let archive = Archive::open(args.archive.path())?;
+    let recorder = args.timings.then(|| Recorder::install(out.start())).transpose()?;
+    let threads = info_span!("threads").in_scope(|| args.threads.start())?;
+    let archive = if args.check {
+        match verify::open_checked(args.archive.path(), &out.progress())? {
+            Ok(archive) => archive,
+            Err(report) => {
+                // Nobody takes a report for the continuation: it is the result only where results say what they are.
+                if out.is_json() {
+                    out.emit_json(&report)?
+                } else {
+                    out.note(&report)
+                }
+                return Ok(ExitCode::from(1));
+            }
+        }
+    } else {
+        Archive::open(args.archive.path())?
+    };
     let model = Model::load(&archive)?;
     let tokenizer = Tokenizer::load(&archive)?;
     let defaults = PackageDefaults::load(&archive)?;
     let options = options(args, &defaults);
     options.sampler.validate()?;
-    let prompt_ids = tokenizer.encode(&prompt(args)?)?;
+    let prompt = prompt(args)?;
+    let prompt_ids = info_span!("encode prompt").in_scope(|| tokenizer.encode(&prompt))?;
     let load = out.elapsed();
 
     let interrupted = Arc::new(AtomicBool::new(false));
@@ -185,6 +216,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
         first_token_ms: milliseconds(load + first_token),
         prefill_tokens_per_s: prompt_ids.len() as f64 / prefill.as_secs_f64(),
         decode_tokens_per_s: (decode_steps > 0).then(|| decode_steps as f64 / decode.as_secs_f64()),
+        spans: recorder.as_ref().filter(|_| out.is_json()).map(|recorder| recorder.spans()),
     };
     let decode_speed =
         timings.decode_tokens_per_s.map_or(String::new(), |speed| format!(", decode {speed:.0} tok/s"));
@@ -215,6 +247,9 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
         })?;
     }
     out.remark(&remark);
+    if let Some(recorder) = recorder.filter(|_| !out.is_json()) {
+        out.note(&recorder.spans());
+    }
     Ok(if stop_reason == StopReason::Interrupted {
         ExitCode::from(INTERRUPTED as u8)
     } else {

@@ -2,10 +2,11 @@ use std::fmt;
 use std::path::Path;
 use std::process::ExitCode;
 
-use aibit_format::{Archive, check_values, entry_names};
+use aibit_format::{Archive, FormatError, check_values, entry_names};
 use aibit_pack::Progress;
 use aibit_runtime::{Check, Golden, Model, RuntimeError, Tokenizer};
 use serde::Serialize;
+use tracing::info_span;
 
 use super::{ArchiveArg, ThreadsArg};
 use crate::output::Output;
@@ -26,10 +27,17 @@ pub(crate) struct Args {
     threads: ThreadsArg,
 }
 
+/// What was checked, and whether all of it is as it must be.
 #[derive(Serialize)]
-struct Report {
+pub(crate) struct Report {
     ok: bool,
     checks: Vec<Check>,
+}
+
+impl Report {
+    fn new(checks: Vec<Check>) -> Self {
+        Self { ok: checks.iter().all(|check| check.ok), checks }
+    }
 }
 
 impl fmt::Display for Report {
@@ -48,24 +56,48 @@ impl fmt::Display for Report {
 pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     args.threads.start()?;
     let path = args.archive.path();
-    std::fs::File::open(path).map_err(|source| aibit_format::FormatError::Io {
-        action: "open",
-        path: path.to_owned(),
-        source,
-    })?; // a file that cannot be read is a failure, not an answer
+    readable(path)?;
     let progress = out.progress();
-    let checks = checks(path, args.run, &progress);
+    let report = match open(path) {
+        Ok(archive) => {
+            let mut checks = checks(&archive, &progress);
+            if args.run {
+                match replay_golden(&archive) {
+                    Ok(replayed) => checks.extend(replayed),
+                    Err(e) => checks.push(check("golden outputs", Err(e.to_string()))),
+                }
+            }
+            Report::new(checks)
+        }
+        Err(report) => report,
+    };
     drop(progress);
-    let report = Report { ok: checks.iter().all(|check| check.ok), checks };
     out.emit(&report)?;
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-fn checks(path: &Path, replay: bool, progress: &dyn Progress) -> Vec<Check> {
-    let archive = match Archive::open(path) {
-        Ok(archive) => archive,
-        Err(e) => return vec![check("container", Err(e.to_string()))],
-    };
+/// Opens an archive and checks it as this command does without `--run`. A file that cannot be read is an error; one
+/// that is not sound gives the report that says why.
+pub(crate) fn open_checked(path: &Path, progress: &dyn Progress) -> anyhow::Result<Result<Archive, Report>> {
+    readable(path)?;
+    Ok(open(path).and_then(|archive| {
+        let report = Report::new(checks(&archive, progress));
+        if report.ok { Ok(archive) } else { Err(report) }
+    }))
+}
+
+/// A file that cannot be read is a failure, not an answer.
+fn readable(path: &Path) -> Result<(), FormatError> {
+    let io = |source| FormatError::Io { action: "open", path: path.to_owned(), source };
+    std::fs::File::open(path).map(drop).map_err(io)
+}
+
+fn open(path: &Path) -> Result<Archive, Report> {
+    Archive::open(path).map_err(|e| Report::new(vec![check("container", Err(e.to_string()))]))
+}
+
+fn checks(archive: &Archive, progress: &dyn Progress) -> Vec<Check> {
+    let _span = info_span!("check").entered();
     let entries = archive.entries().count();
     let mut checks = vec![check(
         "container",
@@ -87,12 +119,6 @@ fn checks(path: &Path, replay: bool, progress: &dyn Progress) -> Vec<Check> {
     let detail = format!("{tensors} tensors hold only values that a quantizer writes");
     checks.push(check("values", values.map(|()| detail).map_err(|e| e.to_string())));
     progress.finish();
-    if replay {
-        match replay_golden(&archive) {
-            Ok(replayed) => checks.extend(replayed),
-            Err(e) => checks.push(check("golden outputs", Err(e.to_string()))),
-        }
-    }
     checks
 }
 

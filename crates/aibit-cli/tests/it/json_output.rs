@@ -90,6 +90,27 @@ fn run_greedy() {
 }
 
 #[test]
+fn run_with_timings() {
+    let mut report = json(shelf(), &["run", tiny_int8(), "-p", "x", "-n", "3", "--ignore-eos", "--timings"]);
+    report.as_object_mut().expect("an object").remove("peak_rss_bytes");
+    insta::assert_snapshot!("run_timings", structure(&report));
+    let spans = report["timings"]["spans"].as_array().expect("an array");
+    let names: Vec<_> = spans.iter().map(|span| text(&span["name"])).collect();
+    for stage in ["open", "load model", "tokenizer", "encode prompt", "session", "first token", "decode"] {
+        assert!(names.contains(&stage), "no {stage} in {names:?}");
+    }
+    let time = |value: &Value| value.as_f64().expect("a number");
+    let starts: Vec<_> = spans.iter().map(|span| time(&span["start_ms"])).collect();
+    assert!(starts.is_sorted() && starts[0] > 0.0, "{starts:?}");
+    let first = &spans[names.iter().position(|name| *name == "first token").expect("found above")];
+    assert_eq!(text(&first["spans"][0]["name"]), "prefill");
+    assert!(time(&first["start_ms"]) >= time(&report["timings"]["load_ms"]), "{report}");
+    assert!(time(&first["spans"][0]["ms"]) <= time(&first["ms"]), "{first}");
+    let decode = &spans[names.iter().position(|name| *name == "decode").expect("found above")];
+    assert_eq!(decode["count"], 2, "tokens after the first");
+}
+
+#[test]
 fn run_of_one_token_has_no_decoding_speed() {
     let report = json(shelf(), &["run", tiny_int8(), "-p", "x", "-n", "1"]);
     assert_eq!(report["timings"]["decode_tokens_per_s"], Value::Null);

@@ -113,6 +113,18 @@ fn greedy_text() {
 }
 
 #[test]
+fn timings() {
+    let args = ["run", tiny_int8(), "-p", "x y", "-n", "4", "--ignore-eos"];
+    let plain = run(shelf(), &args);
+    assert_eq!((plain.code, plain.stderr.as_str()), (Some(0), ""));
+    let timed = run(shelf(), &[&args[..], &["--timings", "--check"]].concat());
+    assert_eq!((timed.code, timed.stdout), (Some(0), plain.stdout), "the text is the same");
+    let mut settings = insta::Settings::clone_current();
+    settings.add_filter(r" +\d+\.\d{3} +\d+\.\d{3} +", " [MS] [MS] ");
+    settings.bind(|| insta::assert_snapshot!("timings", timed.stderr));
+}
+
+#[test]
 fn completions_name_every_command() {
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let script = succeeds(shelf(), &["completions", shell]);

@@ -145,6 +145,41 @@ fn the_command_names_the_entry_that_was_changed() {
 // ---------------------------------------------------------------------------------------------
 // Changes that no digest shows, because the digests were made after them.
 
+#[test]
+fn a_run_with_check_refuses_what_verify_refuses_and_says_the_same() {
+    let folder = temporary_folder();
+    let path = folder.path().join("victim.aibit");
+    let mut victim = Victim::new(&path);
+    let archive = Archive::open(&path).expect("an archive");
+    let last = archive.weights().index().tensors().last().expect("a tensor");
+    let in_weights = archive.weights().file_offset(last) as usize + 1;
+    let golden = archive.entry(entry_names::GOLDEN).expect("golden outputs");
+    let in_golden = golden.offset as usize + golden.data.len() / 2; // an entry that no run reads
+    drop(archive);
+    let run_args = ["run", "victim.aibit", "-p", "x", "-n", "4", "--check"];
+    let sound = run(folder.path(), &run_args);
+    assert_eq!((sound.code, sound.stderr.as_str()), (Some(0), ""));
+    assert_eq!(sound.stdout, run(folder.path(), &run_args[..6]).stdout);
+    for position in [in_weights, in_golden, 5] {
+        victim.with_flip(position, 0x10, || {
+            let verified = run(folder.path(), &["verify", "victim.aibit"]);
+            let refused = run(folder.path(), &run_args);
+            assert_eq!((refused.code, refused.stdout.as_str()), (Some(1), ""), "byte {position}");
+            assert_eq!(refused.stderr, verified.stdout, "byte {position}");
+            assert!(verified.stdout.contains("FAIL"), "byte {position}: {}", verified.stdout);
+
+            let verified = run(folder.path(), &["verify", "victim.aibit", "--json"]);
+            let refused = run(folder.path(), &[&run_args[..], &["--json"]].concat());
+            assert_eq!((refused.code, refused.stderr.as_str()), (Some(1), ""), "byte {position}");
+            assert_eq!(refused.stdout, verified.stdout, "byte {position}");
+        });
+    }
+    let unchecked = victim.with_flip(in_golden, 0x10, || run(folder.path(), &run_args[..6]));
+    assert_eq!((unchecked.code, unchecked.stdout), (Some(0), sound.stdout), "it was asked for nothing");
+    let missing = run(folder.path(), &["run", "missing.aibit", "-p", "x", "--check"]);
+    assert_eq!((missing.code, missing.stdout.as_str()), (Some(2), ""));
+}
+
 /// Names of the checks that fail when an archive is verified with a replay, after one of its entries was changed.
 #[track_caller]
 fn replay_after(archive: &str, entry: &str, edit: impl Fn(&mut Vec<u8>)) -> Vec<String> {

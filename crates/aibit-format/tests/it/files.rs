@@ -2,7 +2,7 @@
 
 use std::io::{Cursor, Write};
 
-use aibit_format::Archive;
+use aibit_format::{Archive, Scheme};
 use zip::write::SimpleFileOptions;
 
 use crate::support::{Parts, check_refused, weights_file};
@@ -139,4 +139,21 @@ fn a_missing_file_is_named_with_the_systems_reason() {
     let path = folder.path().join("no such.aibit");
     let error = Archive::open(&path).expect_err("missing").to_string();
     assert!(error.starts_with(&format!("cannot open {}: ", path.display())), "{error}");
+}
+
+#[test]
+fn reading_ahead_changes_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("large.aibit");
+    // Several blocks of two megabytes, the last one not whole.
+    Parts::of(&[("a", Scheme::F32, &[3000, 500]), ("b", Scheme::Int8, &[3000, 1000])]).write(&path);
+    let archive = Archive::open(&path).expect("an archive");
+    let weights = archive.weights().clone();
+    let before: Vec<_> = ["a", "b"].map(|name| weights.get(name).expect("a tensor").data.to_vec()).into();
+    for names in [&["b", "a"][..], &["a", "unknown", "a"], &[]] {
+        weights.read_ahead(names.iter().copied());
+    }
+    assert_eq!(before, ["a", "b"].map(|name| weights.get(name).expect("a tensor").data));
+    weights.read_ahead(["a", "b"].into_iter());
+    drop((archive, weights)); // under the eyes of a thread that may still read
 }

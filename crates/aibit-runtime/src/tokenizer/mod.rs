@@ -14,6 +14,7 @@ mod pretokenize;
 
 use aibit_format::{Archive, entry_names};
 use tokenizers::DecoderWrapper;
+use tracing::info_span;
 
 use self::compiled::Compiled;
 use crate::{Check, RuntimeError};
@@ -40,6 +41,7 @@ impl Tokenizer {
     /// As [`Tokenizer::from_compiled`] or [`Tokenizer::from_json`]; [`RuntimeError::Format`] where the archive
     /// has none.
     pub fn load(archive: &Archive) -> Result<Self, RuntimeError> {
+        let _span = info_span!("tokenizer").entered();
         match archive.entry_bytes(entry_names::TOKENIZER_COMPILED) {
             // Another version is not an error: `tokenizer.json` says the same, only slower.
             Ok(bytes) if !layout::is_other_version(&bytes) => Self::from_compiled(bytes),
