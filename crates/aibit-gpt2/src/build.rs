@@ -1,8 +1,8 @@
 //! From configuration to graph and tensors.
 
 use aibit_graph::{
-    ActivationFunction, ActivationPrecision, BufferPlan, Graph, KvSlot, ModelDescription, Op, Parameter,
-    Role, SourceLayout, Value, ValueId,
+    ActivationFunction, ActivationPrecision, BufferPlan, Graph, KvPrecision, KvSlot, ModelDescription, Op,
+    Parameter, Role, SourceLayout, Value, ValueId,
 };
 
 use crate::Gpt2Config;
@@ -70,7 +70,10 @@ pub fn describe(config: &Gpt2Config) -> ModelDescription {
         context: config.n_ctx,
         vocabulary: config.vocab_size,
         values: b.values,
-        kv_slots: vec![KvSlot { n_kv_head: config.n_head, head_dim }; config.n_layer],
+        kv_slots: vec![
+            KvSlot { n_kv_head: config.n_head, head_dim, precision: KvPrecision::F32 };
+            config.n_layer
+        ],
         nodes: b.nodes,
         plan: BufferPlan::default(),
     };

@@ -45,6 +45,28 @@ pub struct KvSlot {
     pub n_kv_head: usize,
     /// Elements per head.
     pub head_dim: usize,
+    /// How the elements are kept.
+    #[serde(default, skip_serializing_if = "KvPrecision::is_default")]
+    pub precision: KvPrecision,
+}
+
+/// How cached keys and values are kept; see `docs/format.md`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KvPrecision {
+    /// As they were computed.
+    #[default]
+    F32,
+    /// Rounded to half precision.
+    F16,
+    /// One signed byte per element, one scale for each head and token.
+    Int8,
+}
+
+impl KvPrecision {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// One operation. The formula of each stands in `docs/format.md`; `x` is the input value, `y` the output.

@@ -16,6 +16,6 @@ mod plan;
 mod validate;
 
 pub use error::GraphError;
-pub use graph::{ActivationFunction, ActivationPrecision, Graph, KvSlot, Op, Value, ValueId};
+pub use graph::{ActivationFunction, ActivationPrecision, Graph, KvPrecision, KvSlot, Op, Value, ValueId};
 pub use parameter::{ModelDescription, Parameter, Role, SourceLayout};
 pub use plan::BufferPlan;

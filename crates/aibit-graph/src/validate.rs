@@ -1,12 +1,15 @@
 //! Checks that a graph from a file can be executed as it stands.
 
-use crate::{Graph, GraphError, Op, ValueId};
+use crate::{Graph, GraphError, KvPrecision, Op, ValueId};
 
 /// Limits on what a file may ask for. The largest models of today lie far below them.
 const MAX_CONTEXT: usize = 1 << 24;
 const MAX_WIDTH: usize = 1 << 24;
 const MAX_NODES: usize = 1 << 16;
 const MAX_VOCABULARY: usize = 1 << 24;
+
+/// Longest head whose integer products with a query cannot leave i32.
+const MAX_INT8_HEAD_DIM: usize = 65_535;
 
 impl Graph {
     /// Checks everything that execution relies on: limits, the order of values, tensor names and shapes
@@ -77,7 +80,11 @@ impl Graph {
         within("the arena's width", self.plan.width, MAX_WIDTH)?;
         for (s, slot) in self.kv_slots.iter().enumerate() {
             within(&format!("n_kv_head of KV slot {s}"), slot.n_kv_head, MAX_WIDTH)?;
-            within(&format!("head_dim of KV slot {s}"), slot.head_dim, MAX_WIDTH)?;
+            let max = match slot.precision {
+                KvPrecision::F32 | KvPrecision::F16 => MAX_WIDTH,
+                KvPrecision::Int8 => MAX_INT8_HEAD_DIM,
+            };
+            within(&format!("head_dim of KV slot {s}"), slot.head_dim, max)?;
             let width = slot.n_kv_head.saturating_mul(slot.head_dim);
             within(&format!("the width of KV slot {s}"), width, MAX_WIDTH)?;
         }

@@ -102,6 +102,15 @@ impl Element for f32 {
     }
 }
 
+/// A code is its own number; whoever multiplies with it applies its scale elsewhere.
+impl Element for i8 {
+    const ZERO: Self = 0;
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, x: &[i8; LANES]) -> S::F32x16 {
+        simd.load_i8(x)
+    }
+}
+
 impl Element for f16 {
     const ZERO: Self = f16::ZERO;
     #[inline(always)]
@@ -252,7 +261,7 @@ pub(crate) fn dots<S: Simd, W: Element, const MR: usize, const NR: usize>(
 
 /// Sixteen elements: `x`, then zeros.
 #[inline(always)]
-fn padded<W: Element>(x: &[W]) -> [W; LANES] {
+pub(crate) fn padded<W: Element>(x: &[W]) -> [W; LANES] {
     let mut lanes = [W::ZERO; LANES];
     lanes[..x.len()].copy_from_slice(x);
     lanes

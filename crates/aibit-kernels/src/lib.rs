@@ -41,7 +41,7 @@ mod team;
 mod tiles;
 
 pub use activation::{Activation, activate};
-pub use attention::{AttentionShape, attention, store_kv};
+pub use attention::{AttentionShape, Int8Kv, KvElement, attention, attention_int8, store_kv, store_kv_int8};
 pub use elementwise::{add, add_assign};
 pub use embed::{embed_float, embed_int8};
 pub use epilogue::Epilogue;

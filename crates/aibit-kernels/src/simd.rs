@@ -28,6 +28,12 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// Sixteen lanes.
     type F32x16: Copy;
 
+    /// Sixteen lanes of `i32`.
+    type I32x16: Copy;
+
+    /// Sixteen quadruples of unsigned bytes, ready to be multiplied more than once.
+    type Quads: Copy;
+
     /// Rows of `x` and rows of `w` that fit the registers as a tile of accumulators.
     const TILE: usize;
 
@@ -37,6 +43,7 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn load_bf16(self, x: &[bf16; LANES]) -> Self::F32x16;
     /// The nearest `f32` of each.
     fn load_i32(self, x: &[i32; LANES]) -> Self::F32x16;
+    fn load_i8(self, x: &[i8; LANES]) -> Self::F32x16;
     fn store(self, value: Self::F32x16, to: &mut [f32; LANES]);
     fn add(self, a: Self::F32x16, b: Self::F32x16) -> Self::F32x16;
     fn mul(self, a: Self::F32x16, b: Self::F32x16) -> Self::F32x16;
@@ -50,6 +57,23 @@ pub(crate) trait Simd: Copy + Send + Sync {
 
     /// [`Simd::sum`] of four values.
     fn sum4(self, values: [Self::F32x16; 4]) -> [f32; 4];
+
+    fn splat_i32(self, value: i32) -> Self::I32x16;
+
+    /// Bytes `4l..4l + 4` are lane `l`'s quadruple.
+    fn load_quads(self, x: &[u8; 4 * LANES]) -> Self::Quads;
+
+    /// The bits `2j` and `2j + 1` of each byte, `j < 4`, as a number.
+    fn two_bits(self, x: Self::Quads, j: usize) -> Self::Quads;
+
+    /// Adds to each lane the product of its quadruple and `y`; exact, but the sum may wrap.
+    fn dot_quads(self, sums: Self::I32x16, x: Self::Quads, y: [i8; 4]) -> Self::I32x16;
+
+    /// Each lane rounded to the nearest `f32`, ties to even.
+    fn to_f32(self, value: Self::I32x16) -> Self::F32x16;
+
+    /// Asks for the cache line that lies `bytes` after the start of `x`. Only a hint: any address will do.
+    fn prefetch<T>(self, x: &[T], bytes: usize);
 }
 
 /// The specification: plain arrays.
@@ -85,6 +109,8 @@ pub(crate) fn lane_sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
 
 impl Simd for Scalar {
     type F32x16 = [f32; LANES];
+    type I32x16 = [i32; LANES];
+    type Quads = [[u8; 4]; LANES];
     const TILE: usize = 1;
 
     #[inline(always)]
@@ -110,6 +136,11 @@ impl Simd for Scalar {
     #[inline(always)]
     fn load_i32(self, x: &[i32; LANES]) -> [f32; LANES] {
         x.map(|x| x as f32)
+    }
+
+    #[inline(always)]
+    fn load_i8(self, x: &[i8; LANES]) -> [f32; LANES] {
+        x.map(f32::from)
     }
 
     #[inline(always)]
@@ -146,6 +177,37 @@ impl Simd for Scalar {
     fn sum4(self, values: [[f32; LANES]; 4]) -> [f32; 4] {
         values.map(sum_lanes)
     }
+
+    #[inline(always)]
+    fn splat_i32(self, value: i32) -> [i32; LANES] {
+        [value; LANES]
+    }
+
+    #[inline(always)]
+    fn load_quads(self, x: &[u8; 4 * LANES]) -> [[u8; 4]; LANES] {
+        std::array::from_fn(|l| [x[4 * l], x[4 * l + 1], x[4 * l + 2], x[4 * l + 3]])
+    }
+
+    #[inline(always)]
+    fn two_bits(self, x: [[u8; 4]; LANES], j: usize) -> [[u8; 4]; LANES] {
+        x.map(|quad| quad.map(|byte| byte >> (2 * j) & 3))
+    }
+
+    #[inline(always)]
+    fn dot_quads(self, sums: [i32; LANES], x: [[u8; 4]; LANES], y: [i8; 4]) -> [i32; LANES] {
+        std::array::from_fn(|l| {
+            let product: i32 = (0..4).map(|i| i32::from(x[l][i]) * i32::from(y[i])).sum();
+            sums[l].wrapping_add(product)
+        })
+    }
+
+    #[inline(always)]
+    fn to_f32(self, value: [i32; LANES]) -> [f32; LANES] {
+        value.map(|value| value as f32)
+    }
+
+    #[inline(always)]
+    fn prefetch<T>(self, _: &[T], _: usize) {}
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -191,6 +253,9 @@ mod x86 {
 
     impl Simd for Avx2 {
         type F32x16 = [__m256; 2];
+        type I32x16 = [__m256i; 2];
+        /// Of the lower and the upper eight lanes: the bytes 0 and 2 of each quadruple, then 1 and 3, as `i16`.
+        type Quads = [[__m256i; 2]; 2];
         const TILE: usize = 2;
 
         #[inline(always)]
@@ -233,6 +298,16 @@ mod x86 {
             // SAFETY: `self` proves AVX; both halves of sixteen integers; `loadu` needs no alignment.
             unsafe {
                 [_mm256_cvtepi32_ps(_mm256_loadu_si256(x)), _mm256_cvtepi32_ps(_mm256_loadu_si256(x.add(1)))]
+            }
+        }
+
+        #[inline(always)]
+        fn load_i8(self, x: &[i8; LANES]) -> [__m256; 2] {
+            // SAFETY: `self` proves AVX2; sixteen readable bytes; `loadu` needs no alignment.
+            unsafe {
+                let x = _mm_loadu_si128(x.as_ptr().cast());
+                let high = _mm_unpackhi_epi64(x, x);
+                [_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(high))]
             }
         }
 
@@ -285,10 +360,80 @@ mod x86 {
         fn sum4(self, values: [[__m256; 2]; 4]) -> [f32; 4] {
             values.map(|value| self.sum(value))
         }
+
+        #[inline(always)]
+        fn splat_i32(self, value: i32) -> [__m256i; 2] {
+            // SAFETY: `self` proves AVX.
+            [unsafe { _mm256_set1_epi32(value) }; 2]
+        }
+
+        #[inline(always)]
+        fn load_quads(self, x: &[u8; 4 * LANES]) -> [[__m256i; 2]; 2] {
+            let x = x.as_ptr().cast::<__m256i>();
+            // SAFETY: `self` proves AVX2; both halves of 64 bytes; `loadu` needs no alignment.
+            unsafe {
+                let even = _mm256_set1_epi16(0xFF);
+                let (low, high) = (_mm256_loadu_si256(x), _mm256_loadu_si256(x.add(1)));
+                [
+                    [_mm256_and_si256(low, even), _mm256_srli_epi16::<8>(low)],
+                    [_mm256_and_si256(high, even), _mm256_srli_epi16::<8>(high)],
+                ]
+            }
+        }
+
+        #[inline(always)]
+        fn two_bits(self, x: [[__m256i; 2]; 2], j: usize) -> [[__m256i; 2]; 2] {
+            // SAFETY: `self` proves AVX2.
+            unsafe {
+                let (count, mask) = (_mm_cvtsi32_si128(2 * j as i32), _mm256_set1_epi16(3));
+                let [[a, b], [c, d]] = x;
+                [
+                    [
+                        _mm256_and_si256(_mm256_srl_epi16(a, count), mask),
+                        _mm256_and_si256(_mm256_srl_epi16(b, count), mask),
+                    ],
+                    [
+                        _mm256_and_si256(_mm256_srl_epi16(c, count), mask),
+                        _mm256_and_si256(_mm256_srl_epi16(d, count), mask),
+                    ],
+                ]
+            }
+        }
+
+        /// `vpmaddubsw` would take bytes directly but saturates its sums of two at i16.
+        #[inline(always)]
+        fn dot_quads(self, sums: [__m256i; 2], x: [[__m256i; 2]; 2], y: [i8; 4]) -> [__m256i; 2] {
+            // SAFETY: `self` proves AVX2.
+            unsafe {
+                let y = _mm256_set1_epi32(i32::from_le_bytes(y.map(|byte| byte as u8)));
+                let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(y));
+                let odd = _mm256_srai_epi16::<8>(y);
+                let low = _mm256_add_epi32(sums[0], _mm256_madd_epi16(x[0][0], even));
+                let high = _mm256_add_epi32(sums[1], _mm256_madd_epi16(x[1][0], even));
+                [
+                    _mm256_add_epi32(low, _mm256_madd_epi16(x[0][1], odd)),
+                    _mm256_add_epi32(high, _mm256_madd_epi16(x[1][1], odd)),
+                ]
+            }
+        }
+
+        #[inline(always)]
+        fn to_f32(self, value: [__m256i; 2]) -> [__m256; 2] {
+            // SAFETY: `self` proves AVX.
+            unsafe { [_mm256_cvtepi32_ps(value[0]), _mm256_cvtepi32_ps(value[1])] }
+        }
+
+        #[inline(always)]
+        fn prefetch<T>(self, x: &[T], bytes: usize) {
+            // SAFETY: `self` proves AVX2, which has SSE; the address is not accessed.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().cast::<i8>().wrapping_add(bytes)) }
+        }
     }
 
     impl Simd for Avx512Vnni {
         type F32x16 = __m512;
+        type I32x16 = __m512i;
+        type Quads = __m512i;
         const TILE: usize = 4;
 
         #[inline(always)]
@@ -343,6 +488,12 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn load_i8(self, x: &[i8; LANES]) -> __m512 {
+            // SAFETY: `self` proves AVX-512F; sixteen readable bytes; `loadu` needs no alignment.
+            unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast()))) }
+        }
+
+        #[inline(always)]
         fn store(self, value: __m512, to: &mut [f32; LANES]) {
             // SAFETY: `self` proves AVX-512F; sixteen writable floats; `storeu` needs no alignment.
             unsafe { _mm512_storeu_ps(to.as_mut_ptr(), value) }
@@ -386,6 +537,47 @@ mod x86 {
                 _mm_storeu_ps(sums.as_mut_ptr(), _mm512_castps512_ps128(gathered));
                 sums
             }
+        }
+
+        #[inline(always)]
+        fn splat_i32(self, value: i32) -> __m512i {
+            // SAFETY: `self` proves AVX-512F.
+            unsafe { _mm512_set1_epi32(value) }
+        }
+
+        #[inline(always)]
+        fn load_quads(self, x: &[u8; 4 * LANES]) -> __m512i {
+            // SAFETY: `self` proves AVX-512F; 64 readable bytes; `loadu` needs no alignment.
+            unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+        }
+
+        #[inline(always)]
+        fn two_bits(self, x: __m512i, j: usize) -> __m512i {
+            // SAFETY: `self` proves AVX-512BW.
+            unsafe {
+                let shifted = _mm512_srl_epi16(x, _mm_cvtsi32_si128(2 * j as i32));
+                _mm512_and_si512(shifted, _mm512_set1_epi8(3))
+            }
+        }
+
+        #[inline(always)]
+        fn dot_quads(self, sums: __m512i, x: __m512i, y: [i8; 4]) -> __m512i {
+            // SAFETY: `self` proves AVX-512 VNNI.
+            unsafe {
+                _mm512_dpbusd_epi32(sums, x, _mm512_set1_epi32(i32::from_le_bytes(y.map(|byte| byte as u8))))
+            }
+        }
+
+        #[inline(always)]
+        fn to_f32(self, value: __m512i) -> __m512 {
+            // SAFETY: `self` proves AVX-512F.
+            unsafe { _mm512_cvtepi32_ps(value) }
+        }
+
+        #[inline(always)]
+        fn prefetch<T>(self, x: &[T], bytes: usize) {
+            // SAFETY: `self` proves AVX-512F, which has SSE; the address is not accessed.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().cast::<i8>().wrapping_add(bytes)) }
         }
     }
 }

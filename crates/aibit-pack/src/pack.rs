@@ -76,6 +76,9 @@ pub fn pack(
     let mut description = describe(&config)?;
     description.graph.fuse();
     let recipe = CompiledRecipe::new(options.preset, &options.overrides)?;
+    for slot in &mut description.graph.kv_slots {
+        slot.precision = recipe.kv_precision();
+    }
     let tokenizer_files = tokenizer_files::load(source)?;
     let compiled_tokenizer = compile_tokenizer(&tokenizer_files.json)?;
     let tokenizer = match &compiled_tokenizer {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use aibit_format::{Override, Recipe, Scheme};
-use aibit_graph::{Parameter, Role};
+use aibit_graph::{KvPrecision, Parameter, Role};
 use regex::Regex;
 
 use crate::{PackError, SourceDtype};
@@ -12,15 +12,16 @@ use crate::{PackError, SourceDtype};
 /// A named choice of schemes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Preset {
-    /// Every linear layer and the token embedding (shared with a tied head) as INT8; positions as F16.
+    /// Every linear layer, the token embedding (shared with a tied head) and cached keys and values as INT8;
+    /// positions as F16.
     #[default]
     Int8,
     /// Exactly what transformers with bitsandbytes quantizes: the linear layers inside the blocks. Other
-    /// matrices keep the source's type.
+    /// matrices keep the source's type, cached keys and values are F32.
     BnbInt8,
     /// Everything as F32.
     F32,
-    /// Every matrix as F16.
+    /// Every matrix and cached keys and values as F16.
     F16,
 }
 
@@ -35,6 +36,15 @@ impl Preset {
             Self::BnbInt8 => "bnb-int8",
             Self::F32 => "f32",
             Self::F16 => "f16",
+        }
+    }
+
+    /// How cached keys and values are kept: about as good as the weights.
+    fn kv_precision(self) -> KvPrecision {
+        match self {
+            Self::Int8 => KvPrecision::Int8,
+            Self::F16 => KvPrecision::F16,
+            Self::BnbInt8 | Self::F32 => KvPrecision::F32,
         }
     }
 
@@ -96,6 +106,11 @@ impl CompiledRecipe {
     pub(crate) fn record(&self) -> Recipe {
         let overrides = self.overrides.iter().map(|(_, o)| o.clone()).collect();
         Recipe { preset: self.preset.name().to_owned(), overrides }
+    }
+
+    /// See [`Preset`]; exceptions are about tensors and change nothing here.
+    pub(crate) fn kv_precision(&self) -> KvPrecision {
+        self.preset.kv_precision()
     }
 
     /// The scheme of each parameter, given the source type of each.

@@ -4,12 +4,13 @@ use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
-use aibit_graph::{KvSlot, ValueId};
+use aibit_graph::{KvPrecision, KvSlot, ValueId};
 use aibit_kernels::{
-    ActivationDtype, ActivationPrecision, AttentionShape, Epilogue, QuantizedRows, activate, add, add_assign,
-    attention, embed_float, embed_int8, layer_norm, linear_float, linear_int8, linear_llm_int8,
-    quantize_rows, store_kv,
+    ActivationDtype, ActivationPrecision, AttentionShape, Epilogue, Int8Kv, Isa, QuantizedRows, activate,
+    add, add_assign, attention, attention_int8, embed_float, embed_int8, layer_norm, linear_float,
+    linear_int8, linear_llm_int8, quantize_rows, store_kv, store_kv_int8,
 };
+use half::f16;
 use memmap2::MmapMut;
 use tracing::info_span;
 
@@ -25,9 +26,10 @@ pub enum Profile {
     Fast,
     /// As fast, with two bytes for every activation that is multiplied in integers: as good as f32 activations,
     /// and no element is an outlier. Free where a token waits for memory, twice the products in a long prompt.
+    /// Cached keys and values that the graph wants in INT8 are kept in F16.
     Precise,
     /// LLM.int8() as bitsandbytes computes it on CPU: activations through fp16, outlier columns found over
-    /// all tokens of a call, its constants. The prompt is one call.
+    /// all tokens of a call, its constants. The prompt is one call. Cached keys and values are kept in F32.
     Exact,
 }
 
@@ -74,11 +76,75 @@ pub struct KvCache {
     len: usize,
 }
 
+/// The keys and values of one attention node, laid out as the kernels want them.
 #[derive(Debug)]
-struct KvSlotData {
-    /// `[n_kv_head, capacity, head_dim]`.
-    keys: Zeroed,
-    values: Zeroed,
+enum KvSlotData {
+    F32 { keys: Zeroed, values: Zeroed },
+    F16 { keys: Zeroed, values: Zeroed },
+    Int8 { keys: Zeroed, values: Zeroed, key_scales: Zeroed, value_scales: Zeroed },
+}
+
+impl KvSlotData {
+    fn new(shape: &AttentionShape, precision: KvPrecision) -> Result<Self, RuntimeError> {
+        // As elements of four bytes with everything rounded up, the whole is larger than any part below.
+        let (heads, positions) = (shape.n_kv_head, shape.capacity.checked_next_multiple_of(16));
+        let width = shape.head_dim.next_multiple_of(4).checked_mul(heads * size_of::<f32>());
+        if width.zip(positions).and_then(|(width, positions)| width.checked_mul(positions)).is_none() {
+            return Err(RuntimeError::Memory { what: "the KV cache", bytes: None });
+        }
+        const WHAT: &str = "the KV cache";
+        let elements = shape.cache_len();
+        Ok(match precision {
+            KvPrecision::F32 => Self::F32 {
+                keys: Zeroed::new::<f32>(elements, WHAT)?,
+                values: Zeroed::new::<f32>(elements, WHAT)?,
+            },
+            KvPrecision::F16 => Self::F16 {
+                keys: Zeroed::new::<f16>(elements, WHAT)?,
+                values: Zeroed::new::<f16>(elements, WHAT)?,
+            },
+            KvPrecision::Int8 => Self::Int8 {
+                keys: Zeroed::new::<u8>(shape.int8_keys_len(), WHAT)?,
+                values: Zeroed::new::<i8>(elements, WHAT)?,
+                key_scales: Zeroed::new::<f32>(shape.int8_scales_len(), WHAT)?,
+                value_scales: Zeroed::new::<f32>(shape.int8_scales_len(), WHAT)?,
+            },
+        })
+    }
+
+    /// Appends the keys and values of `qkv`, `m` tokens after `past` others, and writes their attention to `y`.
+    fn attend(
+        &mut self,
+        isa: Isa,
+        shape: &AttentionShape,
+        qkv: &[f32],
+        m: usize,
+        past: usize,
+        y: &mut [f32],
+    ) {
+        match self {
+            Self::F32 { keys, values } => {
+                let (keys, values) = (keys.as_mut::<f32>(), values.as_mut::<f32>());
+                store_kv(shape, qkv, m, past, keys, values);
+                attention(isa, shape, qkv, m, past, keys, values, y);
+            }
+            Self::F16 { keys, values } => {
+                let (keys, values) = (keys.as_mut::<f16>(), values.as_mut::<f16>());
+                store_kv(shape, qkv, m, past, keys, values);
+                attention(isa, shape, qkv, m, past, keys, values, y);
+            }
+            Self::Int8 { keys, values, key_scales, value_scales } => {
+                let mut cache = Int8Kv {
+                    keys: keys.as_mut(),
+                    values: values.as_mut(),
+                    key_scales: key_scales.as_mut(),
+                    value_scales: value_scales.as_mut(),
+                };
+                store_kv_int8(isa, shape, qkv, m, past, &mut cache);
+                attention_int8(isa, shape, qkv, m, past, &cache, y);
+            }
+        }
+    }
 }
 
 /// Zeros that take memory page by page as they are written, from the start of a page on. A size that the system
@@ -87,8 +153,8 @@ struct KvSlotData {
 struct Zeroed(MmapMut);
 
 impl Zeroed {
-    fn new(elements: Option<usize>, what: &'static str) -> Result<Self, RuntimeError> {
-        let bytes = elements.and_then(|elements| elements.checked_mul(size_of::<f32>()));
+    fn new<T>(elements: usize, what: &'static str) -> Result<Self, RuntimeError> {
+        let bytes = elements.checked_mul(size_of::<T>());
         let map = bytes.and_then(|bytes| MmapMut::map_anon(bytes).ok());
         map.map(Self).ok_or(RuntimeError::Memory { what, bytes })
     }
@@ -97,23 +163,24 @@ impl Zeroed {
         bytemuck::cast_slice(&self.0)
     }
 
-    fn as_mut(&mut self) -> &mut [f32] {
+    fn as_mut<T: bytemuck::Pod>(&mut self) -> &mut [T] {
         bytemuck::cast_slice_mut(&mut self.0)
     }
 }
 
 impl KvCache {
-    /// An empty cache for up to `capacity` tokens, at most the model's context. Memory is taken by the pages
-    /// that are written.
+    /// An empty cache for up to `capacity` tokens, at most the model's context, in the precision that `profile`
+    /// makes of the graph's. Memory is taken by the pages that are written.
     ///
     /// # Errors
     /// [`RuntimeError::Memory`] where the system refuses the size.
-    pub fn new(model: &Model, capacity: usize) -> Result<Self, RuntimeError> {
+    pub fn new(model: &Model, profile: Profile, capacity: usize) -> Result<Self, RuntimeError> {
         let capacity = capacity.clamp(1, model.graph().context);
         let slot = |slot: &KvSlot| {
-            let elements = (slot.n_kv_head * slot.head_dim).checked_mul(capacity);
-            let zeros = || Zeroed::new(elements, "the KV cache");
-            Ok(KvSlotData { keys: zeros()?, values: zeros()? })
+            let &KvSlot { n_kv_head, head_dim, precision } = slot;
+            // Room does not depend on the number of queries.
+            let shape = AttentionShape { n_head: n_kv_head, n_kv_head, head_dim, scale: 1.0, capacity };
+            KvSlotData::new(&shape, kv_precision(profile, precision))
         };
         let slots = model.graph().kv_slots.iter().map(slot).collect::<Result<_, RuntimeError>>()?;
         Ok(Self { slots, capacity, len: 0 })
@@ -137,6 +204,15 @@ impl KvCache {
     /// Forgets all tokens from position `len` on.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
+    }
+}
+
+/// How a profile keeps keys and values that the graph wants in `precision`.
+fn kv_precision(profile: Profile, precision: KvPrecision) -> KvPrecision {
+    match (profile, precision) {
+        (Profile::Fast, precision) => precision,
+        (Profile::Precise, KvPrecision::F16 | KvPrecision::Int8) => KvPrecision::F16,
+        (Profile::Precise, KvPrecision::F32) | (Profile::Exact, _) => KvPrecision::F32,
     }
 }
 
@@ -164,8 +240,8 @@ impl<'m> Session<'m> {
         Ok(Self {
             model,
             profile,
-            kv: KvCache::new(model, capacity)?,
-            arena: Zeroed::new(Some(1), "intermediate results")?,
+            kv: KvCache::new(model, profile, capacity)?,
+            arena: Zeroed::new::<f32>(1, "intermediate results")?,
             tokens: 0,
             quantized: QuantizedRows::default(),
             logits: Vec::new(),
@@ -246,9 +322,9 @@ impl<'m> Session<'m> {
 
     /// Makes room in the arena for a pass of `tokens`.
     fn reserve(&mut self, tokens: usize) -> Result<(), RuntimeError> {
-        let elements = self.model.graph().plan.width.checked_mul(tokens);
-        if elements.is_none_or(|elements| elements > self.arena.as_ref().len()) {
-            self.arena = Zeroed::new(elements, "intermediate results")?;
+        let elements = self.model.graph().plan.width.saturating_mul(tokens);
+        if elements > self.arena.as_ref().len() {
+            self.arena = Zeroed::new::<f32>(elements, "intermediate results")?;
         }
         Ok(())
     }
@@ -259,7 +335,7 @@ impl<'m> Session<'m> {
         let m = ids.len();
         let past = self.kv.len;
         self.tokens = m;
-        let arena = self.arena.as_mut();
+        let arena = self.arena.as_mut::<f32>();
         for step in &model.steps {
             match step {
                 Step::Embed { table, output } => {
@@ -305,10 +381,7 @@ impl<'m> Session<'m> {
                         capacity: self.kv.capacity,
                     };
                     let [qkv, y] = disjoint(arena, model, [*qkv, *output], m);
-                    let KvSlotData { keys, values } = &mut self.kv.slots[*slot];
-                    let (keys, values) = (keys.as_mut(), values.as_mut());
-                    store_kv(&shape, qkv, m, past, keys, values);
-                    attention(model.isa(), &shape, qkv, m, past, keys, values, y);
+                    self.kv.slots[*slot].attend(model.isa(), &shape, qkv, m, past, y);
                 }
                 Step::Logits { .. } => {} // on request, for the rows that are wanted
             }

@@ -1,7 +1,7 @@
 //! Graphs as JSON: one text per graph, and nothing unknown in it.
 
 use aibit_graph::{
-    ActivationFunction, ActivationPrecision, BufferPlan, Graph, GraphError, KvSlot, Op, Value,
+    ActivationFunction, ActivationPrecision, BufferPlan, Graph, GraphError, KvPrecision, KvSlot, Op, Value,
 };
 use proptest::prelude::*;
 
@@ -60,6 +60,29 @@ fn absent_options_are_not_written() {
         "{json}"
     );
     assert_eq!(Graph::from_json(json.as_bytes()).expect("read"), graph);
+}
+
+#[test]
+fn the_precision_of_a_slot_is_written_where_it_is_not_f32() {
+    let (mut graph, shapes) = sample();
+    assert!(!text().contains("precision"));
+    for (precision, name) in [(KvPrecision::F16, "f16"), (KvPrecision::Int8, "int8")] {
+        graph.kv_slots[0].precision = precision;
+        let json = String::from_utf8(graph.to_json()).expect("UTF-8");
+        assert!(json.contains(&format!("\"precision\": \"{name}\"")), "{json}");
+        assert_eq!(Graph::from_json(json.as_bytes()).expect("read"), graph);
+        validate(&graph, &shapes).expect("valid");
+    }
+    let head_dim = "\"head_dim\": 4";
+    let with = |value: &str| format!("{head_dim}, \"precision\": {value}");
+    let explicit = text().replacen(head_dim, &with("\"f32\""), 1);
+    assert_eq!(Graph::from_json(explicit.as_bytes()).expect("read"), sample().0);
+    for value in ["\"int4\"", "\"Int8\"", "\"\""] {
+        check_text(head_dim, &with(value), &["graph: unknown variant", "`f32`, `f16`, `int8`", "line"]);
+    }
+    for value in ["null", "8", "[]"] {
+        check_text(head_dim, &with(value), &["graph: ", "line"]);
+    }
 }
 
 #[test]
@@ -248,13 +271,15 @@ fn any_op() -> impl Strategy<Value = Op> {
     ]
 }
 
+const KV: [KvPrecision; 3] = [KvPrecision::F32, KvPrecision::F16, KvPrecision::Int8];
+
 prop_compose! {
     /// Any content that JSON can carry, sound or not.
     fn any_graph()(
         context in any::<usize>(),
         vocabulary in any::<usize>(),
         values in prop::collection::vec(("\\PC{0,12}", any::<usize>()), 0..6),
-        slots in prop::collection::vec(any::<(usize, usize)>(), 0..3),
+        slots in prop::collection::vec((any::<(usize, usize)>(), prop::sample::select(&KV[..])), 0..3),
         nodes in prop::collection::vec(any_op(), 0..6),
         offsets in prop::collection::vec(any::<usize>(), 0..6),
         width in any::<usize>(),
@@ -264,7 +289,10 @@ prop_compose! {
             context,
             vocabulary,
             values: values.into_iter().map(|(name, width)| Value { name, width }).collect(),
-            kv_slots: slots.into_iter().map(|(n_kv_head, head_dim)| KvSlot { n_kv_head, head_dim }).collect(),
+            kv_slots: slots
+                .into_iter()
+                .map(|((n_kv_head, head_dim), precision)| KvSlot { n_kv_head, head_dim, precision })
+                .collect(),
             nodes,
             plan: BufferPlan { offsets, width },
         }

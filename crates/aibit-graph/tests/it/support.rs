@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use aibit_graph::{
-    ActivationFunction, ActivationPrecision, BufferPlan, Graph, GraphError, KvSlot, Op, Value,
+    ActivationFunction, ActivationPrecision, BufferPlan, Graph, GraphError, KvPrecision, KvSlot, Op, Value,
 };
 
 pub(crate) const CONTEXT: usize = 32;
@@ -73,7 +73,7 @@ pub(crate) fn sample() -> (Graph, Shapes) {
         context: CONTEXT,
         vocabulary: VOCABULARY,
         values,
-        kv_slots: vec![KvSlot { n_kv_head: 1, head_dim: 4 }],
+        kv_slots: vec![KvSlot { n_kv_head: 1, head_dim: 4, precision: KvPrecision::F32 }],
         nodes,
         plan: BufferPlan::default(),
     };

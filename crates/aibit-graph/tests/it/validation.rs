@@ -1,6 +1,8 @@
 //! One broken graph for every rule, refused with the node and the numbers.
 
-use aibit_graph::{ActivationFunction, ActivationPrecision, Graph, GraphError, KvSlot, Op, Value};
+use aibit_graph::{
+    ActivationFunction, ActivationPrecision, Graph, GraphError, KvPrecision, KvSlot, Op, Value,
+};
 
 use crate::support::{CONTEXT, VOCABULARY, check_refused, node, sample, validate};
 
@@ -28,9 +30,16 @@ fn limits_bound_every_number() {
     check(|g, n| g.kv_slots[0].n_kv_head = n, "n_kv_head of KV slot 0", MAX);
     check(|g, n| g.kv_slots[0].head_dim = n, "head_dim of KV slot 0", MAX);
     check_refused(
-        |g, _| g.kv_slots[0] = KvSlot { n_kv_head: 1 << 13, head_dim: 1 << 12 },
+        |g, _| g.kv_slots[0] = KvSlot { n_kv_head: 1 << 13, head_dim: 1 << 12, precision: KvPrecision::F32 },
         &["graph: the width of KV slot 0 is 33554432, allowed is 1 to 16777216"],
     );
+    // The limit of integer sums; a head of floating-point elements may be longer.
+    for (precision, allowed) in [(KvPrecision::Int8, "65535"), (KvPrecision::F16, "16777216")] {
+        check_refused(
+            |g, _| g.kv_slots[0] = KvSlot { n_kv_head: 1, head_dim: (1 << 24) + 1, precision },
+            &[&format!("graph: head_dim of KV slot 0 is 16777217, allowed is 1 to {allowed}")],
+        );
+    }
     check_refused(|g, _| g.nodes.clear(), &["graph: the number of nodes is 0, allowed is 1 to 65536"]);
     check_refused(|g, _| g.values.clear(), &["graph: the number of values is 0, allowed is 1 to 65536"]);
     check_refused(
@@ -238,7 +247,7 @@ fn heads_fit_the_slot_and_the_widths() {
             &["graph node 5 (attention): ", problem],
         );
     };
-    let slot = |n_kv_head, head_dim| KvSlot { n_kv_head, head_dim };
+    let slot = |n_kv_head, head_dim| KvSlot { n_kv_head, head_dim, precision: KvPrecision::F16 };
     heads(0, slot(1, 4), "n_head 0 is not a positive multiple of n_kv_head 1");
     heads(3, slot(2, 4), "n_head 3 is not a positive multiple of n_kv_head 2");
     heads(1, slot(2, 4), "n_head 1 is not a positive multiple of n_kv_head 2");
@@ -284,7 +293,7 @@ fn every_attention_has_a_slot_of_its_own_and_every_slot_an_attention() {
     );
     // A cache would be allocated for it.
     check_refused(
-        |g, _| g.kv_slots.push(KvSlot { n_kv_head: 1 << 12, head_dim: 1 << 12 }),
+        |g, _| g.kv_slots.push(KvSlot { n_kv_head: 1 << 12, head_dim: 1 << 12, precision: KvPrecision::F32 }),
         &[
             "graph: the number of KV slots is 2 (no attention node uses KV slot 1), allowed is one per attention node",
         ],

@@ -1,5 +1,6 @@
 //! Every kernel gives the same bits on every instruction set, thread count and batching, and equals
 //! bitsandbytes where it claims to.
 
+mod attention;
 mod golden;
 mod same_bits;

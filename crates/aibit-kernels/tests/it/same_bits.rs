@@ -5,7 +5,7 @@ use half::{bf16, f16};
 use proptest::prelude::*;
 
 /// SplitMix64: test data from a seed, so that a failing case is a few numbers.
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -27,7 +27,7 @@ impl Random {
     }
 
     /// Values of many magnitudes, about one in thirty beyond 6.
-    fn floats(&mut self, count: usize) -> Vec<f32> {
+    pub(crate) fn floats(&mut self, count: usize) -> Vec<f32> {
         (0..count)
             .map(|_| {
                 let unit = (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0;
@@ -42,12 +42,12 @@ impl Random {
     }
 }
 
-fn bits(x: &[f32]) -> Vec<u32> {
+pub(crate) fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|x| x.to_bits()).collect()
 }
 
 /// Runs `kernel` on every instruction set, with one and two threads: all must equal scalar on one.
-fn check<T: PartialEq + std::fmt::Debug + Send>(kernel: impl Fn(Isa) -> T + Sync) {
+pub(crate) fn check<T: PartialEq + std::fmt::Debug + Send>(kernel: impl Fn(Isa) -> T + Sync) {
     let pools = [1, 2].map(|threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap());
     let want = pools[0].install(|| kernel(Isa::SCALAR));
     for isa in Isa::available() {
@@ -185,34 +185,6 @@ fn check_linear_float(m: usize, n: usize, k: usize, seed: u64) {
     }
 }
 
-fn check_attention(shape: AttentionShape, m: usize, past: usize, seed: u64) {
-    let mut random = Random(seed);
-    let (width, out) = (shape.qkv_width(), shape.n_head * shape.head_dim);
-    let qkv = random.floats((past + m) * width);
-    let run = |isa: Isa, splits: &[usize]| {
-        let mut keys = vec![f32::NAN; shape.cache_len()];
-        let mut values = vec![f32::NAN; shape.cache_len()];
-        let mut y = vec![f32::NAN; (past + m) * out];
-        let mut start = 0;
-        for m in splits {
-            let qkv = &qkv[start * width..][..m * width];
-            store_kv(&shape, qkv, *m, start, &mut keys, &mut values);
-            attention(isa, &shape, qkv, *m, start, &keys, &values, &mut y[start * out..][..m * out]);
-            start += m;
-        }
-        bits(&y)
-    };
-    let want = run(Isa::SCALAR, &[past + m]);
-    check(|isa| {
-        let y = run(isa, &[past + m]);
-        assert_eq!(y, want, "{isa}: one prefill");
-        assert_eq!(run(isa, &[past, m]), want, "{isa}: two chunks");
-        assert_eq!(run(isa, &vec![1; past + m]), want, "{isa}: decode");
-        y
-    });
-    assert!(want.iter().all(|bits| !f32::from_bits(*bits).is_nan()));
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
@@ -285,17 +257,6 @@ proptest! {
             (bits(&sum), bits(&y))
         });
     }
-
-    #[test]
-    fn attention_of_ragged_shapes(
-        (n_kv_head, group, head_dim) in (1..3_usize, 1..3_usize, 1..100_usize),
-        (m, past, room) in (0..12_usize, 0..30_usize, 0..3_usize),
-        seed in any::<u64>(),
-    ) {
-        let scale = 1.0 / (head_dim as f32).sqrt();
-        let capacity = past + m + room;
-        check_attention(AttentionShape { n_head: n_kv_head * group, n_kv_head, head_dim, scale, capacity }, m, past, seed);
-    }
 }
 
 #[test]
@@ -307,8 +268,6 @@ fn sizes_that_threads_and_blocks_divide() {
     check_epilogue(30, 100, 129, 4);
     check_linear_float(70, 130, 48, 5);
     check_linear_float(1, 1000, 100, 6);
-    let shape = AttentionShape { n_head: 3, n_kv_head: 3, head_dim: 64, scale: 0.125, capacity: 80 };
-    check_attention(shape, 50, 30, 7);
     let x = Random(8).floats(100_000);
     check(|isa| {
         let mut y = x.clone();

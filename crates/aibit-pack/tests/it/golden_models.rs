@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use aibit_format::{Archive, entry_names};
 use aibit_gpt2::{Gpt2Config, describe};
-use aibit_graph::{Graph, Op};
+use aibit_graph::{Graph, KvPrecision, Op};
 use aibit_kernels::Isa;
 use aibit_pack::{ModelSource, PackOptions, Preset, pack};
 use aibit_runtime::sampler::SamplerOptions;
@@ -122,7 +122,7 @@ fn tiny_bnb_int8_without_outliers_gives_the_logits_of_threshold_zero() {
     let (folder, golden) = (tiny("fp32"), Golden::load());
     let (_out, archive) = packed(folder.path(), Preset::BnbInt8);
     let tokenizer = Tokenizer::load(&archive).expect("tokenizer");
-    let mut graph = Graph::from_json(archive.entry(entry_names::GRAPH).expect("graph").data).expect("graph");
+    let mut graph = graph(&archive);
     for node in &mut graph.nodes {
         if let Op::Linear { outlier_threshold, .. } | Op::Logits { outlier_threshold, .. } = node {
             *outlier_threshold = None;
@@ -134,6 +134,42 @@ fn tiny_bnb_int8_without_outliers_gives_the_logits_of_threshold_zero() {
         largest_difference(&all_logits(&model, Profile::Exact, &prompt), &golden.f32s("logits.int8_t0"));
     assert!(difference <= 1e-2, "largest difference {difference}");
     assert_eq!(greedy(&model, &tokenizer, Profile::Exact, &prompt, 32), golden.ids("generated.int8_t0"));
+}
+
+fn graph(archive: &Archive) -> Graph {
+    Graph::from_json(archive.entry(entry_names::GRAPH).expect("graph").data).expect("graph")
+}
+
+/// Weights in F32 are multiplied alike in every profile, so what differs is the cache.
+#[test]
+fn the_preset_sets_the_precision_of_the_cache_and_profiles_follow_it() {
+    let (folder, ids) = (tiny("fp32"), Golden::load().ids("input_ids"));
+    for (preset, precision) in [
+        (Preset::Int8, KvPrecision::Int8),
+        (Preset::BnbInt8, KvPrecision::F32),
+        (Preset::F16, KvPrecision::F16),
+        (Preset::F32, KvPrecision::F32),
+    ] {
+        let (_out, archive) = packed(folder.path(), preset);
+        assert!(graph(&archive).kv_slots.iter().all(|slot| slot.precision == precision), "{preset}");
+    }
+    let (_out, archive) = packed(folder.path(), Preset::F32);
+    let logits = |precision: KvPrecision, profile: Profile| {
+        let mut graph = graph(&archive);
+        graph.kv_slots.iter_mut().for_each(|slot| slot.precision = precision);
+        let model = Model::new(graph, archive.weights().clone(), archive.manifest()).expect("model");
+        let bits: Vec<u32> = all_logits(&model, profile, &ids).iter().map(|logit| logit.to_bits()).collect();
+        bits
+    };
+    let of = |precision| logits(precision, Profile::Fast);
+    let [f32, f16, int8] = [KvPrecision::F32, KvPrecision::F16, KvPrecision::Int8].map(of);
+    assert!(f32 != f16 && f16 != int8 && int8 != f32);
+    assert_eq!(logits(KvPrecision::F32, Profile::Precise), f32);
+    assert_eq!(logits(KvPrecision::F16, Profile::Precise), f16);
+    assert_eq!(logits(KvPrecision::Int8, Profile::Precise), f16);
+    for precision in [KvPrecision::F32, KvPrecision::F16, KvPrecision::Int8] {
+        assert_eq!(logits(precision, Profile::Exact), f32);
+    }
 }
 
 #[test]

@@ -1,0 +1,692 @@
+//! Causal attention over a KV cache in INT8: a byte for each element of a value, ten bits for each of a key.
+//!
+//! An error of a value is averaged over what a row attends to; one of a key goes through the exponential. So keys have
+//! two bits more, which cost a quarter of a byte and one product in three.
+
+use std::cell::RefCell;
+
+use super::{AttentionShape, load_columns};
+use crate::{
+    isa::{Isa, dispatch},
+    math::{ROUND, exp},
+    simd::{LANES, Simd, sum_lanes},
+    tiles::{Tile, for_each_tile},
+};
+
+/// Multiplications in a call below which one thread is faster than two.
+const PARALLEL: usize = 128 * 1024;
+
+/// Rows of queries in a tile; what the last level of cache holds of a head's keys and values serves all of them.
+const ROW_BLOCK: usize = 32;
+
+/// Rows of queries whose scores are kept at a time.
+const GROUP: usize = 8;
+
+/// How far ahead of the multiplications a single row asks for keys and values, which then come from memory. More rows
+/// find them in a cache.
+const PREFETCH_BYTES: usize = 4096;
+
+/// Positions whose keys lie together.
+const BLOCK: usize = LANES;
+
+/// The largest `head_dim` for which `head_dim · 127 · 127` fits an `i32` together with what flipping signs adds.
+const MAX_HEAD_DIM: usize = 65_535;
+
+/// What a key's absmax is divided into: `high + low / 4`.
+const KEY_STEPS: f32 = 127.0 * 4.0;
+
+/// What a query's absmax is divided into: two bytes, `128 · high + low`.
+const QUERY_STEPS: f32 = 127.0 * 128.0;
+
+/// The keys and values of one layer as codes, with scales for each head and position.
+///
+/// A value is `x ≈ scale · code`, a key `x ≈ scale · (high + low / 4)`, `code` and `high` in `-127..=127` and `low` in
+/// `-2..=1`. What a place that was never stored to holds does not matter.
+#[derive(Debug)]
+pub struct Int8Kv<'a> {
+    /// [`AttentionShape::int8_keys_len`] bytes, `[n_kv_head, capacity / 16, lines, 16, 4]`, quotients here rounded up.
+    /// Sixteen positions lie together, and of each of them four elements, so that one `vpdpbusd` multiplies sixteen
+    /// keys with four elements of a query. Of the lines of a block the first `head_dim / 4` hold `high` with its sign
+    /// bit flipped (`high + 128`), four elements each; the other `head_dim / 16` hold `low + 2` in two bits, line `g`
+    /// those of the lines `4g..4g + 4`, the first in the lowest bits.
+    pub keys: &'a mut [u8],
+    /// [`AttentionShape::cache_len`] codes, `[n_kv_head, capacity, head_dim]`.
+    pub values: &'a mut [i8],
+    /// [`AttentionShape::int8_scales_len`] scales of keys, `[n_kv_head, capacity]` with the capacity rounded up to a
+    /// multiple of 16.
+    pub key_scales: &'a mut [f32],
+    /// As many scales of values.
+    pub value_scales: &'a mut [f32],
+}
+
+impl AttentionShape {
+    /// The number of bytes of a layer's keys in [`Int8Kv`].
+    pub fn int8_keys_len(&self) -> usize {
+        self.n_kv_head * self.blocks() * self.lines() * 4 * BLOCK
+    }
+
+    /// The number of scales of a layer's keys, and of its values, in [`Int8Kv`].
+    pub fn int8_scales_len(&self) -> usize {
+        self.n_kv_head * self.blocks() * BLOCK
+    }
+
+    fn blocks(&self) -> usize {
+        self.capacity.div_ceil(BLOCK)
+    }
+
+    fn quads(&self) -> usize {
+        self.head_dim.div_ceil(4)
+    }
+
+    /// Lines of a block of keys.
+    fn lines(&self) -> usize {
+        self.quads() + self.quads().div_ceil(4)
+    }
+
+    fn check_int8(&self, cache: &Int8Kv<'_>) {
+        assert!(
+            self.head_dim <= MAX_HEAD_DIM,
+            "attention: head_dim {} is above {MAX_HEAD_DIM}, where i32 sums could overflow",
+            self.head_dim
+        );
+        let (keys, scales) = (self.int8_keys_len(), self.int8_scales_len());
+        assert_eq!(cache.keys.len(), keys, "attention: bytes of keys, of the cache");
+        assert_eq!(cache.values.len(), self.cache_len(), "attention: codes of values, of the cache");
+        assert_eq!(cache.key_scales.len(), scales, "attention: scales of keys, of the cache");
+        assert_eq!(cache.value_scales.len(), scales, "attention: scales of values, of the cache");
+    }
+}
+
+/// Quantizes the keys and values of `qkv[m, (n_head + 2 n_kv_head) · head_dim]` to the positions `past..past + m` of
+/// the cache.
+///
+/// Each key and each value of a head is quantized on its own: a value as a row of
+/// [`quantize_rows`](crate::quantize_rows) with `Int8` and no threshold is, a key so that
+/// `q = round_half_even(fl(x · fl(508 / absmax)))`, `high = floor((q + 2) / 4)`, `low = q - 4 · high`, with
+/// `scale = fl(absmax / 127)`; what holds for zeros, NaN and infinities there holds here.
+///
+/// # Panics
+/// If a length does not match `shape`, `past + m` exceeds the capacity, or `head_dim` exceeds 65 535.
+pub fn store_kv_int8(
+    isa: Isa,
+    shape: &AttentionShape,
+    qkv: &[f32],
+    m: usize,
+    past: usize,
+    cache: &mut Int8Kv<'_>,
+) {
+    shape.check(qkv, m, past);
+    shape.check_int8(cache);
+    SCRATCH.with_borrow_mut(|Scratch { codes, rests, .. }| {
+        dispatch!(isa => store(
+            shape: &AttentionShape, qkv: &[f32], past: usize, codes: &mut Vec<i8>, rests: &mut Vec<u8>,
+            cache: &mut Int8Kv<'_>,
+        ));
+    });
+}
+
+#[inline(always)]
+fn store<S: Simd>(
+    _: S,
+    shape: &AttentionShape,
+    qkv: &[f32],
+    past: usize,
+    codes: &mut Vec<i8>,
+    rests: &mut Vec<u8>,
+    cache: &mut Int8Kv<'_>,
+) {
+    let (d, blocks, quads) = (shape.head_dim, shape.blocks(), shape.quads());
+    codes.resize(codes.len().max(4 * quads), 0);
+    let high = &mut codes[..4 * quads];
+    rests.resize(rests.len().max(16 * quads.div_ceil(4)), 0);
+    let low = &mut rests[..16 * quads.div_ceil(4)];
+    for (i, row) in qkv.chunks_exact(shape.qkv_width()).enumerate() {
+        let position = past + i;
+        let (keys, values) = row[shape.n_head * d..].split_at(shape.n_kv_head * d);
+        for (head, (key, value)) in keys.chunks_exact(d).zip(values.chunks_exact(d)).enumerate() {
+            let scale_at = head * blocks * BLOCK + position;
+            cache.key_scales[scale_at] = quantize_key(key, high, low);
+            let first = (head * blocks + position / BLOCK) * shape.lines();
+            let lines = &mut cache.keys.as_chunks_mut::<{ 4 * BLOCK }>().0[first..][..shape.lines()];
+            let (high_lines, low_lines) = lines.split_at_mut(quads);
+            let at = position % BLOCK * 4;
+            for (line, quad) in high_lines.iter_mut().zip(high.as_chunks::<4>().0) {
+                line[at..at + 4].copy_from_slice(&quad.map(|code| (code as u8) ^ 0x80));
+            }
+            for (line, quads) in low_lines.iter_mut().zip(low.as_chunks::<4>().0.as_chunks::<4>().0) {
+                let [a, b, c, d] = quads.map(u32::from_le_bytes);
+                line[at..at + 4].copy_from_slice(&(a | b << 2 | c << 4 | d << 6).to_le_bytes());
+            }
+            let to = &mut cache.values[(head * shape.capacity + position) * d..][..d];
+            cache.value_scales[scale_at] = quantize(value, to);
+        }
+    }
+}
+
+/// Writes causal attention of the `m` queries in `qkv` to `y[m, n_head · head_dim]`.
+///
+/// Row `i` is at position `past + i` and sees the positions `0..=past + i` of the cache, which must already hold its own
+/// (see [`store_kv_int8`]); the keys and values in `qkv` are not read.
+///
+/// A query is quantized as a row of [`quantize_rows`](crate::quantize_rows) with `Int8x2` and no threshold is, so that
+/// its rounding does not count beside a key's. With exact sums of integer products,
+///
+/// ```text
+/// p     = fma(f32(Σ query_high · key_high), 128, fma(f32(Σ query_high · key_low), 32, f32(Σ query_low · key_high)))
+/// score = fl(fl(p · fl(query_scale · key_scale)) · scale)
+/// ```
+///
+/// The product of the two low parts is left out: it is far below what a key's rounding has already lost.
+///
+/// The softmax is that of [`attention`](crate::attention): the row's maximum subtracted,
+/// [`exp`](crate::exp), the sum over sixteen lanes of positions and the usual tree. Each exponential is then multiplied
+/// by its value's scale, and the products with the values' codes are added up in order of position by fused
+/// multiply-add; the reciprocal of the softmax's sum comes last. A row's bits do not depend on the other rows of the
+/// call, so prefill and decode agree.
+///
+/// # Panics
+/// If a length does not match `shape`, `past + m` exceeds the capacity, or `head_dim` exceeds 65 535.
+///
+/// Source: Vaswani et al. 2017 (arXiv:1706.03762), §3.2.1, with codes as in LLM.int8(), Dettmers et al. 2022
+/// (arXiv:2208.07339), §2.1.
+pub fn attention_int8(
+    isa: Isa,
+    shape: &AttentionShape,
+    qkv: &[f32],
+    m: usize,
+    past: usize,
+    cache: &Int8Kv<'_>,
+    y: &mut [f32],
+) {
+    shape.check(qkv, m, past);
+    shape.check_int8(cache);
+    let width = shape.n_head * shape.head_dim;
+    assert_eq!(y.len(), m * width, "attention: elements of y, m · n_head · head_dim with m = {m}");
+    let parallel = m * width * (past + m) >= PARALLEL;
+    for_each_tile(y, width, ROW_BLOCK, shape.head_dim, parallel, |tile| {
+        SCRATCH.with_borrow_mut(|scratch| head_rows(isa, shape, qkv, past, cache, scratch, tile));
+    });
+}
+
+/// A thread's buffers, kept between calls.
+#[derive(Default)]
+struct Scratch {
+    codes: Vec<i8>,
+    rests: Vec<u8>,
+    /// Of each row and quadruple of elements: the high bytes, the low bytes.
+    queries: Vec<[[i8; 4]; 2]>,
+    /// Scores, then weights, of a group of rows.
+    scores: Vec<[f32; BLOCK]>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// One head's part of the cache.
+#[derive(Clone, Copy)]
+struct Head<'a> {
+    keys: &'a [[u8; 4 * BLOCK]],
+    values: &'a [i8],
+    key_scales: &'a [[f32; BLOCK]],
+    value_scales: &'a [[f32; BLOCK]],
+}
+
+/// Some rows of one head.
+#[derive(Clone, Copy)]
+struct Group<'a> {
+    shape: &'a AttentionShape,
+    /// From the first element of the first row's query on; the next row's is `qkv_width` further.
+    queries: &'a [f32],
+    /// The position of the first row.
+    first: usize,
+    count: usize,
+    cache: Head<'a>,
+}
+
+impl Group<'_> {
+    /// The positions that the last row sees.
+    fn positions(&self) -> usize {
+        self.first + self.count
+    }
+
+    /// Blocks of scores per row. What is computed for positions beyond a row's own is thrown away.
+    fn blocks(&self) -> usize {
+        self.positions().div_ceil(BLOCK)
+    }
+
+    fn query(&self, row: usize) -> &[f32] {
+        &self.queries[row * self.shape.qkv_width()..][..self.shape.head_dim]
+    }
+}
+
+/// One head for the rows of the tile.
+fn head_rows(
+    isa: Isa,
+    shape: &AttentionShape,
+    qkv: &[f32],
+    past: usize,
+    cache: &Int8Kv<'_>,
+    scratch: &mut Scratch,
+    tile: &mut Tile<'_, f32>,
+) {
+    let (d, blocks) = (shape.head_dim, shape.blocks());
+    let head = tile.columns().start / d;
+    let kv_head = head / (shape.n_head / shape.n_kv_head);
+    let lines = blocks * shape.lines();
+    let cache = Head {
+        keys: &cache.keys.as_chunks().0[kv_head * lines..][..lines],
+        values: &cache.values[kv_head * shape.capacity * d..][..shape.capacity * d],
+        key_scales: &cache.key_scales.as_chunks().0[kv_head * blocks..][..blocks],
+        value_scales: &cache.value_scales.as_chunks().0[kv_head * blocks..][..blocks],
+    };
+    for row in tile.rows().step_by(GROUP) {
+        let (queries, count) = (&qkv[row * shape.qkv_width() + head * d..], GROUP.min(tile.rows().end - row));
+        let group = Group { shape, queries, first: past + row, count, cache };
+        let length = count * group.blocks();
+        scratch.scores.resize(scratch.scores.len().max(length), [0.0; BLOCK]);
+        // Three functions of their own, or the constants of one take the registers of the next.
+        dispatch!(isa => scores_of(group: Group<'_>, scratch: &mut Scratch));
+        let scores = &mut scratch.scores[..length];
+        let reciprocals =
+            dispatch!(isa => weights_of(group: Group<'_>, scores: &mut [[f32; BLOCK]]) -> [f32; GROUP]);
+        let weights = &*scores;
+        dispatch!(isa => values_of(
+            group: Group<'_>, weights: &[[f32; BLOCK]], reciprocals: [f32; GROUP], tile: &mut Tile<'_, f32>, row: usize,
+        ));
+    }
+}
+
+/// Writes the scaled scores of each row against whole blocks of positions.
+#[inline(always)]
+fn scores_of<S: Simd>(simd: S, group: Group<'_>, Scratch { codes, queries, scores, .. }: &mut Scratch) {
+    let mut row = 0;
+    while row < group.count {
+        let scores = &mut scores[row * group.blocks()..];
+        row += match group.count - row {
+            8.. if S::TILE == 4 => score::<S, 8>(simd, group, row, codes, queries, scores),
+            4.. if S::TILE == 4 => score::<S, 4>(simd, group, row, codes, queries, scores),
+            2.. if S::TILE == 2 => score::<S, 2>(simd, group, row, codes, queries, scores),
+            _ => score::<S, 1>(simd, group, row, codes, queries, scores),
+        };
+    }
+}
+
+/// [`scores_of`] `MR` rows; returns `MR`.
+///
+/// Eight rows take 24 registers for sums and three for keys; a query's bytes are broadcast from memory.
+#[inline(always)]
+fn score<S: Simd, const MR: usize>(
+    simd: S,
+    group: Group<'_>,
+    row: usize,
+    codes: &mut Vec<i8>,
+    queries: &mut Vec<[[i8; 4]; 2]>,
+    scores: &mut [[f32; BLOCK]],
+) -> usize {
+    let (quads, blocks, cache) = (group.shape.quads(), group.blocks(), group.cache);
+    codes.resize(codes.len().max(8 * quads), 0);
+    queries.resize(queries.len().max(MR * quads), [[0; 4]; 2]);
+    let (high, low) = codes[..8 * quads].split_at_mut(4 * quads);
+    let mut starts = [[simd.splat_i32(0); 3]; MR];
+    let mut scales = [0.0; MR];
+    for r in 0..MR {
+        let query = quantize_x2(group.query(row + r), high, low);
+        scales[r] = query.scale;
+        // Takes back what making the keys' codes unsigned adds.
+        let [high_sum, low_sum] = query.sums;
+        starts[r] = [-128 * high_sum, -2 * high_sum, -128 * low_sum].map(|start| simd.splat_i32(start));
+        let places = queries[r * quads..].iter_mut().zip(high.as_chunks().0).zip(low.as_chunks().0);
+        for ((place, high), low) in places {
+            *place = [*high, *low];
+        }
+    }
+    let queries: [&[[[i8; 4]; 2]]; MR] = std::array::from_fn(|r| &queries[r * quads..][..quads]);
+    let scale = simd.splat(group.shape.scale);
+    for (block, keys) in cache.keys.chunks_exact(group.shape.lines()).take(blocks).enumerate() {
+        if MR == 1 {
+            for line in 0..keys.len() {
+                simd.prefetch(keys, PREFETCH_BYTES + line * 4 * BLOCK);
+            }
+        }
+        let (high_lines, low_lines) = keys.split_at(quads);
+        let mut sums = starts;
+        for (g, low_line) in low_lines.iter().enumerate() {
+            let low_line = simd.load_quads(low_line);
+            for j in 0..4.min(quads - 4 * g) {
+                let (high_key, low_key) =
+                    (simd.load_quads(&high_lines[4 * g + j]), simd.two_bits(low_line, j));
+                for r in 0..MR {
+                    let [high, low] = queries[r][4 * g + j];
+                    sums[r][0] = simd.dot_quads(sums[r][0], high_key, high);
+                    sums[r][1] = simd.dot_quads(sums[r][1], low_key, high);
+                    sums[r][2] = simd.dot_quads(sums[r][2], high_key, low);
+                }
+            }
+        }
+        let key_scales = simd.load(&cache.key_scales[block]);
+        for r in 0..MR {
+            let [high, middle, low] = sums[r].map(|sums| simd.to_f32(sums));
+            let product = simd.mul_add(high, simd.splat(128.0), simd.mul_add(middle, simd.splat(32.0), low));
+            let steps = simd.mul(simd.splat(scales[r]), key_scales);
+            simd.store(simd.mul(simd.mul(product, steps), scale), &mut scores[r * blocks + block]);
+        }
+    }
+    MR
+}
+
+/// Turns scores into what the codes of values are multiplied with, and returns the reciprocals of the softmax's sums.
+#[inline(always)]
+fn weights_of<S: Simd>(_: S, group: Group<'_>, scores: &mut [[f32; BLOCK]]) -> [f32; GROUP] {
+    let mut reciprocals = [0.0; GROUP];
+    for (r, scores) in scores.chunks_exact_mut(group.blocks()).enumerate() {
+        let seen = group.first + r + 1;
+        // Their exponentials are zero, which changes no sum: sums start at +0 and so are never -0.
+        scores.as_flattened_mut()[seen..].fill(f32::NEG_INFINITY);
+        let mut lanes = [f32::NEG_INFINITY; BLOCK];
+        for block in &*scores {
+            for l in 0..BLOCK {
+                lanes[l] = if block[l] > lanes[l] { block[l] } else { lanes[l] };
+            }
+        }
+        let max = lanes.iter().fold(f32::NEG_INFINITY, |max, x| if *x > max { *x } else { max });
+        let mut sums = [0.0; BLOCK];
+        for (block, scales) in scores.iter_mut().zip(group.cache.value_scales) {
+            for l in 0..BLOCK {
+                let weight = exp(block[l] - max);
+                sums[l] += weight;
+                block[l] = weight * scales[l];
+            }
+        }
+        reciprocals[r] = 1.0 / sum_lanes(sums);
+        // Zero times a scale that was never stored may be anything.
+        scores.as_flattened_mut()[seen..].fill(0.0);
+    }
+    reciprocals
+}
+
+/// Writes the weighted sums of values, times the reciprocals, to the rows of the tile from `row` on.
+#[inline(always)]
+fn values_of<S: Simd>(
+    simd: S,
+    group: Group<'_>,
+    weights: &[[f32; BLOCK]],
+    reciprocals: [f32; GROUP],
+    tile: &mut Tile<'_, f32>,
+    row: usize,
+) {
+    let mut r = 0;
+    while r < group.count {
+        let weights = &weights[r * group.blocks()..];
+        let (row, reciprocals) = (row + r, &reciprocals[r..]);
+        r += match group.count - r {
+            8.. if S::TILE == 4 => weigh_columns::<S, 8, 2>(simd, group, weights, reciprocals, tile, row),
+            4.. if S::TILE == 4 => weigh_columns::<S, 4, 4>(simd, group, weights, reciprocals, tile, row),
+            2.. if S::TILE == 2 => weigh_columns::<S, 2, 2>(simd, group, weights, reciprocals, tile, row),
+            _ => weigh_columns::<S, 1, 4>(simd, group, weights, reciprocals, tile, row),
+        };
+    }
+}
+
+/// [`values_of`] `MR` rows, `NC` vectors of columns at a time; returns `MR`.
+#[inline(always)]
+fn weigh_columns<S: Simd, const MR: usize, const NC: usize>(
+    simd: S,
+    group: Group<'_>,
+    weights: &[[f32; BLOCK]],
+    reciprocals: &[f32],
+    tile: &mut Tile<'_, f32>,
+    row: usize,
+) -> usize {
+    let mut column = 0;
+    while column + NC * LANES <= group.shape.head_dim {
+        weigh::<S, MR, NC>(simd, group, column, weights, reciprocals, tile, row);
+        column += NC * LANES;
+    }
+    while column < group.shape.head_dim {
+        weigh::<S, MR, 1>(simd, group, column, weights, reciprocals, tile, row);
+        column += LANES;
+    }
+    MR
+}
+
+/// Eight rows by two vectors of columns take sixteen registers for sums and two for values.
+#[inline(always)]
+fn weigh<S: Simd, const MR: usize, const NC: usize>(
+    simd: S,
+    group: Group<'_>,
+    column: usize,
+    weights: &[[f32; BLOCK]],
+    reciprocals: &[f32],
+    tile: &mut Tile<'_, f32>,
+    row: usize,
+) {
+    let (d, blocks) = (group.shape.head_dim, group.blocks());
+    let width = (d - column).min(NC * LANES);
+    let rows: [&[[f32; BLOCK]]; MR] = std::array::from_fn(|r| &weights[r * blocks..][..blocks]);
+    let mut sums = [[simd.splat(0.0); NC]; MR];
+    for (block, values) in group.cache.values[..group.positions() * d].chunks(BLOCK * d).enumerate() {
+        let weights: [&[f32; BLOCK]; MR] = std::array::from_fn(|r| &rows[r][block]);
+        if MR == 1 && column == 0 {
+            for line in (0..BLOCK * d).step_by(64) {
+                simd.prefetch(values, PREFETCH_BYTES + line);
+            }
+        }
+        for (position, value) in values.chunks_exact(d).take(BLOCK).enumerate() {
+            let value = load_columns::<S, i8, NC>(simd, &value[column..][..width]);
+            for r in 0..MR {
+                let weight = simd.splat(weights[r][position]);
+                for c in 0..NC {
+                    sums[r][c] = simd.mul_add(weight, value[c], sums[r][c]);
+                }
+            }
+        }
+    }
+    for r in 0..MR {
+        let reciprocal = simd.splat(reciprocals[r]);
+        let (chunks, tail) = tile.row_mut(row + r)[column..][..width].as_chunks_mut();
+        if let Some(chunks) = chunks.first_chunk_mut::<NC>() {
+            for (y, sum) in chunks.iter_mut().zip(sums[r]) {
+                simd.store(simd.mul(sum, reciprocal), y);
+            }
+        } else {
+            // Only single vectors are ever ragged.
+            let mut lanes = [0.0; LANES];
+            simd.store(simd.mul(sums[r][0], reciprocal), &mut lanes);
+            tail.copy_from_slice(&lanes[..tail.len()]);
+        }
+    }
+}
+
+/// What is known of a query in two bytes per element: `x ≈ scale · (128 · high + low)`.
+#[derive(Debug, PartialEq)]
+struct Query {
+    /// Of the high bytes and of the low bytes.
+    sums: [i32; 2],
+    scale: f32,
+}
+
+/// Writes the two bytes of each code of `x`, then zeros.
+#[inline(always)]
+fn quantize_x2(x: &[f32], high: &mut [i8], low: &mut [i8]) -> Query {
+    let (scale, inverse) = scale_and_inverse(x, QUERY_STEPS, QUERY_STEPS);
+    let mut sums = [0; 2];
+    if let Some(inverse) = inverse {
+        high[x.len()..].fill(0);
+        low[x.len()..].fill(0);
+        for ((high, low), x) in high.iter_mut().zip(low).zip(x) {
+            let q = ((x * inverse + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+            let h = (q + 64) >> 7;
+            let l = q - (h << 7);
+            (*high, *low) = (h as i8, l as i8);
+            sums[0] += h;
+            sums[1] += l;
+        }
+    } else {
+        high.fill(0);
+        low.fill(0);
+    }
+    Query { sums, scale }
+}
+
+/// Writes the byte and the two bits of each code of `x` (`low + 2`), then those of zeros; returns the scale of the bytes.
+#[inline(always)]
+fn quantize_key(x: &[f32], high: &mut [i8], low: &mut [u8]) -> f32 {
+    let (scale, inverse) = scale_and_inverse(x, 127.0, KEY_STEPS);
+    if let Some(inverse) = inverse {
+        high[x.len()..].fill(0);
+        low[x.len()..].fill(2);
+        for ((high, low), x) in high.iter_mut().zip(low).zip(x) {
+            let q = ((x * inverse + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+            (*high, *low) = (((q + 2) >> 2) as i8, (q + 2) as u8 & 3);
+        }
+    } else {
+        high.fill(0);
+        low.fill(2);
+    }
+    scale
+}
+
+/// Writes the codes of `x` and returns its scale.
+#[inline(always)]
+fn quantize(x: &[f32], codes: &mut [i8]) -> f32 {
+    let (scale, inverse) = scale_and_inverse(x, 127.0, 127.0);
+    if let Some(inverse) = inverse {
+        for (code, x) in codes.iter_mut().zip(x) {
+            // |x · inverse| < 128, so the low byte of the rounded sum is the code in two's complement.
+            *code = (x * inverse + ROUND).to_bits() as i8;
+        }
+    } else {
+        codes.fill(0);
+    }
+    scale
+}
+
+/// `absmax / units` and `steps / absmax`; no inverse where all codes are zero.
+#[inline(always)]
+fn scale_and_inverse(x: &[f32], units: f32, steps: f32) -> (f32, Option<f32>) {
+    // Without their signs floats are ordered as their bits are, infinity and then NaN at the end.
+    let absmax = f32::from_bits(x.iter().fold(0, |max, x| max.max(x.abs().to_bits())));
+    let (scale, inverse) = (absmax / units, steps / absmax);
+    if inverse.is_finite() && absmax.is_finite() {
+        (scale, Some(inverse))
+    } else if absmax.is_finite() {
+        (0.0, None)
+    } else {
+        (absmax, None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAPE: AttentionShape =
+        AttentionShape { n_head: 1, n_kv_head: 1, head_dim: 5, scale: 0.5, capacity: 17 };
+
+    /// What the pieces of an [`Int8Kv`] are borrowed from.
+    struct Owned {
+        keys: Vec<u8>,
+        values: Vec<i8>,
+        key_scales: Vec<f32>,
+        value_scales: Vec<f32>,
+    }
+
+    impl Owned {
+        fn new(shape: &AttentionShape) -> Self {
+            Self {
+                keys: vec![7; shape.int8_keys_len()],
+                values: vec![7; shape.cache_len()],
+                key_scales: vec![f32::NAN; shape.int8_scales_len()],
+                value_scales: vec![f32::NAN; shape.int8_scales_len()],
+            }
+        }
+
+        fn borrow(&mut self) -> Int8Kv<'_> {
+            let Self { keys, values, key_scales, value_scales } = self;
+            Int8Kv { keys, values, key_scales, value_scales }
+        }
+    }
+
+    #[test]
+    fn keys_and_values_land_in_their_block() {
+        for isa in Isa::available() {
+            let mut cache = Owned::new(&SHAPE);
+            let key = [127.0, 0.625, 1.25, -127.0, -2.875]; // in quarters: 508, 2.5, 5, -508, -11.5
+            let qkv = [[0.0; 5], key, [0.0, 0.0, 254.0, -3.0, 1.0]].concat();
+            store_kv_int8(isa, &SHAPE, &qkv, 1, 16, &mut cache.borrow());
+            // The second block's first position. The bytes 127, 1, 1, -127 and -3 with flipped sign bits, and what is
+            // left of each: 0, -2, 1, 0 and 0, plus two, the fifth in the third and fourth bits.
+            let mut keys = vec![7; 384];
+            keys[192..196].copy_from_slice(&[255, 129, 129, 1]);
+            keys[256..260].copy_from_slice(&[125, 128, 128, 128]);
+            keys[320..324].copy_from_slice(&[0b1010_1010, 0b1010_1000, 0b1010_1011, 0b1010_1010]);
+            assert_eq!(cache.keys, keys, "{isa}");
+            assert_eq!(cache.values[..80], [7; 80]);
+            assert_eq!(cache.values[80..], [0, 0, 127, -2, 0]); // -1.5 and 0.5 to even
+            assert_eq!((cache.key_scales[16], cache.value_scales[16]), (1.0, 2.0));
+            assert!(cache.key_scales[..16].iter().chain(&cache.value_scales[..16]).all(|s| s.is_nan()));
+        }
+    }
+
+    #[test]
+    fn weights_worked_out_by_hand() {
+        // The second key scores 2 · 0.5 · ln 3 more, so its weight is three times the first's.
+        let shape = AttentionShape { head_dim: 2, capacity: 2, ..SHAPE };
+        let ln3 = 3.0_f32.ln();
+        let mut cache = Owned::new(&shape);
+        let qkv = [[0.0, 0.0, 0.0, 0.0, 127.0, 1.0], [2.0 * ln3, 0.0, 1.0, 0.0, 127.0, -7.0]].concat();
+        for isa in Isa::available() {
+            store_kv_int8(isa, &shape, &qkv, 2, 0, &mut cache.borrow());
+            let mut y = [0.0; 4];
+            attention_int8(isa, &shape, &qkv, 2, 0, &cache.borrow(), &mut y);
+            for (y, want) in y.iter().zip([127.0, 1.0, 127.0, (1.0 - 21.0) / 4.0]) {
+                assert!((y - want).abs() < 1e-6 * want.abs(), "{isa}: {y} {want}");
+            }
+        }
+    }
+
+    #[test]
+    fn zeros_tiny_numbers_and_nan_have_zero_codes() {
+        for (x, scale) in [
+            ([0.0, -0.0], 0.0),
+            ([1e-38, 1e-45], 0.0),
+            ([f32::NEG_INFINITY, 1.0], f32::INFINITY),
+            ([f32::NAN, f32::INFINITY], f32::NAN),
+            ([-f32::NAN, 1.0], f32::NAN),
+        ] {
+            let (mut high, mut low) = ([9; 4], [9; 4]);
+            assert_eq!(quantize_key(&x, &mut high, &mut low).total_cmp(&scale), std::cmp::Ordering::Equal);
+            assert_eq!((high, low), ([0; 4], [2; 4]));
+            let mut codes = [9; 2];
+            assert_eq!(quantize(&x, &mut codes).total_cmp(&scale), std::cmp::Ordering::Equal);
+            assert_eq!(codes, [0; 2]);
+            let (mut high, mut low) = ([9; 4], [9; 4]);
+            let query = quantize_x2(&x, &mut high, &mut low);
+            assert_eq!(query.scale.total_cmp(&scale), std::cmp::Ordering::Equal);
+            assert_eq!((high, low, query.sums), ([0; 4], [0; 4], [0; 2]));
+        }
+    }
+
+    #[test]
+    fn a_query_keeps_fourteen_bits() {
+        let (mut high, mut low) = ([9; 8], [9; 8]);
+        let query = quantize_x2(&[16256.0, -16256.0, 64.0, -65.0, 1.5], &mut high, &mut low);
+        assert_eq!(high, [127, -127, 1, -1, 0, 0, 0, 0]);
+        assert_eq!(low, [0, 0, -64, 63, 2, 0, 0, 0]);
+        assert_eq!(query, Query { sums: [0, 1], scale: 1.0 });
+    }
+
+    #[test]
+    #[should_panic(expected = "16 + 2 positions, the cache has 17")]
+    fn a_full_cache_panics() {
+        store_kv_int8(Isa::SCALAR, &SHAPE, &[0.0; 30], 2, 16, &mut Owned::new(&SHAPE).borrow());
+    }
+
+    #[test]
+    #[should_panic(expected = "bytes of keys, of the cache")]
+    fn a_cache_of_another_shape_panics() {
+        let mut cache = Owned::new(&AttentionShape { capacity: 16, ..SHAPE });
+        store_kv_int8(Isa::SCALAR, &SHAPE, &[0.0; 15], 1, 0, &mut cache.borrow());
+    }
+}

@@ -1,0 +1,271 @@
+//! Attention: the INT8 formula in plain loops, and how far each precision of the cache is from f32.
+
+use aibit_kernels::*;
+use half::f16;
+use proptest::prelude::*;
+
+use crate::same_bits::{Random, bits, check};
+
+/// How keys and values are kept.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Kv {
+    F32,
+    F16,
+    Int8,
+}
+
+const KV: [Kv; 3] = [Kv::F32, Kv::F16, Kv::Int8];
+
+/// Stores and attends: rows, their number, the number before them, where the result goes.
+type Call<'a> = Box<dyn FnMut(&[f32], usize, usize, &mut [f32]) + 'a>;
+
+/// The rows of `qkv` in calls of the lengths `splits`, on caches full of garbage.
+fn run(isa: Isa, shape: &AttentionShape, kv: Kv, qkv: &[f32], splits: &[usize]) -> Vec<f32> {
+    fn float<E: KvElement>(
+        isa: Isa,
+        shape: &AttentionShape,
+        garbage: E,
+    ) -> impl FnMut(&[f32], usize, usize, &mut [f32]) {
+        let mut keys = vec![garbage; shape.cache_len()];
+        let mut values = keys.clone();
+        move |qkv, m, past, y| {
+            store_kv(shape, qkv, m, past, &mut keys, &mut values);
+            attention(isa, shape, qkv, m, past, &keys, &values, y);
+        }
+    }
+    let mut call: Call<'_> = match kv {
+        Kv::F32 => Box::new(float(isa, shape, f32::NAN)),
+        Kv::F16 => Box::new(float(isa, shape, f16::NAN)),
+        Kv::Int8 => {
+            let (mut keys, mut values) = (vec![99; shape.int8_keys_len()], vec![99; shape.cache_len()]);
+            let mut key_scales = vec![f32::NAN; shape.int8_scales_len()];
+            let mut value_scales = key_scales.clone();
+            Box::new(move |qkv, m, past, y| {
+                let mut cache = Int8Kv {
+                    keys: &mut keys,
+                    values: &mut values,
+                    key_scales: &mut key_scales,
+                    value_scales: &mut value_scales,
+                };
+                store_kv_int8(isa, shape, qkv, m, past, &mut cache);
+                attention_int8(isa, shape, qkv, m, past, &cache, y);
+            })
+        }
+    };
+    let (width, out) = (shape.qkv_width(), shape.n_head * shape.head_dim);
+    let mut y = vec![f32::NAN; qkv.len() / width * out];
+    let mut start = 0;
+    for m in splits {
+        call(&qkv[start * width..][..m * width], *m, start, &mut y[start * out..][..m * out]);
+        start += m;
+    }
+    y
+}
+
+/// Queries, keys and values of one head of a row of `qkv`.
+fn parts<'a>(shape: &AttentionShape, row: &'a [f32], head: usize) -> [&'a [f32]; 3] {
+    let kv_head = head / (shape.n_head / shape.n_kv_head);
+    let part = |at: usize| &row[at * shape.head_dim..][..shape.head_dim];
+    [part(head), part(shape.n_head + kv_head), part(shape.n_head + shape.n_kv_head + kv_head)]
+}
+
+fn sum(lanes: &mut [f32; 16]) -> f32 {
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+    }
+    lanes[0]
+}
+
+/// Section 7.5 of `docs/format.md` in plain loops.
+fn int8_reference(shape: &AttentionShape, qkv: &[f32]) -> Vec<f32> {
+    // `scale`, then `q`, rounded half to even.
+    let quantize = |x: &[f32], units: f32, steps: f32| -> (f32, Vec<i64>) {
+        let absmax = x.iter().fold(0.0, |max: f32, x| max.max(x.abs()));
+        let inverse = steps / absmax;
+        if !inverse.is_finite() {
+            return (0.0, vec![0; x.len()]);
+        }
+        (absmax / units, x.iter().map(|x| (x * inverse).round_ties_even() as i64).collect())
+    };
+    let rows: Vec<&[f32]> = qkv.chunks_exact(shape.qkv_width()).collect();
+    let mut y = Vec::new();
+    for (position, row) in rows.iter().enumerate() {
+        for head in 0..shape.n_head {
+            let (query_scale, query) = quantize(parts(shape, row, head)[0], 16256.0, 16256.0);
+            let (mut scores, mut values) = (Vec::new(), Vec::new());
+            for row in &rows[..=position] {
+                let [_, key, value] = parts(shape, row, head);
+                let (key_scale, key) = quantize(key, 127.0, 508.0);
+                let mut products = [0; 3];
+                for (q, k) in query.iter().zip(&key) {
+                    let (query_high, key_high) = ((q + 64).div_euclid(128), (k + 2).div_euclid(4));
+                    products[0] += query_high * key_high;
+                    products[1] += query_high * (k - 4 * key_high);
+                    products[2] += (q - 128 * query_high) * key_high;
+                }
+                let [high, middle, low] = products.map(|product| product as f32);
+                let product = high.mul_add(128.0, middle.mul_add(32.0, low));
+                scores.push(product * (query_scale * key_scale) * shape.scale);
+                values.push(quantize(value, 127.0, 127.0));
+            }
+            let max = scores.iter().fold(f32::NEG_INFINITY, |max, x| max.max(*x));
+            let (mut lanes, mut sums) = ([0.0; 16], vec![0.0_f32; shape.head_dim]);
+            for (r, (score, (scale, value))) in scores.iter().zip(&values).enumerate() {
+                let weight = exp(score - max);
+                lanes[r % 16] += weight;
+                for (sum, code) in sums.iter_mut().zip(value) {
+                    *sum = (weight * scale).mul_add(*code as f32, *sum);
+                }
+            }
+            let reciprocal = 1.0 / sum(&mut lanes);
+            y.extend(sums.iter().map(|sum| sum * reciprocal));
+        }
+    }
+    y
+}
+
+/// Attention in f64 and, for each output, how far a cache in `kv` may be from it.
+///
+/// Scores that are each off by at most `d` move a softmax's weights by a factor of at most `e^2d`, so an average of
+/// values by `(e^2d - 1) · max |v|`; beside that each value is off by its own rounding.
+fn with_bounds(shape: &AttentionShape, kv: Kv, qkv: &[f32]) -> Vec<(f64, f64)> {
+    let wide = |x: &[f32]| x.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
+    let absmax = |x: &[f64]| x.iter().fold(0.0, |max: f64, x| max.max(x.abs()));
+    let absolute = |x: &[f64]| x.iter().map(|x| x.abs()).sum::<f64>();
+    let float = f64::from(f32::EPSILON);
+    let rows: Vec<&[f32]> = qkv.chunks_exact(shape.qkv_width()).collect();
+    let mut y = Vec::new();
+    for (position, row) in rows.iter().enumerate() {
+        for head in 0..shape.n_head {
+            let query = wide(parts(shape, row, head)[0]);
+            let (mut scores, mut values): (Vec<f64>, Vec<_>) = Default::default();
+            let (mut off, mut value_max, mut value_off) = (0.0, 0.0, 0.0);
+            for row in &rows[..=position] {
+                let [_, key, value] = parts(shape, row, head);
+                let (key, value) = (wide(key), wide(value));
+                let products: Vec<f64> = query.iter().zip(&key).map(|(q, k)| q * k).collect();
+                scores.push(products.iter().sum::<f64>() * f64::from(shape.scale));
+                let score_off = match kv {
+                    Kv::F32 => 0.0,
+                    // Half a unit of eleven bits, or of the smallest number.
+                    Kv::F16 => absolute(&products) * 2.0_f64.powi(-11) + absolute(&query) * 2.0_f64.powi(-25),
+                    // Half a step of each, and the product of low parts that is left out, 64 · 2 steps at most.
+                    Kv::Int8 => {
+                        let (query_step, key_step) = (absmax(&query) / 16256.0, absmax(&key) / 508.0);
+                        absolute(&query) * key_step / 2.0
+                            + absolute(&key) * query_step / 2.0
+                            + shape.head_dim as f64 * query_step * key_step * (0.25 + 128.0)
+                    }
+                };
+                // Sums in f32 err by a few units per term.
+                let rounding = absolute(&products) * float * 16.0;
+                off = f64::max(off, (score_off + rounding) * f64::from(shape.scale));
+                value_off = f64::max(
+                    value_off,
+                    match kv {
+                        Kv::F32 => 0.0,
+                        Kv::F16 => absmax(&value) * 2.0_f64.powi(-11) + 2.0_f64.powi(-25),
+                        Kv::Int8 => absmax(&value) / 254.0,
+                    },
+                );
+                value_max = f64::max(value_max, absmax(&value));
+                values.push(value);
+            }
+            let max = scores.iter().fold(f64::NEG_INFINITY, |max, x| max.max(*x));
+            let weights: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
+            let total: f64 = weights.iter().sum();
+            // The exponent itself is rounded to f32 before the exponential.
+            let off = off + absmax(&scores) * float * 4.0;
+            let rounding = value_max * float * (position + 16) as f64;
+            let bound = (2.0 * off).exp_m1() * (value_max + value_off) + value_off + rounding;
+            for c in 0..shape.head_dim {
+                let exact = weights.iter().zip(&values).map(|(w, v)| w * v[c]).sum::<f64>() / total;
+                y.push((exact, bound));
+            }
+        }
+    }
+    y
+}
+
+fn check_attention(shape: AttentionShape, m: usize, past: usize, seed: u64) {
+    let qkv = Random(seed).floats((past + m) * shape.qkv_width());
+    for kv in KV {
+        let want = run(Isa::SCALAR, &shape, kv, &qkv, &[past + m]);
+        check(|isa| {
+            let y = run(isa, &shape, kv, &qkv, &[past + m]);
+            assert_eq!(bits(&y), bits(&want), "{kv:?}, {isa}: one prefill");
+            let y = run(isa, &shape, kv, &qkv, &[past, m]);
+            assert_eq!(bits(&y), bits(&want), "{kv:?}, {isa}: two chunks");
+            let y = run(isa, &shape, kv, &qkv, &vec![1; past + m]);
+            assert_eq!(bits(&y), bits(&want), "{kv:?}, {isa}: decode");
+        });
+        assert!(want.iter().all(|y| !y.is_nan()), "{kv:?}");
+        if kv == Kv::Int8 {
+            assert_eq!(bits(&want), bits(&int8_reference(&shape, &qkv)));
+        }
+        // Where scores are not so large that the bound says nothing.
+        let small: Vec<f32> = qkv.iter().map(|x| x.clamp(-1.0, 1.0)).collect();
+        let y = run(Isa::best(), &shape, kv, &small, &[past + m]);
+        for (y, (exact, bound)) in y.iter().zip(with_bounds(&shape, kv, &small)) {
+            assert!((f64::from(*y) - exact).abs() <= bound, "{kv:?}: {y} for {exact}, bound {bound}");
+            assert!(bound < 0.2, "{kv:?}: a bound of {bound} checks little");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn attention_of_ragged_shapes(
+        (n_kv_head, group, head_dim) in (1..3_usize, 1..3_usize, 1..100_usize),
+        (m, past, room) in (0..20_usize, 0..40_usize, 0..20_usize),
+        seed in any::<u64>(),
+    ) {
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        let capacity = past + m + room;
+        check_attention(AttentionShape { n_head: n_kv_head * group, n_kv_head, head_dim, scale, capacity }, m, past, seed);
+    }
+}
+
+#[test]
+fn attention_that_threads_and_blocks_divide() {
+    for (n_head, n_kv_head, head_dim) in [(3, 3, 64), (4, 2, 40)] {
+        let shape = AttentionShape { n_head, n_kv_head, head_dim, scale: 0.125, capacity: 100 };
+        check_attention(shape, 60, 37, 7);
+    }
+}
+
+/// A row that is not finite spoils the rows that see it, and no others.
+#[test]
+fn what_is_not_finite_stays_with_those_who_see_it() {
+    let shape = AttentionShape { n_head: 2, n_kv_head: 1, head_dim: 6, scale: 0.4, capacity: 24 };
+    let clean = Random(12).floats(24 * shape.qkv_width());
+    for kv in KV {
+        for (element, bad) in [(13, f32::NAN), (20, f32::NAN), (20, f32::NEG_INFINITY)] {
+            let mut qkv = clean.clone();
+            qkv[18 * shape.qkv_width() + element] = bad; // a key, or a value, of position 18
+            let want = run(Isa::SCALAR, &shape, kv, &clean, &[24]);
+            for isa in Isa::available() {
+                let y = run(isa, &shape, kv, &qkv, &[24]);
+                let (before, after) = y.split_at(18 * 12);
+                assert_eq!(bits(before), bits(&want[..18 * 12]), "{kv:?}, {isa}");
+                assert!(after.chunks(12).all(|y| y.iter().any(|y| !y.is_finite())), "{kv:?}, {isa}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_half_precision_cache_rounds_half_to_even() {
+    let shape = AttentionShape { n_head: 1, n_kv_head: 1, head_dim: 4, scale: 1.0, capacity: 1 };
+    let (mut keys, mut values) = ([f16::ZERO; 4], [f16::ZERO; 4]);
+    let ulp = 2.0_f32.powi(-10); // above 1
+    let key = [1.0 + ulp / 2.0, 1.0 + 1.5 * ulp, 65519.0, 65520.0];
+    let value = [2.0_f32.powi(-25), 1.5 * 2.0_f32.powi(-24), -1e-9, 1.0 + 0.51 * ulp];
+    store_kv(&shape, &[[0.0; 4], key, value].concat(), 1, 0, &mut keys, &mut values);
+    assert_eq!(keys.map(f16::to_f32), [1.0, 1.0 + 2.0 * ulp, 65504.0, f32::INFINITY]);
+    assert_eq!(values.map(f16::to_bits), [0, 2, 0x8000, 0x3C01]);
+}
