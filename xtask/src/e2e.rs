@@ -94,9 +94,9 @@ pub(crate) fn run(model: &str) -> anyhow::Result<()> {
 }
 
 /// The release binary, built by the cargo that runs this.
-struct Aibit(PathBuf);
+pub(crate) struct Aibit(pub(crate) PathBuf);
 
-fn build() -> anyhow::Result<Aibit> {
+pub(crate) fn build() -> anyhow::Result<Aibit> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     // What cargo tells this program about its own package would make build scripts of others run again.

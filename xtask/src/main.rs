@@ -1,5 +1,6 @@
 //! Development tasks, run as `cargo xtask TASK`. Nothing here ships to users.
 
+mod bench;
 mod e2e;
 mod fixtures;
 mod shape;
@@ -19,6 +20,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Measure speed, start and memory against other engines, and write the page that states them
+    Bench(bench::Args),
     /// The main job from end to end: pack, verify, load in a new process, generate, measure
     E2e {
         /// `small`: the model in this repository; `gpt2`: the real one, after `fixtures --model gpt2`
@@ -43,6 +46,7 @@ enum Task {
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().task {
+        Task::Bench(args) => bench::run(&args),
         Task::E2e { model } => e2e::run(&model),
         Task::Fixtures { model } => fixtures::run(&model),
         Task::Shape { outlier_channels } => {

@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 use crate::root;
 
 /// GPT-2 124M: the shape that every engine's figures are known for.
-const N_LAYER: usize = 12;
+pub(crate) const N_LAYER: usize = 12;
 const N_HEAD: usize = 12;
-const N_EMBD: usize = 768;
+pub(crate) const N_EMBD: usize = 768;
 const N_CTX: usize = 1024;
-const VOCABULARY: usize = 50257;
+pub(crate) const VOCABULARY: usize = 50257;
 
 /// Makes a model folder of GPT-2's 124M shape under `target/bench`, once, and returns it.
 ///

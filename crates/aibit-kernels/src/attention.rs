@@ -72,7 +72,7 @@ impl AttentionShape {
     }
 }
 
-/// An element of a KV cache in floating point: `f32` or [`f16`].
+/// An element of a KV cache in floating point: `f32` or [`struct@f16`].
 #[expect(private_bounds, reason = "nobody else implements it")]
 pub trait KvElement: CacheElement {}
 
@@ -109,7 +109,7 @@ impl CacheElement for f16 {
 /// Copies the keys and values of `qkv[m, (n_head + 2 n_kv_head) · head_dim]` to the positions
 /// `past..past + m` of the cache.
 ///
-/// An [`f16`] cache gets them rounded to nearest, ties to even; magnitudes from 65 520 on become infinite.
+/// An [`struct@f16`] cache gets them rounded to nearest, ties to even; magnitudes from 65 520 on become infinite.
 ///
 /// # Panics
 /// If a length does not match `shape`, or `past + m` exceeds the capacity.

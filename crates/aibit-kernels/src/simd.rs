@@ -71,9 +71,6 @@ pub(crate) trait Simd: Copy + Send + Sync {
 
     /// Each lane rounded to the nearest `f32`, ties to even.
     fn to_f32(self, value: Self::I32x16) -> Self::F32x16;
-
-    /// Asks for the cache line that lies `bytes` after the start of `x`. Only a hint: any address will do.
-    fn prefetch<T>(self, x: &[T], bytes: usize);
 }
 
 /// The specification: plain arrays.
@@ -205,9 +202,6 @@ impl Simd for Scalar {
     fn to_f32(self, value: [i32; LANES]) -> [f32; LANES] {
         value.map(|value| value as f32)
     }
-
-    #[inline(always)]
-    fn prefetch<T>(self, _: &[T], _: usize) {}
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -422,12 +416,6 @@ mod x86 {
             // SAFETY: `self` proves AVX.
             unsafe { [_mm256_cvtepi32_ps(value[0]), _mm256_cvtepi32_ps(value[1])] }
         }
-
-        #[inline(always)]
-        fn prefetch<T>(self, x: &[T], bytes: usize) {
-            // SAFETY: `self` proves AVX2, which has SSE; the address is not accessed.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().cast::<i8>().wrapping_add(bytes)) }
-        }
     }
 
     impl Simd for Avx512Vnni {
@@ -572,12 +560,6 @@ mod x86 {
         fn to_f32(self, value: __m512i) -> __m512 {
             // SAFETY: `self` proves AVX-512F.
             unsafe { _mm512_cvtepi32_ps(value) }
-        }
-
-        #[inline(always)]
-        fn prefetch<T>(self, x: &[T], bytes: usize) {
-            // SAFETY: `self` proves AVX-512F, which has SSE; the address is not accessed.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().cast::<i8>().wrapping_add(bytes)) }
         }
     }
 }

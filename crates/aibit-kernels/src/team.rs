@@ -2,8 +2,9 @@
 //!
 //! A token is some hundred short parallel regions, so what counts is how fast a region begins and ends. Workers
 //! watch for work a moment after each region and sleep if none comes; nobody waits at a barrier for a thread that
-//! the system has put aside, unless that thread holds a piece. The number of threads is that of the current rayon
-//! pool, which callers already have for limiting it.
+//! the system has put aside, unless that thread holds a piece; where that happens the others are left alone for a
+//! while, so that a busy neighbour on one core costs the second thread and not both. The number of threads is that of
+//! the current rayon pool, which callers already have for limiting it.
 #![expect(
     unsafe_code,
     reason = "lends a closure on the caller's stack to other threads until the region ends"
@@ -21,6 +22,13 @@ use std::time::{Duration, Instant};
 /// token, short enough to leave the core to others.
 const WATCH: Duration = Duration::from_micros(60);
 
+/// A wait for other threads' last pieces that is longer than this, and longer than this thread's own share took, means
+/// that one of them is not running.
+const STALL: Duration = Duration::from_micros(200);
+
+/// How long this thread then works alone. Each stall soon after another doubles it, up to the second figure.
+const ALONE: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(80)];
+
 /// Calls `work(0)` to `work(count - 1)`, each once, on this thread and as many others as the current rayon pool
 /// has threads. Returns when all are done.
 ///
@@ -37,9 +45,13 @@ pub(crate) fn for_each(count: usize, work: &(dyn Fn(usize) + Sync)) {
             Err(TryLockError::Poisoned(turn)) => Some(turn.into_inner()), // a piece panicked; the region had ended
             Err(TryLockError::WouldBlock) => None,
         };
-        if let Some(_turn) = turn {
-            team.run(count, (threads - 1).min(team.workers.len()), work);
-            return;
+        if let Some(mut alone) = turn {
+            let start = Instant::now();
+            if start >= alone.until {
+                let own = team.run(count, (threads - 1).min(team.workers.len()), work);
+                alone.judge(start, own);
+                return;
+            }
         }
     }
     (0..count).for_each(work);
@@ -49,9 +61,27 @@ static TEAM: OnceLock<Team> = OnceLock::new();
 
 struct Team {
     /// Held by the thread whose region runs.
-    turn: Mutex<()>,
+    turn: Mutex<Alone>,
     workers: Vec<Thread>,
     shared: &'static Shared,
+}
+
+/// Until when the caller does without the workers, and for how long it did so last.
+struct Alone {
+    until: Instant,
+    last: Duration,
+}
+
+impl Alone {
+    /// Looks at a region that began at `start` and in which the caller's own share took `own`.
+    fn judge(&mut self, start: Instant, own: Duration) {
+        let end = Instant::now();
+        if end - start > own + own.max(STALL) {
+            let soon = end - self.until < 2 * self.last;
+            self.last = if soon { (2 * self.last).min(ALONE[1]) } else { ALONE[0] };
+            self.until = end + self.last;
+        }
+    }
 }
 
 /// What the caller and the workers look at.
@@ -105,10 +135,12 @@ impl Team {
             Some(worker.spawn(move || shared.serve(number)).ok()?.thread().clone())
         };
         // Fewer threads than hoped for are slower, not wrong.
-        Self { turn: Mutex::new(()), workers: (0..others).map_while(spawn).collect(), shared }
+        let alone = Alone { until: Instant::now(), last: Duration::ZERO };
+        Self { turn: Mutex::new(alone), workers: (0..others).map_while(spawn).collect(), shared }
     }
 
-    fn run(&self, count: usize, helpers: usize, work: &(dyn Fn(usize) + Sync)) {
+    /// Returns how long the caller itself was busy.
+    fn run(&self, count: usize, helpers: usize, work: &(dyn Fn(usize) + Sync)) -> Duration {
         let shared = self.shared;
         // SAFETY: only the lifetime changes. `End` below closes the region and waits until nobody is inside before this
         // function returns or unwinds, so no worker follows the pointer after that.
@@ -130,12 +162,15 @@ impl Team {
             }
         }
         let end = End(shared);
+        let start = Instant::now();
         shared.take_pieces(0, work);
+        let own = start.elapsed();
         drop(end);
         assert!(
             !shared.panicked.swap(false, SeqCst),
             "a piece of a kernel's work panicked on another thread"
         );
+        own
     }
 }
 

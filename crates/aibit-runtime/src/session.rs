@@ -64,9 +64,9 @@ impl FromStr for Profile {
     }
 }
 
-/// Tokens computed at a time where the profile lets a prompt be split: enough to keep the integer units busy,
-/// few enough for the arena to stay in cache.
-const CHUNK: usize = 128;
+/// Tokens computed at a time where the profile lets a prompt be split: enough for weights that are read and
+/// rearranged once to be used often, few enough for the arena to stay small.
+const CHUNK: usize = 256;
 
 /// The keys and values of one sequence, and its length.
 #[derive(Debug)]

@@ -22,10 +22,6 @@ const ROW_BLOCK: usize = 32;
 /// Rows of queries whose scores are kept at a time.
 const GROUP: usize = 8;
 
-/// How far ahead of the multiplications a single row asks for keys and values, which then come from memory. More rows
-/// find them in a cache.
-const PREFETCH_BYTES: usize = 4096;
-
 /// Positions whose keys lie together.
 const BLOCK: usize = LANES;
 
@@ -344,11 +340,6 @@ fn score<S: Simd, const MR: usize>(
     let queries: [&[[[i8; 4]; 2]]; MR] = std::array::from_fn(|r| &queries[r * quads..][..quads]);
     let scale = simd.splat(group.shape.scale);
     for (block, keys) in cache.keys.chunks_exact(group.shape.lines()).take(blocks).enumerate() {
-        if MR == 1 {
-            for line in 0..keys.len() {
-                simd.prefetch(keys, PREFETCH_BYTES + line * 4 * BLOCK);
-            }
-        }
         let (high_lines, low_lines) = keys.split_at(quads);
         let mut sums = starts;
         for (g, low_line) in low_lines.iter().enumerate() {
@@ -366,7 +357,8 @@ fn score<S: Simd, const MR: usize>(
         }
         let key_scales = simd.load(&cache.key_scales[block]);
         for r in 0..MR {
-            let [high, middle, low] = sums[r].map(|sums| simd.to_f32(sums));
+            let (high, middle, low) =
+                (simd.to_f32(sums[r][0]), simd.to_f32(sums[r][1]), simd.to_f32(sums[r][2]));
             let product = simd.mul_add(high, simd.splat(128.0), simd.mul_add(middle, simd.splat(32.0), low));
             let steps = simd.mul(simd.splat(scales[r]), key_scales);
             simd.store(simd.mul(simd.mul(product, steps), scale), &mut scores[r * blocks + block]);
@@ -467,11 +459,6 @@ fn weigh<S: Simd, const MR: usize, const NC: usize>(
     let mut sums = [[simd.splat(0.0); NC]; MR];
     for (block, values) in group.cache.values[..group.positions() * d].chunks(BLOCK * d).enumerate() {
         let weights: [&[f32; BLOCK]; MR] = std::array::from_fn(|r| &rows[r][block]);
-        if MR == 1 && column == 0 {
-            for line in (0..BLOCK * d).step_by(64) {
-                simd.prefetch(values, PREFETCH_BYTES + line);
-            }
-        }
         for (position, value) in values.chunks_exact(d).take(BLOCK).enumerate() {
             let value = load_columns::<S, i8, NC>(simd, &value[column..][..width]);
             for r in 0..MR {
@@ -486,8 +473,8 @@ fn weigh<S: Simd, const MR: usize, const NC: usize>(
         let reciprocal = simd.splat(reciprocals[r]);
         let (chunks, tail) = tile.row_mut(row + r)[column..][..width].as_chunks_mut();
         if let Some(chunks) = chunks.first_chunk_mut::<NC>() {
-            for (y, sum) in chunks.iter_mut().zip(sums[r]) {
-                simd.store(simd.mul(sum, reciprocal), y);
+            for c in 0..NC {
+                simd.store(simd.mul(sums[r][c], reciprocal), &mut chunks[c]);
             }
         } else {
             // Only single vectors are ever ragged.

@@ -151,7 +151,8 @@ fn dots<const MR: usize>(
 fn dot4<const MR: usize>(x: [&[i16]; MR], w: [&[i8]; 4]) -> [[i32; 4]; MR] {
     let chunks = w[0].len() / 16;
     // Loops, not `map`: a closure is not inlined through code without these instructions.
-    let (mut x_chunks, mut w_chunks): ([&[[i16; 16]]; MR], [&[[i8; 16]]; 4]) = ([&[]; MR], [&[]; 4]);
+    let mut x_chunks: [&[[i16; 16]]; MR] = [&[]; MR];
+    let mut w_chunks: [&[[i8; 16]]; 4] = [&[]; 4];
     for r in 0..MR {
         x_chunks[r] = x[r].as_chunks().0;
     }

@@ -139,7 +139,8 @@ fn dot4<const MR: usize>(x: [&[i8]; MR], w: [&[i8]; 4]) -> [[i32; 4]; MR] {
     let flip = _mm512_set1_epi8(i8::MIN);
     // Loops, not `map`: a closure is not inlined through code without these instructions.
     let chunks = x[0].len() / 64;
-    let (mut x_chunks, mut w_chunks): ([&[[i8; 64]]; MR], [&[[i8; 64]]; 4]) = ([&[]; MR], [&[]; 4]);
+    let mut x_chunks: [&[[i8; 64]]; MR] = [&[]; MR];
+    let mut w_chunks: [&[[i8; 64]]; 4] = [&[]; 4];
     for r in 0..MR {
         x_chunks[r] = &x[r].as_chunks().0[..chunks];
     }
@@ -194,19 +195,47 @@ fn pack(w: &[i8], k: usize, packed: &mut [Line]) {
     let flip = _mm512_set1_epi8(i8::MIN);
     let n = w.len() / k;
     for half in 0..2 {
-        for start in (0..k).step_by(64) {
-            let length = (k - start).min(64);
-            let mut rows = [flip; 16];
-            for (r, row) in rows.iter_mut().enumerate().take(n.saturating_sub(16 * half)) {
-                let part = &w[(16 * half + r) * k + start..][..length];
-                *row = _mm512_xor_si512(load_part(part), flip);
-            }
+        let present = n.saturating_sub(16 * half).min(16);
+        let mut whole: [&[[i8; 64]]; 16] = [&[]; 16];
+        let mut rest: [&[i8]; 16] = [&[]; 16];
+        for r in 0..present {
+            (whole[r], rest[r]) = w[(16 * half + r) * k..][..k].as_chunks();
+        }
+        let mut store = |chunk: usize, rows: [__m512i; 16]| {
             let quads = transpose(rows);
-            let to = packed[start / 4 * 2 + half..].iter_mut().step_by(2);
+            let to = packed[32 * chunk + half..].iter_mut().step_by(2);
             for (line, quad) in to.zip(quads) {
                 // SAFETY: 64 writable bytes; `storeu` needs no alignment.
                 unsafe { _mm512_storeu_si512(line.0.as_mut_ptr().cast(), quad) };
             }
+        };
+        let chunks = k / 64;
+        if present == 16 {
+            for r in 0..16 {
+                whole[r] = &whole[r][..chunks];
+            }
+            for chunk in 0..chunks {
+                let mut rows = [flip; 16];
+                for r in 0..16 {
+                    rows[r] = _mm512_xor_si512(load(&whole[r][chunk]), flip);
+                }
+                store(chunk, rows);
+            }
+        } else {
+            for chunk in 0..chunks {
+                let mut rows = [flip; 16];
+                for r in 0..present {
+                    rows[r] = _mm512_xor_si512(load(&whole[r][chunk]), flip);
+                }
+                store(chunk, rows);
+            }
+        }
+        if !k.is_multiple_of(64) {
+            let mut rows = [flip; 16];
+            for r in 0..present {
+                rows[r] = _mm512_xor_si512(load_part(rest[r]), flip);
+            }
+            store(chunks, rows);
         }
     }
 }

@@ -34,7 +34,7 @@ const FEW_ROWS: usize = 4;
 const PANEL: usize = 32;
 
 /// Rows of `x` that share one rearranged panel of weights.
-const ROW_BLOCK: usize = 128;
+const ROW_BLOCK: usize = 256;
 
 /// Bytes of weights that one thread takes at a time when they are read once only.
 const STREAM_BYTES: usize = 64 * 1024;

@@ -1,0 +1,75 @@
+//! `cargo xtask bench`: measures, and writes the pages that state speed.
+
+mod install;
+mod page;
+mod peers;
+mod plot;
+mod results;
+mod shape;
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, ensure};
+
+use crate::root;
+
+/// What to measure.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// aibit against llama.cpp, ONNX Runtime, OpenVINO GenAI and CTranslate2: writes docs/performance.md
+    #[arg(long)]
+    peers: bool,
+    /// aibit on a model of a real shape, as shares of this machine's bandwidth and arithmetic: `gpt2`
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["peers", "only", "page_only"])]
+    shape: Option<String>,
+    /// Rounds; in each of them every engine takes its turn
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+    /// Only these engines, and print instead of writing the page
+    #[arg(long, value_name = "ENGINE,...", value_delimiter = ',', conflicts_with = "page_only")]
+    only: Vec<String>,
+    /// Write the page from the last run, without measuring
+    #[arg(long)]
+    page_only: bool,
+    /// Measure this binary instead of building one
+    #[arg(long, value_name = "FILE")]
+    aibit: Option<PathBuf>,
+}
+
+/// Runs what `args` ask for.
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    if let Some(name) = &args.shape {
+        print(&shape::measure(name, args.aibit.as_deref())?);
+        return Ok(());
+    }
+    ensure!(args.peers, "nothing to measure: say `cargo xtask bench --peers` or `--shape gpt2`");
+    let last = install::folder().join("results.json");
+    let results = if args.page_only {
+        let json = fs::read(&last)
+            .with_context(|| format!("{}: measure first, without --page-only", last.display()))?;
+        serde_json::from_slice(&json).with_context(|| last.display().to_string())?
+    } else {
+        // A part of the engines is a quick look, no page: its rounds are not those of the others.
+        let keep = args.only.is_empty().then_some(last.as_path());
+        peers::measure(args.rounds.into(), &args.only, args.aibit.as_deref(), keep)?
+    };
+    if !args.only.is_empty() {
+        print(&page::text(&results));
+        return Ok(());
+    }
+    let docs = root().join("docs");
+    let plots = docs.join("performance");
+    fs::create_dir_all(&plots)?;
+    for (name, svg) in page::plots(&results) {
+        fs::write(plots.join(name), svg)?;
+    }
+    fs::write(docs.join("performance.md"), page::text(&results))?;
+    print(&page::targets(&results));
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the figures are the task's result")]
+fn print(text: &str) {
+    println!("{text}");
+}

@@ -1,0 +1,627 @@
+//! Measures aibit and its peers in turns. Each engine runs in a process of its own and is told the same: so many
+//! threads, this prompt, these lengths.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use serde_json::Value;
+
+use super::install::{self, Installed, answer};
+use super::results::{Measured, Results, Sample};
+use crate::root;
+
+/// Eight tokens after which the weights clearly prefer one: engines that round differently still agree on it.
+pub(super) const PROMPT: &str = "Once upon a time there was the";
+
+/// Repetitions of a speed or a start in one round.
+const REPETITIONS: usize = 3;
+
+/// An engine with a neighbour can be slower by orders of magnitude; what is not done by then is not waited for.
+const NEIGHBOUR_LIMIT: Duration = Duration::from_secs(60);
+
+/// How often a disturbed measurement is made before it is kept as such.
+const TRIES: usize = 3;
+
+/// For everything else: an engine that takes so long hangs.
+const RUN_LIMIT: Duration = Duration::from_secs(600);
+
+/// A row of the tables.
+pub(super) struct Engine {
+    pub(super) id: &'static str,
+    label: &'static str,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Aibit { profile: &'static str, outliers: bool },
+    Llama { model: &'static str },
+    Python { script: &'static str, model: &'static str, options: &'static [&'static str] },
+}
+
+const fn aibit(profile: &'static str, outliers: bool) -> Kind {
+    Kind::Aibit { profile, outliers }
+}
+
+const ENGINES: [Engine; 9] = [
+    Engine { id: "aibit", label: "aibit int8", kind: aibit("fast", false) },
+    Engine { id: "aibit-precise", label: "aibit int8, profile precise", kind: aibit("precise", false) },
+    Engine { id: "aibit-outliers", label: "aibit int8, six outlier channels", kind: aibit("fast", true) },
+    Engine { id: "llama-q8_0", label: "llama.cpp Q8_0", kind: Kind::Llama { model: "q8_0.gguf" } },
+    Engine { id: "llama-q4_0", label: "llama.cpp Q4_0 (4-bit)", kind: Kind::Llama { model: "q4_0.gguf" } },
+    Engine {
+        id: "onnxruntime",
+        label: "ONNX Runtime dynamic int8",
+        kind: Kind::Python { script: "onnxruntime_engine.py", model: "int8.onnx", options: &[] },
+    },
+    Engine {
+        id: "openvino",
+        label: "OpenVINO GenAI int8, paged attention",
+        kind: Kind::Python { script: "openvino_engine.py", model: "openvino", options: &["--backend", "PA"] },
+    },
+    Engine {
+        id: "openvino-sdpa",
+        label: "OpenVINO GenAI int8, SDPA",
+        kind: Kind::Python {
+            script: "openvino_engine.py",
+            model: "openvino",
+            options: &["--backend", "SDPA"],
+        },
+    },
+    Engine {
+        id: "ctranslate2",
+        label: "CTranslate2 int8",
+        kind: Kind::Python { script: "ctranslate2_engine.py", model: "ctranslate2", options: &[] },
+    },
+];
+
+impl Engine {
+    /// aibit in another mode: measured against aibit alone.
+    pub(super) fn is_variant(id: &str) -> bool {
+        id.starts_with("aibit-")
+    }
+
+    /// Those whose every property is measured against each other.
+    fn is_rival(&self) -> bool {
+        ["aibit", "llama-q8_0"].contains(&self.id)
+    }
+}
+
+/// One call of an engine that measures speeds.
+struct Speeds {
+    threads: usize,
+    prefill: &'static str,
+    decode: &'static str,
+    depth: usize,
+    repetitions: usize,
+}
+
+/// Installs what is missing, then measures `rounds` rounds of the engines named in `only`, or of all; after each round
+/// the results so far go to `keep`.
+pub(super) fn measure(
+    rounds: usize,
+    only: &[String],
+    aibit: Option<&Path>,
+    keep: Option<&Path>,
+) -> anyhow::Result<Results> {
+    for name in only {
+        ensure!(
+            ENGINES.iter().any(|engine| named(engine, name)),
+            "no engine `{name}`; there are {}",
+            ENGINES.map(|engine| engine.id).join(", ")
+        );
+    }
+    let installed = install::install(aibit)?;
+    let engines: Vec<Engine> = ENGINES
+        .into_iter()
+        .filter(|engine| only.is_empty() || only.iter().any(|name| named(engine, name)))
+        .collect();
+    let mut bench = Bench { results: describe(&installed)?, installed, round: 0 };
+    for engine in &engines {
+        bench.introduce(engine)?;
+    }
+    let began = Instant::now();
+    for round in 0..rounds {
+        bench.round = round;
+        bench.round(&engines)?;
+        bench.results.rounds = round + 1;
+        if let Some(path) = keep {
+            fs::write(path, serde_json::to_vec_pretty(&bench.results)?)?;
+        }
+        eprintln!("round {} of {rounds} done after {} s", round + 1, began.elapsed().as_secs());
+    }
+    Ok(bench.results)
+}
+
+/// Whether `name` is this engine or the family that it belongs to.
+fn named(engine: &Engine, name: &str) -> bool {
+    engine.id.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+}
+
+struct Bench {
+    installed: Installed,
+    results: Results,
+    round: usize,
+}
+
+impl Bench {
+    fn round(&mut self, engines: &[Engine]) -> anyhow::Result<()> {
+        for threads in [2, 1] {
+            let speeds =
+                Speeds { threads, prefill: "128,512", decode: "128", depth: 0, repetitions: REPETITIONS };
+            for engine in engines.iter().filter(|e| threads == 2 || !Engine::is_variant(e.id)) {
+                self.speeds(engine, &speeds)?;
+            }
+        }
+        for engine in engines.iter().filter(|engine| !Engine::is_variant(engine.id)) {
+            self.warm_starts(engine)?;
+        }
+        for engine in engines.iter().filter(|engine| engine.is_rival()) {
+            self.cold_starts(engine)?;
+        }
+        for depth in [0, 1000] {
+            let speeds = Speeds { threads: 2, prefill: "", decode: "24", depth, repetitions: REPETITIONS };
+            for engine in engines.iter().filter(|engine| engine.is_rival()) {
+                self.speeds(engine, &speeds)?;
+            }
+        }
+        for engine in engines.iter().filter(|engine| engine.is_rival()) {
+            self.private_memory(engine)?;
+        }
+        for engine in engines.iter().filter(|engine| engine.is_rival()) {
+            self.one_core_held(engine)?;
+        }
+        Ok(())
+    }
+
+    /// Writes an engine's row; fails early if it does not run.
+    fn introduce(&mut self, engine: &Engine) -> anyhow::Result<()> {
+        let mut file_bytes = 0;
+        for file in self.files(engine) {
+            file_bytes += fs::metadata(&file).with_context(|| file.display().to_string())?.len();
+        }
+        let starts = self.start(engine, 1, &[])?;
+        let first_token = starts[0]["output"].as_str().context("output")?.trim_end_matches('\n').to_owned();
+        eprintln!("{}: {PROMPT}\u{2026}{first_token}", engine.label);
+        let (id, label) = (engine.id.to_owned(), engine.label.to_owned());
+        self.results.engines.push(Measured { id, label, file_bytes, first_token });
+        Ok(())
+    }
+
+    fn speeds(&mut self, engine: &Engine, speeds: &Speeds) -> anyhow::Result<()> {
+        let (finished, disturbed) =
+            self.undisturbed(|bench| run(&mut bench.speed_command(engine, speeds), RUN_LIMIT, false))?;
+        ensure!(finished.in_time, "{}: not done after {} s", engine.label, RUN_LIMIT.as_secs());
+        for (test, values) in speeds_of(&finished.stdout)? {
+            self.add(engine.id, &test, speeds.threads, values, disturbed);
+        }
+        Ok(())
+    }
+
+    fn warm_starts(&mut self, engine: &Engine) -> anyhow::Result<()> {
+        // One more, which brings program and model into the page cache.
+        let (starts, disturbed) = self.undisturbed(|bench| bench.start(engine, REPETITIONS + 1, &[]))?;
+        for (test, field) in
+            [("first token", "first_ms"), ("process end", "end_ms"), ("peak memory", "peak_rss_bytes")]
+        {
+            self.add(engine.id, test, 2, column(&starts[1..], field)?, disturbed);
+        }
+        Ok(())
+    }
+
+    /// Starts with the model out of the page cache, in turns with a program that only reads the same file.
+    fn cold_starts(&mut self, engine: &Engine) -> anyhow::Result<()> {
+        let files = self.files(engine);
+        let mut read = vec!["cat".to_owned()];
+        read.extend(files.iter().map(|file| text(file)));
+        let ((starts, reads), disturbed) = self.undisturbed(|bench| {
+            let (mut starts, mut reads) = (Vec::new(), Vec::new());
+            for _ in 0..REPETITIONS {
+                starts.extend(bench.start(engine, 1, &files)?);
+                reads.extend(bench.start_command(&read, 1, &files, true)?);
+            }
+            Ok((starts, reads))
+        })?;
+        self.add(engine.id, "first token, cold", 2, column(&starts, "first_ms")?, disturbed);
+        self.add(engine.id, "reading the file, cold", 2, column(&reads, "end_ms")?, disturbed);
+        Ok(())
+    }
+
+    /// Memory that belongs to the process alone, at its largest, with the whole context in use.
+    fn private_memory(&mut self, engine: &Engine) -> anyhow::Result<()> {
+        let speeds = Speeds { threads: 2, prefill: "", decode: "1", depth: 1023, repetitions: 1 };
+        // What others compute does not change how much memory this takes.
+        let finished = run(&mut self.speed_command(engine, &speeds), RUN_LIMIT, true)?;
+        self.add(engine.id, "private memory", 2, vec![finished.private_bytes as f64], false);
+        Ok(())
+    }
+
+    /// Speeds on two cores of which another process keeps one busy.
+    fn one_core_held(&mut self, engine: &Engine) -> anyhow::Result<()> {
+        for threads in [2, 1] {
+            for (prefill, decode) in [("", "32"), ("512", "")] {
+                let speeds = Speeds { threads, prefill, decode, depth: 0, repetitions: 1 };
+                let (finished, disturbed) = self.undisturbed(|bench| {
+                    let command = bench.speed_command(engine, &speeds);
+                    let mut pinned = Command::new("taskset");
+                    pinned.args(["-c", "0,1"]).arg(command.get_program()).args(command.get_args());
+                    // It ends before the clocks are read: its time is then this process's own.
+                    let _neighbour = Neighbour::start(&bench.installed.python)?;
+                    run(&mut pinned, NEIGHBOUR_LIMIT, false)
+                })?;
+                if !finished.in_time {
+                    eprintln!("{}, {threads} threads, one core held: not done in time", engine.label);
+                    continue;
+                }
+                for (test, values) in speeds_of(&finished.stdout)? {
+                    self.add(engine.id, &format!("{test}, one core held"), threads, values, disturbed);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, engine: &str, test: &str, threads: usize, values: Vec<f64>, disturbed: bool) {
+        let shown: Vec<String> = values.iter().map(|value| format!("{value:.1}")).collect();
+        let mark = if disturbed { " (disturbed)" } else { "" };
+        eprintln!("  {engine}, {threads} threads, {test}: {}{mark}", shown.join(" "));
+        let (engine, test) = (engine.to_owned(), test.to_owned());
+        self.results.samples.push(Sample { round: self.round, engine, test, threads, values, disturbed });
+    }
+
+    /// The files that an engine reads of its model.
+    fn files(&self, engine: &Engine) -> Vec<PathBuf> {
+        let models = &self.installed.models;
+        match engine.kind {
+            Kind::Aibit { .. } => vec![self.model(engine)],
+            Kind::Llama { model } => vec![models.join(model)],
+            Kind::Python { model: "openvino", .. } => {
+                vec![models.join("openvino/openvino_model.xml"), models.join("openvino/openvino_model.bin")]
+            }
+            Kind::Python { model: "ctranslate2", .. } => {
+                vec![models.join("ctranslate2/model.bin"), models.join("ctranslate2/vocabulary.json")]
+            }
+            Kind::Python { model, .. } => vec![models.join(model)],
+        }
+    }
+
+    fn model(&self, engine: &Engine) -> PathBuf {
+        match engine.kind {
+            Kind::Aibit { outliers: false, .. } => self.installed.archive.clone(),
+            Kind::Aibit { outliers: true, .. } => self.installed.outliers.clone(),
+            Kind::Llama { model } | Kind::Python { model, .. } => self.installed.models.join(model),
+        }
+    }
+
+    fn speed_command(&self, engine: &Engine, speeds: &Speeds) -> Command {
+        let Speeds { threads, prefill, decode, depth, repetitions } = speeds;
+        let (threads, depth, repetitions) = (threads.to_string(), depth.to_string(), repetitions.to_string());
+        let or_none = |lengths: &'static str| if lengths.is_empty() { "0" } else { lengths };
+        let model = self.model(engine);
+        match engine.kind {
+            Kind::Aibit { profile, .. } => {
+                let mut command = Command::new(&self.installed.aibit);
+                command.arg("bench").arg(model).args(["-p", or_none(prefill), "-n", or_none(decode)]);
+                command.args(["-d", &depth, "-r", &repetitions, "-t", &threads]);
+                command.args(["--profile", profile, "-o", "json"]);
+                command
+            }
+            Kind::Llama { .. } => {
+                let mut command = Command::new(&self.installed.llama);
+                command.arg("speed").arg(model);
+                command.args([&threads, or_none(prefill), or_none(decode), &depth, &repetitions]);
+                command
+            }
+            Kind::Python { script, options, .. } => {
+                let mut command = Command::new(&self.installed.python);
+                command.arg("-B").arg(install::scripts().join(script)).arg("--model").arg(model);
+                command.args(["--threads", &threads, "--prefill", prefill, "--decode", decode]);
+                command.args(["--depth", &depth, "--repetitions", &repetitions]).args(options);
+                command
+            }
+        }
+    }
+
+    /// Runs the program that prints the token after the prompt, `repetitions` times in processes of its own.
+    fn start(&self, engine: &Engine, repetitions: usize, cold: &[PathBuf]) -> anyhow::Result<Vec<Value>> {
+        let model = text(&self.model(engine));
+        let command = match engine.kind {
+            Kind::Aibit { profile, .. } => {
+                let mut command = vec![text(&self.installed.aibit), "run".into(), model];
+                let options = ["-p", PROMPT, "-n", "1", "-t", "2", "--temp", "0", "--profile", profile];
+                command.extend(options.map(String::from));
+                command
+            }
+            Kind::Llama { .. } => {
+                vec![text(&self.installed.llama), "start".into(), model, "2".into(), PROMPT.into()]
+            }
+            Kind::Python { script, options, .. } => {
+                let script = text(&install::scripts().join(script));
+                let tokenizer = text(&self.installed.tokenizer);
+                let mut command = vec![text(&self.installed.python), "-B".into(), script];
+                let arguments =
+                    ["--model", &model, "--tokenizer", &tokenizer, "--threads", "2", "--prompt", PROMPT];
+                command.extend(arguments.map(String::from));
+                command.extend(options.iter().map(|&option| option.into()));
+                command
+            }
+        };
+        self.start_command(&command, repetitions, cold, false)
+    }
+
+    fn start_command(
+        &self,
+        program: &[String],
+        repetitions: usize,
+        cold: &[PathBuf],
+        discard: bool,
+    ) -> anyhow::Result<Vec<Value>> {
+        let mut command = Command::new(&self.installed.python);
+        // Without packages of its own the measuring process is small, and so is what a child inherits of it.
+        command.args(["-I", "-S"]).arg(install::scripts().join("start.py"));
+        for file in cold {
+            command.arg("--cold").arg(file);
+        }
+        if discard {
+            command.arg("--discard");
+        }
+        let lines = answer(command.arg(repetitions.to_string()).args(program))?;
+        let starts: Vec<Value> = lines.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+        ensure!(starts.len() == repetitions, "{}: {lines}", program.join(" "));
+        Ok(starts)
+    }
+
+    /// Measures on an idle machine, and again if other processes computed meanwhile: waiting beforehand does not help
+    /// against a job that begins in the middle. Says whether the last try was disturbed too.
+    fn undisturbed<T>(&mut self, measure: impl Fn(&Self) -> anyhow::Result<T>) -> anyhow::Result<(T, bool)> {
+        self.results.measurements += 1;
+        let mut tries = 1;
+        loop {
+            let idle = wait_until_idle()?;
+            let before = Times::now()?;
+            let value = measure(self)?;
+            let disturbed = !idle || Times::now()?.others_since(&before);
+            // A machine that never became idle will not be so at the next try.
+            if !disturbed || !idle || tries == TRIES {
+                self.results.disturbed += usize::from(disturbed);
+                return Ok((value, disturbed));
+            }
+            tries += 1;
+        }
+    }
+}
+
+/// Waits, at most half a minute, until nothing else uses the processor; whether that came.
+fn wait_until_idle() -> anyhow::Result<bool> {
+    for _ in 0..60 {
+        let before = Times::now()?;
+        sleep(Duration::from_millis(500));
+        let after = Times::now()?;
+        if ((after.busy - before.busy) as f64) < 0.05 * (after.all - before.all) as f64 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Times of all cores since the machine's start, and of this process and those it has waited for, in the kernel's ticks.
+struct Times {
+    busy: u64,
+    all: u64,
+    own: u64,
+}
+
+impl Times {
+    fn now() -> anyhow::Result<Self> {
+        let numbers =
+            |text: &str| -> Vec<u64> { text.split_whitespace().filter_map(|n| n.parse().ok()).collect() };
+        let stat = fs::read_to_string("/proc/stat")?;
+        // user, nice, system, idle, iowait, irq, softirq, steal; what follows is counted in the first two.
+        let times = numbers(stat.lines().next().context("/proc/stat is empty")?);
+        let all: u64 = times.iter().take(8).sum();
+        let idle: u64 = times.iter().skip(3).take(2).sum();
+        // Behind the program's name, which may hold spaces: user and system time, then those of children.
+        let stat = fs::read_to_string("/proc/self/stat")?;
+        let fields: Vec<&str> = stat.rsplit(") ").next().context("/proc/self/stat")?.split(' ').collect();
+        let own = numbers(&fields.get(11..15).context("/proc/self/stat")?.join(" ")).iter().sum();
+        Ok(Self { busy: all - idle, all, own })
+    }
+
+    /// Whether processes of others, or other guests of the host, took more than 3 % of the time since `before`.
+    fn others_since(&self, before: &Self) -> bool {
+        let others = (self.busy - before.busy).saturating_sub(self.own - before.own);
+        // The two clocks round to ticks apart from each other.
+        others as f64 > 0.03 * (self.all - before.all) as f64 + 3.0
+    }
+}
+
+/// Speeds by test, as `aibit bench -o json` or the other engines' lines state them.
+fn speeds_of(stdout: &str) -> anyhow::Result<Vec<(String, Vec<f64>)>> {
+    let mut tests: Vec<(String, Vec<f64>)> = Vec::new();
+    if let Ok(report) = serde_json::from_str::<Value>(stdout)
+        && let Some(rows) = report["rows"].as_array()
+    {
+        for row in rows.iter().filter(|row| row["unit"] == "t/s") {
+            let samples = row["samples"].as_array().context("samples")?;
+            tests.push((
+                row["test"].as_str().context("test")?.to_owned(),
+                samples.iter().filter_map(Value::as_f64).collect(),
+            ));
+        }
+        return Ok(tests);
+    }
+    for line in stdout.lines() {
+        let line: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
+        let test = line["test"].as_str().context("test")?;
+        let speed = line["tokens_per_s"].as_f64().context("tokens_per_s")?;
+        match tests.iter_mut().find(|(known, _)| known == test) {
+            Some((_, speeds)) => speeds.push(speed),
+            None => tests.push((test.to_owned(), vec![speed])),
+        }
+    }
+    Ok(tests)
+}
+
+fn column(starts: &[Value], name: &str) -> anyhow::Result<Vec<f64>> {
+    starts.iter().map(|start| start[name].as_f64().with_context(|| format!("no {name}: {start}"))).collect()
+}
+
+struct Finished {
+    stdout: String,
+    private_bytes: u64,
+    in_time: bool,
+}
+
+/// Runs a program to its end or to the limit; `watch` samples its private memory meanwhile.
+fn run(command: &mut Command, limit: Duration, watch: bool) -> anyhow::Result<Finished> {
+    let [stdout, stderr] = ["stdout.txt", "stderr.txt"].map(|name| install::folder().join(name));
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(File::create(&stdout)?)
+        .stderr(File::create(&stderr)?)
+        .spawn()
+        .with_context(|| format!("cannot run {}", command.get_program().display()))?;
+    let end = Instant::now() + limit;
+    let (mut private_bytes, mut in_time) = (0, true);
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break Some(status);
+        }
+        if watch {
+            private_bytes = private_bytes.max(private_memory(child.id()));
+        }
+        if Instant::now() > end {
+            in_time = false;
+            child.kill()?;
+            child.wait()?;
+            break None;
+        }
+        // Rare enough to take nothing from what is measured.
+        sleep(Duration::from_millis(10));
+    };
+    if status.is_some_and(|status| !status.success()) {
+        bail!("{}: {}", command.get_program().display(), fs::read_to_string(&stderr)?.trim());
+    }
+    Ok(Finished { stdout: fs::read_to_string(&stdout)?, private_bytes, in_time })
+}
+
+/// Pages that no other process and no file can give back: anonymous ones, or all private dirty ones if they are more.
+fn private_memory(process: u32) -> u64 {
+    let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup")).unwrap_or_default();
+    let field = |name: &str| {
+        let line = rollup.lines().find(|line| line.starts_with(name))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok()
+    };
+    1024 * field("Private_Dirty:").max(field("Anonymous:")).unwrap_or(0)
+}
+
+/// Another process that never leaves core 0.
+struct Neighbour(Child);
+
+impl Neighbour {
+    fn start(python: &Path) -> anyhow::Result<Self> {
+        let mut command = Command::new("taskset");
+        command.args(["-c", "0"]).arg(python).args(["-c", "while True: pass"]);
+        let neighbour = Self(command.spawn().context("cannot run `taskset`\nhint: install util-linux")?);
+        sleep(Duration::from_millis(200));
+        Ok(neighbour)
+    }
+}
+
+impl Drop for Neighbour {
+    fn drop(&mut self) {
+        // It ends only this way; that it has ended already would be an error of its own start.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Results without figures: when, what and on which machine.
+fn describe(installed: &Installed) -> anyhow::Result<Results> {
+    let git = |args: &[&str]| answer(Command::new("git").args(args).current_dir(root()));
+    let mut commit = git(&["rev-parse", "--short", "HEAD"]).unwrap_or_else(|_| "unknown".into());
+    if git(&["status", "--porcelain", "--", "crates", "Cargo.lock"]).is_ok_and(|changes| !changes.is_empty())
+    {
+        commit.push_str(" with uncommitted changes");
+    }
+    let cpu = fs::read_to_string("/proc/cpuinfo")?;
+    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown");
+    let memory = fs::read_to_string("/proc/meminfo")?;
+    let kib: f64 = memory.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).context("MemTotal")?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let isa: Vec<&str> = ["avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "asimddp"]
+        .into_iter()
+        .filter(|flag| cpu.split_whitespace().any(|word| word == *flag))
+        .collect();
+    let first_line = |mut command: Command| -> anyhow::Result<String> {
+        Ok(answer(command.arg("--version"))?.lines().next().unwrap_or_default().to_owned())
+    };
+    let version = |package: &str| {
+        let script = format!("import importlib.metadata as m; print(m.version('{package}'))");
+        answer(Command::new(&installed.python).args(["-c", &script]))
+    };
+    let llama = answer(Command::new(&installed.llama).arg("version"))?;
+    let rows = [
+        ("processor", model.trim_start_matches([' ', '\t', ':']).to_owned()),
+        ("cores", format!("{cores}, with {}", isa.join(", "))),
+        ("memory", format!("{:.1} GiB", kib / 1024.0 / 1024.0)),
+        ("kernel", fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned()),
+        ("compilers", format!("{}; {}", first_line(Command::new("rustc"))?, first_line(Command::new("cc"))?)),
+        ("aibit", format!("{}, commit {commit}", first_line(Command::new(&installed.aibit))?)),
+        ("llama.cpp", format!("of llama-cpp-python {}, {llama}", version("llama-cpp-python")?)),
+        ("ONNX Runtime", version("onnxruntime")?),
+        ("OpenVINO GenAI", version("openvino-genai")?),
+        ("CTranslate2", version("ctranslate2")?),
+        ("Python", first_line(Command::new(&installed.python))?),
+    ];
+    Ok(Results {
+        date: answer(Command::new("date").args(["-u", "+%F"]))?,
+        commit,
+        machine: rows.map(|(name, value)| (name.to_owned(), value)).into(),
+        engines: Vec::new(),
+        rounds: 0,
+        measurements: 0,
+        disturbed: 0,
+        samples: Vec::new(),
+    })
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_of_output_give_speeds() {
+        let lines = "{\"test\": \"pp8\", \"tokens_per_s\": 1.5}\n{\"test\": \"pp8\", \"tokens_per_s\": 2}\n";
+        let aibit = r#"{"rows": [{"test": "pp8", "unit": "t/s", "samples": [1.5, 2]},
+            {"test": "load", "unit": "ms", "samples": [1]}]}"#;
+        for output in [lines, aibit] {
+            assert_eq!(speeds_of(output).unwrap(), [("pp8".to_owned(), vec![1.5, 2.0])], "{output}");
+        }
+        let one = "{\"test\": \"tg1\", \"tokens_per_s\": 3.0}";
+        assert_eq!(speeds_of(one).unwrap(), [("tg1".to_owned(), vec![3.0])]);
+    }
+
+    #[test]
+    fn what_others_compute_is_what_is_left_of_the_busy_time() {
+        let before = Times { busy: 100, all: 1000, own: 50 };
+        assert!(!Times { busy: 290, all: 1200, own: 240 }.others_since(&before));
+        assert!(Times { busy: 290, all: 1200, own: 220 }.others_since(&before));
+    }
+
+    #[test]
+    fn a_family_names_its_members_alone() {
+        let names = |name: &str| ENGINES.iter().filter(|e| named(e, name)).map(|e| e.id).collect::<Vec<_>>();
+        assert_eq!(names("llama"), ["llama-q8_0", "llama-q4_0"]);
+        assert_eq!(names("openvino-sdpa"), ["openvino-sdpa"]);
+        assert!(names("open").is_empty());
+    }
+}
