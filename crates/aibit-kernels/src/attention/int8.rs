@@ -4,17 +4,22 @@
 //! two bits more, which cost a quarter of a byte and one product in three.
 
 use std::cell::RefCell;
+use std::sync::{Mutex, PoisonError};
 
 use super::{AttentionShape, load_columns};
 use crate::{
     isa::{Isa, dispatch},
     math::{ROUND, exp},
     simd::{LANES, Simd, sum_lanes},
+    team,
     tiles::{Tile, for_each_tile},
 };
 
 /// Multiplications in a call below which one thread is faster than two.
 const PARALLEL: usize = 128 * 1024;
+
+/// Elements of keys in a call from which heads are stored in parallel.
+const STORE_PARALLEL: usize = 16 * 1024;
 
 /// Rows of queries in a tile; what the last level of cache holds of a head's keys and values serves all of them.
 const ROW_BLOCK: usize = 32;
@@ -113,49 +118,70 @@ pub fn store_kv_int8(
 ) {
     shape.check(qkv, m, past);
     shape.check_int8(cache);
-    SCRATCH.with_borrow_mut(|Scratch { codes, rests, .. }| {
-        dispatch!(isa => store(
-            shape: &AttentionShape, qkv: &[f32], past: usize, codes: &mut Vec<i8>, rests: &mut Vec<u8>,
-            cache: &mut Int8Kv<'_>,
-        ));
-    });
+    let scales = shape.blocks() * BLOCK;
+    let heads = cache
+        .keys
+        .chunks_mut(shape.blocks() * shape.lines() * 4 * BLOCK)
+        .zip(cache.values.chunks_mut(shape.capacity * shape.head_dim))
+        .zip(cache.key_scales.chunks_mut(scales).zip(cache.value_scales.chunks_mut(scales)))
+        .map(|((keys, values), (key_scales, value_scales))| Int8Kv { keys, values, key_scales, value_scales })
+        .enumerate();
+    let run = |head: usize, mut cache: Int8Kv<'_>| {
+        SCRATCH.with_borrow_mut(|Scratch { codes, rests, .. }| {
+            let cache = &mut cache;
+            dispatch!(isa => store_head(
+                shape: &AttentionShape, head: usize, qkv: &[f32], past: usize, codes: &mut Vec<i8>,
+                rests: &mut Vec<u8>, cache: &mut Int8Kv<'_>,
+            ));
+        });
+    };
+    if m * shape.n_kv_head * shape.head_dim >= STORE_PARALLEL {
+        let heads: Vec<_> = heads.map(|head| Mutex::new(Some(head))).collect();
+        team::for_each(heads.len(), &|index| {
+            let head = heads[index].lock().unwrap_or_else(PoisonError::into_inner).take();
+            let (head, cache) = head.expect("each piece is taken once");
+            run(head, cache);
+        });
+    } else {
+        heads.for_each(|(head, cache)| run(head, cache));
+    }
 }
 
+/// Stores the keys and values of one head to its part of the cache.
 #[inline(always)]
-fn store<S: Simd>(
+#[expect(clippy::too_many_arguments, reason = "a head of a batch at a position, buffers and a cache")]
+fn store_head<S: Simd>(
     _: S,
     shape: &AttentionShape,
+    head: usize,
     qkv: &[f32],
     past: usize,
     codes: &mut Vec<i8>,
     rests: &mut Vec<u8>,
     cache: &mut Int8Kv<'_>,
 ) {
-    let (d, blocks, quads) = (shape.head_dim, shape.blocks(), shape.quads());
+    let (d, quads) = (shape.head_dim, shape.quads());
     codes.resize(codes.len().max(4 * quads), 0);
     let high = &mut codes[..4 * quads];
     rests.resize(rests.len().max(16 * quads.div_ceil(4)), 0);
     let low = &mut rests[..16 * quads.div_ceil(4)];
     for (i, row) in qkv.chunks_exact(shape.qkv_width()).enumerate() {
         let position = past + i;
-        let (keys, values) = row[shape.n_head * d..].split_at(shape.n_kv_head * d);
-        for (head, (key, value)) in keys.chunks_exact(d).zip(values.chunks_exact(d)).enumerate() {
-            let scale_at = head * blocks * BLOCK + position;
-            cache.key_scales[scale_at] = quantize_key(key, high, low);
-            let first = (head * blocks + position / BLOCK) * shape.lines();
-            let lines = &mut cache.keys.as_chunks_mut::<{ 4 * BLOCK }>().0[first..][..shape.lines()];
-            let (high_lines, low_lines) = lines.split_at_mut(quads);
-            let at = position % BLOCK * 4;
-            for (line, quad) in high_lines.iter_mut().zip(high.as_chunks::<4>().0) {
-                line[at..at + 4].copy_from_slice(&quad.map(|code| (code as u8) ^ 0x80));
-            }
-            for (line, quads) in low_lines.iter_mut().zip(low.as_chunks::<4>().0.as_chunks::<4>().0) {
-                let [a, b, c, d] = quads.map(u32::from_le_bytes);
-                line[at..at + 4].copy_from_slice(&(a | b << 2 | c << 4 | d << 6).to_le_bytes());
-            }
-            let to = &mut cache.values[(head * shape.capacity + position) * d..][..d];
-            cache.value_scales[scale_at] = quantize(value, to);
+        let key = &row[(shape.n_head + head) * d..][..d];
+        let value = &row[(shape.n_head + shape.n_kv_head + head) * d..][..d];
+        cache.key_scales[position] = quantize_key(key, high, low);
+        let first = position / BLOCK * shape.lines();
+        let lines = &mut cache.keys.as_chunks_mut::<{ 4 * BLOCK }>().0[first..][..shape.lines()];
+        let (high_lines, low_lines) = lines.split_at_mut(quads);
+        let at = position % BLOCK * 4;
+        for (line, quad) in high_lines.iter_mut().zip(high.as_chunks::<4>().0) {
+            line[at..at + 4].copy_from_slice(&quad.map(|code| (code as u8) ^ 0x80));
         }
+        for (line, quads) in low_lines.iter_mut().zip(low.as_chunks::<4>().0.as_chunks::<4>().0) {
+            let [a, b, c, d] = quads.map(u32::from_le_bytes);
+            line[at..at + 4].copy_from_slice(&(a | b << 2 | c << 4 | d << 6).to_le_bytes());
+        }
+        cache.value_scales[position] = quantize(value, &mut cache.values[position * d..][..d]);
     }
 }
 
