@@ -36,8 +36,12 @@ const PANEL: usize = 32;
 /// Rows of `x` that share one rearranged panel of weights.
 const ROW_BLOCK: usize = 256;
 
-/// Bytes of weights that one thread takes at a time when they are read once only.
-const STREAM_BYTES: usize = 64 * 1024;
+/// Pieces per thread of weights that are read once only. Fewer leave a thread waiting for another's last one, more
+/// interrupt the streams of weights.
+const PIECES: usize = 4;
+
+/// Columns of each part of the weights in a piece, at most.
+const MAX_STRIPE: usize = 512;
 
 /// Multiplications in a call below which one thread is faster than two.
 const PARALLEL: usize = 256 * 1024;
@@ -290,10 +294,8 @@ pub(crate) fn for_each_product<T: Send>(
     let k = x.k;
     let parallel = x.m() * n * k >= PARALLEL;
     if x.sums.len() <= FEW_ROWS {
-        let width = match STREAM_BYTES / (STREAMS * k).max(1) {
-            0..LANES => LANES / 2,
-            columns => columns / LANES * LANES,
-        };
+        let pieces = if parallel { rayon::current_num_threads() * PIECES } else { 1 };
+        let width = n.div_ceil(STREAMS * pieces).next_multiple_of(LANES).min(MAX_STRIPE);
         for_each_stripe(y, n, width, parallel, |mut tiles| {
             SCRATCH.with_borrow_mut(|Scratch { rearranged, sums, floats }| {
                 let stride = width.next_multiple_of(LANES);
