@@ -33,20 +33,4 @@ if args.prompt:
 
 vocabulary = json.loads((Path(args.model) / "vocabulary.json").read_text())
 
-
-def timed(length, n):
-    tokens = [vocabulary[id] for id in protocol.ids(length)]
-    start = protocol.clock()
-    generate(tokens, n)
-    return protocol.clock() - start
-
-
-def seconds(kind, n, depth):
-    if kind == "pp":
-        return timed(n, 1)
-    # Decoding alone is what n more tokens cost than one.
-    before = timed(max(depth, 1), 1)
-    return timed(max(depth, 1), n + 1) - before
-
-
-protocol.measure(args, seconds)
+protocol.measure_by_difference(args, lambda ids, n: generate([vocabulary[id] for id in ids], n))

@@ -31,21 +31,10 @@ if args.prompt:
 calls = 0
 
 
-def timed(length, n):
+def generate_other_ids(ids, n):
     global calls
     calls += 1
-    ids = [(id + calls) % 50257 for id in protocol.ids(length)]
-    start = protocol.clock()
-    generate(ids, n)
-    return protocol.clock() - start
+    generate([(id + calls) % 50257 for id in ids], n)
 
 
-def seconds(kind, n, depth):
-    if kind == "pp":
-        return timed(n, 1)
-    # Decoding alone is what n more tokens cost than one.
-    before = timed(max(depth, 1), 1)
-    return timed(max(depth, 1), n + 1) - before
-
-
-protocol.measure(args, seconds)
+protocol.measure_by_difference(args, generate_other_ids)

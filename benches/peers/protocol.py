@@ -43,6 +43,23 @@ def measure(args, seconds):
                     print(json.dumps({"test": test, "tokens_per_s": speed}), flush=True)
 
 
+def measure_by_difference(args, generate):
+    """The same for an engine that only generates: decoding alone is what `n` more tokens cost than one."""
+
+    def timed(length, n):
+        start = clock()
+        generate(ids(length), n)
+        return clock() - start
+
+    def seconds(kind, n, depth):
+        if kind == "pp":
+            return timed(n, 1)
+        before = timed(max(depth, 1), 1)
+        return timed(max(depth, 1), n + 1) - before
+
+    measure(args, seconds)
+
+
 def first_token(args, next_id):
     """Prints the token after the prompt, and leaves without tearing the engine down: no user waits for that."""
     from tokenizers import Tokenizer

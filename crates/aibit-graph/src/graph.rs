@@ -64,6 +64,14 @@ pub enum KvPrecision {
 }
 
 impl KvPrecision {
+    /// The longest head of an [`Int8`](Self::Int8) slot: integer products with a query cannot leave i32.
+    pub const MAX_INT8_HEAD_DIM: usize = 65_535;
+
+    /// The longest context with an [`Int8`](Self::Int8) slot: sums over positions cannot leave i32.
+    pub const MAX_INT8_CONTEXT: usize = 131_072;
+}
+
+impl KvPrecision {
     fn is_default(&self) -> bool {
         *self == Self::default()
     }

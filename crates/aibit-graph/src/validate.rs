@@ -8,9 +8,6 @@ const MAX_WIDTH: usize = 1 << 24;
 const MAX_NODES: usize = 1 << 16;
 const MAX_VOCABULARY: usize = 1 << 24;
 
-/// Longest head whose integer products with a query cannot leave i32.
-const MAX_INT8_HEAD_DIM: usize = 65_535;
-
 impl Graph {
     /// Checks everything that execution relies on: limits, the order of values, tensor names and shapes
     /// (`shape_of` gives a stored tensor's), attributes, KV slots, and the buffer plan.
@@ -80,11 +77,12 @@ impl Graph {
         within("the arena's width", self.plan.width, MAX_WIDTH)?;
         for (s, slot) in self.kv_slots.iter().enumerate() {
             within(&format!("n_kv_head of KV slot {s}"), slot.n_kv_head, MAX_WIDTH)?;
-            let max = match slot.precision {
-                KvPrecision::F32 | KvPrecision::F16 => MAX_WIDTH,
-                KvPrecision::Int8 => MAX_INT8_HEAD_DIM,
+            let (head_dim, context) = match slot.precision {
+                KvPrecision::F32 | KvPrecision::F16 => (MAX_WIDTH, MAX_CONTEXT),
+                KvPrecision::Int8 => (KvPrecision::MAX_INT8_HEAD_DIM, KvPrecision::MAX_INT8_CONTEXT),
             };
-            within(&format!("head_dim of KV slot {s}"), slot.head_dim, max)?;
+            within(&format!("head_dim of KV slot {s}"), slot.head_dim, head_dim)?;
+            within(&format!("the context with KV slot {s}"), self.context, context)?;
             let width = slot.n_kv_head.saturating_mul(slot.head_dim);
             within(&format!("the width of KV slot {s}"), width, MAX_WIDTH)?;
         }

@@ -52,6 +52,9 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// `a * b + c` per lane, rounded once.
     fn mul_add(self, a: Self::F32x16, b: Self::F32x16, c: Self::F32x16) -> Self::F32x16;
 
+    /// The larger magnitude per lane; a NaN is larger than any number.
+    fn max_magnitude(self, max: Self::F32x16, x: Self::F32x16) -> Self::F32x16;
+
     /// Adds up the lanes: `i` and `i + 8`, then `i` and `i + 4`, `i + 2`, `i + 1`.
     fn sum(self, value: Self::F32x16) -> f32;
 
@@ -163,6 +166,12 @@ impl Simd for Scalar {
     #[inline(always)]
     fn mul_add(self, a: [f32; LANES], b: [f32; LANES], c: [f32; LANES]) -> [f32; LANES] {
         std::array::from_fn(|l| a[l].mul_add(b[l], c[l]))
+    }
+
+    #[inline(always)]
+    fn max_magnitude(self, max: [f32; LANES], x: [f32; LANES]) -> [f32; LANES] {
+        // Without their signs floats are ordered as their bits are, infinity and then NaN at the end.
+        std::array::from_fn(|l| f32::from_bits(max[l].to_bits().max(x[l].abs().to_bits())))
     }
 
     #[inline(always)]
@@ -340,6 +349,19 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn max_magnitude(self, max: [__m256; 2], x: [__m256; 2]) -> [__m256; 2] {
+            // SAFETY: `self` proves AVX2.
+            unsafe {
+                let magnitude = _mm256_set1_epi32(i32::MAX);
+                let half = |max, x| {
+                    let x = _mm256_and_si256(_mm256_castps_si256(x), magnitude);
+                    _mm256_castsi256_ps(_mm256_max_epu32(_mm256_castps_si256(max), x))
+                };
+                [half(max[0], x[0]), half(max[1], x[1])]
+            }
+        }
+
+        #[inline(always)]
         fn sum(self, value: [__m256; 2]) -> f32 {
             // SAFETY: `self` proves AVX.
             unsafe {
@@ -491,6 +513,15 @@ mod x86 {
         fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
             // SAFETY: `self` proves AVX-512F.
             unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
+
+        #[inline(always)]
+        fn max_magnitude(self, max: __m512, x: __m512) -> __m512 {
+            // SAFETY: `self` proves AVX-512F.
+            unsafe {
+                let x = _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(i32::MAX));
+                _mm512_castsi512_ps(_mm512_max_epu32(_mm512_castps_si512(max), x))
+            }
         }
 
         #[inline(always)]

@@ -1,6 +1,6 @@
 //! Threads that take small pieces of one kernel's work as they become free.
 //!
-//! A token is some hundred short parallel regions, so what counts is how fast a region begins and ends. Workers
+//! A token is some fifty short parallel regions, so what counts is how fast a region begins and ends. Workers
 //! watch for work a moment after each region and sleep if none comes; nobody waits at a barrier for a thread that
 //! the system has put aside, unless that thread holds a piece; where that happens the others are left alone for a
 //! while, so that a busy neighbour on one core costs the second thread and not both. The number of threads is that of

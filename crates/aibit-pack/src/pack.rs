@@ -77,7 +77,7 @@ pub fn pack(
     description.graph.fuse();
     let recipe = CompiledRecipe::new(options.preset, &options.overrides)?;
     for slot in &mut description.graph.kv_slots {
-        slot.precision = recipe.kv_precision();
+        slot.precision = recipe.kv_precision(slot.head_dim, description.graph.context);
     }
     let tokenizer_files = tokenizer_files::load(source)?;
     let compiled_tokenizer = compile_tokenizer(&tokenizer_files.json)?;

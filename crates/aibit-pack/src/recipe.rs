@@ -108,9 +108,13 @@ impl CompiledRecipe {
         Recipe { preset: self.preset.name().to_owned(), overrides }
     }
 
-    /// See [`Preset`]; exceptions are about tensors and change nothing here.
-    pub(crate) fn kv_precision(&self) -> KvPrecision {
-        self.preset.kv_precision()
+    /// See [`Preset`], but F16 where integer sums could overflow. Exceptions are about tensors and change nothing here.
+    pub(crate) fn kv_precision(&self, head_dim: usize, context: usize) -> KvPrecision {
+        let fits = head_dim <= KvPrecision::MAX_INT8_HEAD_DIM && context <= KvPrecision::MAX_INT8_CONTEXT;
+        match self.preset.kv_precision() {
+            KvPrecision::Int8 if !fits => KvPrecision::F16,
+            precision => precision,
+        }
     }
 
     /// The scheme of each parameter, given the source type of each.

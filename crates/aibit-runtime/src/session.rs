@@ -64,9 +64,10 @@ impl FromStr for Profile {
     }
 }
 
-/// Tokens computed at a time where the profile lets a prompt be split: enough for weights that are read and
-/// rearranged once to be used often, few enough for the arena to stay small.
-const CHUNK: usize = 256;
+/// Tokens computed at a time where the profile lets a prompt be split: two blocks of rows of the integer product, so that
+/// each of two threads works on rows of its own and reads what it wrote itself, which counts where the cores share no
+/// cache. More would only make the arena larger.
+const CHUNK: usize = 512;
 
 /// The keys and values of one sequence, and its length.
 #[derive(Debug)]
@@ -88,7 +89,7 @@ impl KvSlotData {
     fn new(shape: &AttentionShape, precision: KvPrecision) -> Result<Self, RuntimeError> {
         // As elements of four bytes with everything rounded up, the whole is larger than any part below.
         let (heads, positions) = (shape.n_kv_head, shape.capacity.checked_next_multiple_of(16));
-        let width = shape.head_dim.next_multiple_of(4).checked_mul(heads * size_of::<f32>());
+        let width = shape.head_dim.next_multiple_of(16).checked_mul(heads * size_of::<f32>());
         if width.zip(positions).and_then(|(width, positions)| width.checked_mul(positions)).is_none() {
             return Err(RuntimeError::Memory { what: "the KV cache", bytes: None });
         }
@@ -105,7 +106,7 @@ impl KvSlotData {
             },
             KvPrecision::Int8 => Self::Int8 {
                 keys: Zeroed::new::<u8>(shape.int8_keys_len(), WHAT)?,
-                values: Zeroed::new::<i8>(elements, WHAT)?,
+                values: Zeroed::new::<u8>(shape.int8_values_len(), WHAT)?,
                 key_scales: Zeroed::new::<f32>(shape.int8_scales_len(), WHAT)?,
                 value_scales: Zeroed::new::<f32>(shape.int8_scales_len(), WHAT)?,
             },

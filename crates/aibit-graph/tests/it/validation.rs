@@ -40,6 +40,10 @@ fn limits_bound_every_number() {
             &[&format!("graph: head_dim of KV slot 0 is 16777217, allowed is 1 to {allowed}")],
         );
     }
+    check_refused(
+        |g, _| (g.kv_slots[0].precision, g.context) = (KvPrecision::Int8, 131_073),
+        &["graph: the context with KV slot 0 is 131073, allowed is 1 to 131072"],
+    );
     check_refused(|g, _| g.nodes.clear(), &["graph: the number of nodes is 0, allowed is 1 to 65536"]);
     check_refused(|g, _| g.values.clear(), &["graph: the number of values is 0, allowed is 1 to 65536"]);
     check_refused(

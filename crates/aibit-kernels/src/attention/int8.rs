@@ -6,11 +6,11 @@
 use std::cell::RefCell;
 use std::sync::{Mutex, PoisonError};
 
-use super::{AttentionShape, load_columns};
+use super::AttentionShape;
 use crate::{
     isa::{Isa, dispatch},
     math::{ROUND, exp},
-    simd::{LANES, Simd, sum_lanes},
+    simd::{LANES, Simd},
     team,
     tiles::{Tile, for_each_tile},
 };
@@ -36,8 +36,14 @@ const MAX_HEAD_DIM: usize = 65_535;
 /// What a key's absmax is divided into: `high + low / 4`.
 const KEY_STEPS: f32 = 127.0 * 4.0;
 
-/// What a query's absmax is divided into: two bytes, `128 · high + low`.
-const QUERY_STEPS: f32 = 127.0 * 128.0;
+/// What the absmax of a query, or of a row of weights, is divided into: two bytes, `128 · high + low`.
+const STEPS_X2: f32 = 127.0 * 128.0;
+
+/// Positions whose values lie together.
+const QUAD: usize = 4;
+
+/// The largest number of positions for which `positions · 127 · 127` fits an `i32`.
+const MAX_POSITIONS: usize = 131_072;
 
 /// The keys and values of one layer as codes, with scales for each head and position.
 ///
@@ -51,8 +57,10 @@ pub struct Int8Kv<'a> {
     /// bit flipped (`high + 128`), four elements each; the other `head_dim / 16` hold `low + 2` in two bits, line `g`
     /// those of the lines `4g..4g + 4`, the first in the lowest bits.
     pub keys: &'a mut [u8],
-    /// [`AttentionShape::cache_len`] codes, `[n_kv_head, capacity, head_dim]`.
-    pub values: &'a mut [i8],
+    /// [`AttentionShape::int8_values_len`] bytes, `[n_kv_head, capacity / 4, head_dim / 16, 16, 4]`, the capacity rounded
+    /// up to a multiple of 16 and the other quotient rounded up: codes with their sign bits flipped. Four positions lie
+    /// together, so that one `vpdpbusd` multiplies sixteen elements of each with a weight.
+    pub values: &'a mut [u8],
     /// [`AttentionShape::int8_scales_len`] scales of keys, `[n_kv_head, capacity]` with the capacity rounded up to a
     /// multiple of 16.
     pub key_scales: &'a mut [f32],
@@ -64,6 +72,11 @@ impl AttentionShape {
     /// The number of bytes of a layer's keys in [`Int8Kv`].
     pub fn int8_keys_len(&self) -> usize {
         self.n_kv_head * self.blocks() * self.lines() * 4 * BLOCK
+    }
+
+    /// The number of bytes of a layer's values in [`Int8Kv`].
+    pub fn int8_values_len(&self) -> usize {
+        self.n_kv_head * self.value_lines() * 4 * LANES
     }
 
     /// The number of scales of a layer's keys, and of its values, in [`Int8Kv`].
@@ -84,15 +97,25 @@ impl AttentionShape {
         self.quads() + self.quads().div_ceil(4)
     }
 
+    /// Lines of four positions and sixteen elements that a head's values fill.
+    fn value_lines(&self) -> usize {
+        self.blocks() * (BLOCK / QUAD) * self.head_dim.div_ceil(LANES)
+    }
+
     fn check_int8(&self, cache: &Int8Kv<'_>) {
         assert!(
             self.head_dim <= MAX_HEAD_DIM,
             "attention: head_dim {} is above {MAX_HEAD_DIM}, where i32 sums could overflow",
             self.head_dim
         );
-        let (keys, scales) = (self.int8_keys_len(), self.int8_scales_len());
-        assert_eq!(cache.keys.len(), keys, "attention: bytes of keys, of the cache");
-        assert_eq!(cache.values.len(), self.cache_len(), "attention: codes of values, of the cache");
+        assert!(
+            self.capacity <= MAX_POSITIONS,
+            "attention: {} positions are above {MAX_POSITIONS}, where i32 sums could overflow",
+            self.capacity
+        );
+        let scales = self.int8_scales_len();
+        assert_eq!(cache.keys.len(), self.int8_keys_len(), "attention: bytes of keys, of the cache");
+        assert_eq!(cache.values.len(), self.int8_values_len(), "attention: bytes of values, of the cache");
         assert_eq!(cache.key_scales.len(), scales, "attention: scales of keys, of the cache");
         assert_eq!(cache.value_scales.len(), scales, "attention: scales of values, of the cache");
     }
@@ -107,7 +130,8 @@ impl AttentionShape {
 /// `scale = fl(absmax / 127)`; what holds for zeros, NaN and infinities there holds here.
 ///
 /// # Panics
-/// If a length does not match `shape`, `past + m` exceeds the capacity, or `head_dim` exceeds 65 535.
+/// If a length does not match `shape`, `past + m` exceeds the capacity, `head_dim` exceeds 65 535 or the capacity
+/// 131 072.
 pub fn store_kv_int8(
     isa: Isa,
     shape: &AttentionShape,
@@ -122,7 +146,7 @@ pub fn store_kv_int8(
     let heads = cache
         .keys
         .chunks_mut(shape.blocks() * shape.lines() * 4 * BLOCK)
-        .zip(cache.values.chunks_mut(shape.capacity * shape.head_dim))
+        .zip(cache.values.chunks_mut(shape.value_lines() * 4 * LANES))
         .zip(cache.key_scales.chunks_mut(scales).zip(cache.value_scales.chunks_mut(scales)))
         .map(|((keys, values), (key_scales, value_scales))| Int8Kv { keys, values, key_scales, value_scales })
         .enumerate();
@@ -161,8 +185,8 @@ fn store_head<S: Simd>(
     cache: &mut Int8Kv<'_>,
 ) {
     let (d, quads) = (shape.head_dim, shape.quads());
-    codes.resize(codes.len().max(4 * quads), 0);
-    let high = &mut codes[..4 * quads];
+    codes.resize(codes.len().max(4 * quads + d), 0);
+    let (high, value_codes) = codes[..4 * quads + d].split_at_mut(4 * quads);
     rests.resize(rests.len().max(16 * quads.div_ceil(4)), 0);
     let low = &mut rests[..16 * quads.div_ceil(4)];
     for (i, row) in qkv.chunks_exact(shape.qkv_width()).enumerate() {
@@ -181,7 +205,12 @@ fn store_head<S: Simd>(
             let [a, b, c, d] = quads.map(u32::from_le_bytes);
             line[at..at + 4].copy_from_slice(&(a | b << 2 | c << 4 | d << 6).to_le_bytes());
         }
-        cache.value_scales[position] = quantize(value, &mut cache.values[position * d..][..d]);
+        cache.value_scales[position] = quantize(value, value_codes);
+        let width = 4 * LANES * d.div_ceil(LANES);
+        let lines = &mut cache.values[position / QUAD * width..][..width];
+        for (places, code) in lines.as_chunks_mut::<QUAD>().0.iter_mut().zip(&*value_codes) {
+            places[position % QUAD] = (*code as u8) ^ 0x80;
+        }
     }
 }
 
@@ -202,12 +231,19 @@ fn store_head<S: Simd>(
 ///
 /// The softmax is that of [`attention`](crate::attention): the row's maximum subtracted,
 /// [`exp`](crate::exp), the sum over sixteen lanes of positions and the usual tree. Each exponential is then multiplied
-/// by its value's scale, and the products with the values' codes are added up in order of position by fused
-/// multiply-add; the reciprocal of the softmax's sum comes last. A row's bits do not depend on the other rows of the
-/// call, so prefill and decode agree.
+/// by its value's scale, and these weights are quantized as a query is. With exact sums over positions,
+///
+/// ```text
+/// p = fma(f32(Σ weight_high · value), 128, f32(Σ weight_low · value))
+/// y = fl(p · fl(weight_scale · reciprocal))
+/// ```
+///
+/// where `reciprocal` is that of the softmax's sum. A row's bits do not depend on the other rows of the call, so prefill
+/// and decode agree.
 ///
 /// # Panics
-/// If a length does not match `shape`, `past + m` exceeds the capacity, or `head_dim` exceeds 65 535.
+/// If a length does not match `shape`, `past + m` exceeds the capacity, `head_dim` exceeds 65 535 or the capacity
+/// 131 072.
 ///
 /// Source: Vaswani et al. 2017 (arXiv:1706.03762), §3.2.1, with codes as in LLM.int8(), Dettmers et al. 2022
 /// (arXiv:2208.07339), §2.1.
@@ -239,6 +275,8 @@ struct Scratch {
     queries: Vec<[[i8; 4]; 2]>,
     /// Scores, then weights, of a group of rows.
     scores: Vec<[f32; BLOCK]>,
+    /// The two bytes of each weight, high bytes first.
+    weights: Vec<[[i8; BLOCK]; 2]>,
 }
 
 thread_local! {
@@ -249,7 +287,7 @@ thread_local! {
 #[derive(Clone, Copy)]
 struct Head<'a> {
     keys: &'a [[u8; 4 * BLOCK]],
-    values: &'a [i8],
+    values: &'a [[u8; 4 * LANES]],
     key_scales: &'a [[f32; BLOCK]],
     value_scales: &'a [[f32; BLOCK]],
 }
@@ -298,7 +336,7 @@ fn head_rows(
     let lines = blocks * shape.lines();
     let cache = Head {
         keys: &cache.keys.as_chunks().0[kv_head * lines..][..lines],
-        values: &cache.values[kv_head * shape.capacity * d..][..shape.capacity * d],
+        values: &cache.values.as_chunks().0[kv_head * shape.value_lines()..][..shape.value_lines()],
         key_scales: &cache.key_scales.as_chunks().0[kv_head * blocks..][..blocks],
         value_scales: &cache.value_scales.as_chunks().0[kv_head * blocks..][..blocks],
     };
@@ -309,12 +347,16 @@ fn head_rows(
         scratch.scores.resize(scratch.scores.len().max(length), [0.0; BLOCK]);
         // Three functions of their own, or the constants of one take the registers of the next.
         dispatch!(isa => scores_of(group: Group<'_>, scratch: &mut Scratch));
-        let scores = &mut scratch.scores[..length];
-        let reciprocals =
-            dispatch!(isa => weights_of(group: Group<'_>, scores: &mut [[f32; BLOCK]]) -> [f32; GROUP]);
-        let weights = &*scores;
+        let Scratch { scores, weights, .. } = scratch;
+        weights.resize(weights.len().max(length), [[0; BLOCK]; 2]);
+        let (scores, weights) = (&mut scores[..length], &mut weights[..length]);
+        let encoded = dispatch!(isa => weights_of(
+            group: Group<'_>, scores: &mut [[f32; BLOCK]], weights: &mut [[[i8; BLOCK]; 2]],
+        ) -> [Codes; GROUP]);
+        let weights = &*weights;
         dispatch!(isa => values_of(
-            group: Group<'_>, weights: &[[f32; BLOCK]], reciprocals: [f32; GROUP], tile: &mut Tile<'_, f32>, row: usize,
+            group: Group<'_>, weights: &[[[i8; BLOCK]; 2]], encoded: [Codes; GROUP], tile: &mut Tile<'_, f32>,
+            row: usize,
         ));
     }
 }
@@ -393,11 +435,17 @@ fn score<S: Simd, const MR: usize>(
     MR
 }
 
-/// Turns scores into what the codes of values are multiplied with, and returns the reciprocals of the softmax's sums.
+/// Turns scores into what the codes of values are multiplied with, each row divided by its softmax's sum.
 #[inline(always)]
-fn weights_of<S: Simd>(_: S, group: Group<'_>, scores: &mut [[f32; BLOCK]]) -> [f32; GROUP] {
-    let mut reciprocals = [0.0; GROUP];
-    for (r, scores) in scores.chunks_exact_mut(group.blocks()).enumerate() {
+fn weights_of<S: Simd>(
+    simd: S,
+    group: Group<'_>,
+    scores: &mut [[f32; BLOCK]],
+    weights: &mut [[[i8; BLOCK]; 2]],
+) -> [Codes; GROUP] {
+    let mut encoded = [Codes::default(); GROUP];
+    let rows = scores.chunks_exact_mut(group.blocks()).zip(weights.chunks_exact_mut(group.blocks()));
+    for (r, (scores, weights)) in rows.enumerate() {
         let seen = group.first + r + 1;
         // Their exponentials are zero, which changes no sum: sums start at +0 and so are never -0.
         scores.as_flattened_mut()[seen..].fill(f32::NEG_INFINITY);
@@ -408,40 +456,57 @@ fn weights_of<S: Simd>(_: S, group: Group<'_>, scores: &mut [[f32; BLOCK]]) -> [
             }
         }
         let max = lanes.iter().fold(f32::NEG_INFINITY, |max, x| if *x > max { *x } else { max });
-        let mut sums = [0.0; BLOCK];
+        let (mut sums, mut absmax) = (simd.splat(0.0), simd.splat(0.0));
         for (block, scales) in scores.iter_mut().zip(group.cache.value_scales) {
+            let mut exponentials = [0.0; BLOCK];
             for l in 0..BLOCK {
-                let weight = exp(block[l] - max);
-                sums[l] += weight;
-                block[l] = weight * scales[l];
+                exponentials[l] = exp(block[l] - max);
+            }
+            for l in 0..BLOCK {
+                let weight = exponentials[l] * scales[l];
+                // A scale that was never stored may be anything.
+                block[l] = if exponentials[l] == 0.0 { 0.0 } else { weight };
+            }
+            sums = simd.add(sums, simd.load(&exponentials));
+            absmax = simd.max_magnitude(absmax, simd.load(block));
+        }
+        let mut lanes = [0.0; LANES];
+        simd.store(absmax, &mut lanes);
+        let (scale, inverse) = scale_and_inverse(self::absmax(&lanes), STEPS_X2, STEPS_X2);
+        let inverse = inverse.unwrap_or(0.0);
+        let mut code_sums = [[0; BLOCK]; 2];
+        for (block, [high, low]) in scores.iter().zip(weights) {
+            for l in 0..BLOCK {
+                let codes = bytes(block[l], inverse);
+                (high[l], low[l]) = (codes[0] as i8, codes[1] as i8);
+                code_sums[0][l] += codes[0];
+                code_sums[1][l] += codes[1];
             }
         }
-        reciprocals[r] = 1.0 / sum_lanes(sums);
-        // Zero times a scale that was never stored may be anything.
-        scores.as_flattened_mut()[seen..].fill(0.0);
+        let scale = scale * (1.0 / simd.sum(sums));
+        encoded[r] = Codes { sums: code_sums.map(|sums| sums.iter().sum()), scale };
     }
-    reciprocals
+    encoded
 }
 
-/// Writes the weighted sums of values, times the reciprocals, to the rows of the tile from `row` on.
+/// Writes the weighted sums of values to the rows of the tile from `row` on.
 #[inline(always)]
 fn values_of<S: Simd>(
     simd: S,
     group: Group<'_>,
-    weights: &[[f32; BLOCK]],
-    reciprocals: [f32; GROUP],
+    weights: &[[[i8; BLOCK]; 2]],
+    encoded: [Codes; GROUP],
     tile: &mut Tile<'_, f32>,
     row: usize,
 ) {
     let mut r = 0;
     while r < group.count {
         let weights = &weights[r * group.blocks()..];
-        let (row, reciprocals) = (row + r, &reciprocals[r..]);
+        let (row, encoded) = (row + r, &encoded[r..]);
         r += match group.count - r {
-            8.. if S::TILE == 4 => weigh_columns::<S, 8, 2>(simd, group, weights, reciprocals, tile, row),
-            4.. if S::TILE == 4 => weigh_columns::<S, 4, 4>(simd, group, weights, reciprocals, tile, row),
-            2.. if S::TILE == 2 => weigh_columns::<S, 2, 2>(simd, group, weights, reciprocals, tile, row),
-            _ => weigh_columns::<S, 1, 4>(simd, group, weights, reciprocals, tile, row),
+            4.. if S::TILE == 4 => weigh_columns::<S, 4, 2>(simd, group, weights, encoded, tile, row),
+            2.. if S::TILE == 2 => weigh_columns::<S, 2, 1>(simd, group, weights, encoded, tile, row),
+            _ => weigh_columns::<S, 1, 4>(simd, group, weights, encoded, tile, row),
         };
     }
 }
@@ -451,69 +516,79 @@ fn values_of<S: Simd>(
 fn weigh_columns<S: Simd, const MR: usize, const NC: usize>(
     simd: S,
     group: Group<'_>,
-    weights: &[[f32; BLOCK]],
-    reciprocals: &[f32],
+    weights: &[[[i8; BLOCK]; 2]],
+    encoded: &[Codes],
     tile: &mut Tile<'_, f32>,
     row: usize,
 ) -> usize {
-    let mut column = 0;
-    while column + NC * LANES <= group.shape.head_dim {
-        weigh::<S, MR, NC>(simd, group, column, weights, reciprocals, tile, row);
-        column += NC * LANES;
+    let chunks = group.shape.head_dim.div_ceil(LANES);
+    let mut chunk = 0;
+    while chunk + NC <= chunks {
+        weigh::<S, MR, NC>(simd, group, chunk, weights, encoded, tile, row);
+        chunk += NC;
     }
-    while column < group.shape.head_dim {
-        weigh::<S, MR, 1>(simd, group, column, weights, reciprocals, tile, row);
-        column += LANES;
+    while chunk < chunks {
+        weigh::<S, MR, 1>(simd, group, chunk, weights, encoded, tile, row);
+        chunk += 1;
     }
     MR
 }
 
-/// Eight rows by two vectors of columns take sixteen registers for sums and two for values.
+/// Four rows by two vectors of columns take sixteen registers for sums, two for values and two for weights.
 #[inline(always)]
 fn weigh<S: Simd, const MR: usize, const NC: usize>(
     simd: S,
     group: Group<'_>,
-    column: usize,
-    weights: &[[f32; BLOCK]],
-    reciprocals: &[f32],
+    chunk: usize,
+    weights: &[[[i8; BLOCK]; 2]],
+    encoded: &[Codes],
     tile: &mut Tile<'_, f32>,
     row: usize,
 ) {
     let (d, blocks) = (group.shape.head_dim, group.blocks());
-    let width = (d - column).min(NC * LANES);
-    let rows: [&[[f32; BLOCK]]; MR] = std::array::from_fn(|r| &weights[r * blocks..][..blocks]);
-    let mut sums = [[simd.splat(0.0); NC]; MR];
-    for (block, values) in group.cache.values[..group.positions() * d].chunks(BLOCK * d).enumerate() {
-        let weights: [&[f32; BLOCK]; MR] = std::array::from_fn(|r| &rows[r][block]);
-        for (position, value) in values.chunks_exact(d).take(BLOCK).enumerate() {
-            let value = load_columns::<S, i8, NC>(simd, &value[column..][..width]);
-            for r in 0..MR {
-                let weight = simd.splat(weights[r][position]);
-                for c in 0..NC {
-                    sums[r][c] = simd.mul_add(weight, value[c], sums[r][c]);
+    let chunks = d.div_ceil(LANES);
+    let rows: [&[[[i8; BLOCK]; 2]]; MR] = std::array::from_fn(|r| &weights[r * blocks..][..blocks]);
+    let mut sums = [[[simd.splat_i32(0); 2]; NC]; MR];
+    for r in 0..MR {
+        // Takes back what making the values' codes unsigned adds.
+        let starts = encoded[r].sums.map(|sum| simd.splat_i32(-128 * sum));
+        sums[r] = [starts; NC];
+    }
+    for (block, values) in group.cache.values.chunks_exact(BLOCK / QUAD * chunks).take(blocks).enumerate() {
+        for quad in 0..BLOCK / QUAD {
+            let values = &values[quad * chunks + chunk..][..NC];
+            for c in 0..NC {
+                let value = simd.load_quads(&values[c]);
+                for r in 0..MR {
+                    for plane in 0..2 {
+                        let weights = rows[r][block][plane].as_chunks::<QUAD>().0[quad];
+                        sums[r][c][plane] = simd.dot_quads(sums[r][c][plane], value, weights);
+                    }
                 }
             }
         }
     }
     for r in 0..MR {
-        let reciprocal = simd.splat(reciprocals[r]);
-        let (chunks, tail) = tile.row_mut(row + r)[column..][..width].as_chunks_mut();
-        if let Some(chunks) = chunks.first_chunk_mut::<NC>() {
-            for c in 0..NC {
-                simd.store(simd.mul(sums[r][c], reciprocal), &mut chunks[c]);
+        let scale = simd.splat(encoded[r].scale);
+        let y = &mut tile.row_mut(row + r)[chunk * LANES..];
+        for (c, y) in y.chunks_mut(LANES).take(NC).enumerate() {
+            let [high, low] = sums[r][c].map(|sums| simd.to_f32(sums));
+            let sum = simd.mul(simd.mul_add(high, simd.splat(128.0), low), scale);
+            match y.first_chunk_mut() {
+                Some(y) => simd.store(sum, y),
+                None => {
+                    let mut lanes = [0.0; LANES];
+                    simd.store(sum, &mut lanes);
+                    y.copy_from_slice(&lanes[..y.len()]);
+                }
             }
-        } else {
-            // Only single vectors are ever ragged.
-            let mut lanes = [0.0; LANES];
-            simd.store(simd.mul(sums[r][0], reciprocal), &mut lanes);
-            tail.copy_from_slice(&lanes[..tail.len()]);
         }
     }
 }
 
-/// What is known of a query in two bytes per element: `x ≈ scale · (128 · high + low)`.
-#[derive(Debug, PartialEq)]
-struct Query {
+/// What is known of a query, or of a row of weights, in two bytes per element: `x ≈ scale · (128 · high + low)`.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Codes {
     /// Of the high bytes and of the low bytes.
     sums: [i32; 2],
     scale: f32,
@@ -521,16 +596,14 @@ struct Query {
 
 /// Writes the two bytes of each code of `x`, then zeros.
 #[inline(always)]
-fn quantize_x2(x: &[f32], high: &mut [i8], low: &mut [i8]) -> Query {
-    let (scale, inverse) = scale_and_inverse(x, QUERY_STEPS, QUERY_STEPS);
+fn quantize_x2(x: &[f32], high: &mut [i8], low: &mut [i8]) -> Codes {
+    let (scale, inverse) = scale_and_inverse(absmax(x), STEPS_X2, STEPS_X2);
     let mut sums = [0; 2];
     if let Some(inverse) = inverse {
         high[x.len()..].fill(0);
         low[x.len()..].fill(0);
         for ((high, low), x) in high.iter_mut().zip(low).zip(x) {
-            let q = ((x * inverse + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
-            let h = (q + 64) >> 7;
-            let l = q - (h << 7);
+            let [h, l] = bytes(*x, inverse);
             (*high, *low) = (h as i8, l as i8);
             sums[0] += h;
             sums[1] += l;
@@ -539,13 +612,21 @@ fn quantize_x2(x: &[f32], high: &mut [i8], low: &mut [i8]) -> Query {
         high.fill(0);
         low.fill(0);
     }
-    Query { sums, scale }
+    Codes { sums, scale }
+}
+
+/// The two bytes, `128 · high + low`, of `x · inverse` rounded.
+#[inline(always)]
+fn bytes(x: f32, inverse: f32) -> [i32; 2] {
+    let q = ((x * inverse + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+    let high = (q + 64) >> 7;
+    [high, q - (high << 7)]
 }
 
 /// Writes the byte and the two bits of each code of `x` (`low + 2`), then those of zeros; returns the scale of the bytes.
 #[inline(always)]
 fn quantize_key(x: &[f32], high: &mut [i8], low: &mut [u8]) -> f32 {
-    let (scale, inverse) = scale_and_inverse(x, 127.0, KEY_STEPS);
+    let (scale, inverse) = scale_and_inverse(absmax(x), 127.0, KEY_STEPS);
     if let Some(inverse) = inverse {
         high[x.len()..].fill(0);
         low[x.len()..].fill(2);
@@ -563,7 +644,7 @@ fn quantize_key(x: &[f32], high: &mut [i8], low: &mut [u8]) -> f32 {
 /// Writes the codes of `x` and returns its scale.
 #[inline(always)]
 fn quantize(x: &[f32], codes: &mut [i8]) -> f32 {
-    let (scale, inverse) = scale_and_inverse(x, 127.0, 127.0);
+    let (scale, inverse) = scale_and_inverse(absmax(x), 127.0, 127.0);
     if let Some(inverse) = inverse {
         for (code, x) in codes.iter_mut().zip(x) {
             // |x · inverse| < 128, so the low byte of the rounded sum is the code in two's complement.
@@ -575,11 +656,16 @@ fn quantize(x: &[f32], codes: &mut [i8]) -> f32 {
     scale
 }
 
+/// The largest absolute value, NaN if there is a NaN.
+#[inline(always)]
+fn absmax(x: &[f32]) -> f32 {
+    // Without their signs floats are ordered as their bits are, infinity and then NaN at the end.
+    f32::from_bits(x.iter().fold(0, |max, x| max.max(x.abs().to_bits())))
+}
+
 /// `absmax / units` and `steps / absmax`; no inverse where all codes are zero.
 #[inline(always)]
-fn scale_and_inverse(x: &[f32], units: f32, steps: f32) -> (f32, Option<f32>) {
-    // Without their signs floats are ordered as their bits are, infinity and then NaN at the end.
-    let absmax = f32::from_bits(x.iter().fold(0, |max, x| max.max(x.abs().to_bits())));
+fn scale_and_inverse(absmax: f32, units: f32, steps: f32) -> (f32, Option<f32>) {
     let (scale, inverse) = (absmax / units, steps / absmax);
     if inverse.is_finite() && absmax.is_finite() {
         (scale, Some(inverse))
@@ -600,7 +686,7 @@ mod tests {
     /// What the pieces of an [`Int8Kv`] are borrowed from.
     struct Owned {
         keys: Vec<u8>,
-        values: Vec<i8>,
+        values: Vec<u8>,
         key_scales: Vec<f32>,
         value_scales: Vec<f32>,
     }
@@ -609,7 +695,7 @@ mod tests {
         fn new(shape: &AttentionShape) -> Self {
             Self {
                 keys: vec![7; shape.int8_keys_len()],
-                values: vec![7; shape.cache_len()],
+                values: vec![7; shape.int8_values_len()],
                 key_scales: vec![f32::NAN; shape.int8_scales_len()],
                 value_scales: vec![f32::NAN; shape.int8_scales_len()],
             }
@@ -635,8 +721,11 @@ mod tests {
             keys[256..260].copy_from_slice(&[125, 128, 128, 128]);
             keys[320..324].copy_from_slice(&[0b1010_1010, 0b1010_1000, 0b1010_1011, 0b1010_1010]);
             assert_eq!(cache.keys, keys, "{isa}");
-            assert_eq!(cache.values[..80], [7; 80]);
-            assert_eq!(cache.values[80..], [0, 0, 127, -2, 0]); // -1.5 and 0.5 to even
+            let mut values = vec![7; 8 * 64];
+            for (element, code) in [128, 128, 255, 126, 128].into_iter().enumerate() {
+                values[4 * 64 + 4 * element] = code; // 0, 0, 127, -1.5 and 0.5 to even, with flipped sign bits
+            }
+            assert_eq!(cache.values, values, "{isa}");
             assert_eq!((cache.key_scales[16], cache.value_scales[16]), (1.0, 2.0));
             assert!(cache.key_scales[..16].iter().chain(&cache.value_scales[..16]).all(|s| s.is_nan()));
         }
@@ -644,16 +733,16 @@ mod tests {
 
     #[test]
     fn weights_worked_out_by_hand() {
-        // The second key scores 2 · 0.5 · ln 3 more, so its weight is three times the first's.
+        // The second key scores 2 · 0.5 · ln 2 more, so its weight is twice the first's.
         let shape = AttentionShape { head_dim: 2, capacity: 2, ..SHAPE };
-        let ln3 = 3.0_f32.ln();
+        let ln2 = 2.0_f32.ln();
         let mut cache = Owned::new(&shape);
-        let qkv = [[0.0, 0.0, 0.0, 0.0, 127.0, 1.0], [2.0 * ln3, 0.0, 1.0, 0.0, 127.0, -7.0]].concat();
+        let qkv = [[0.0, 0.0, 0.0, 0.0, 127.0, 1.0], [2.0 * ln2, 0.0, 1.0, 0.0, 127.0, -7.0]].concat();
         for isa in Isa::available() {
             store_kv_int8(isa, &shape, &qkv, 2, 0, &mut cache.borrow());
             let mut y = [0.0; 4];
             attention_int8(isa, &shape, &qkv, 2, 0, &cache.borrow(), &mut y);
-            for (y, want) in y.iter().zip([127.0, 1.0, 127.0, (1.0 - 21.0) / 4.0]) {
+            for (y, want) in y.iter().zip([127.0, 1.0, 127.0, (1.0 - 14.0) / 3.0]) {
                 assert!((y - want).abs() < 1e-6 * want.abs(), "{isa}: {y} {want}");
             }
         }
@@ -687,7 +776,7 @@ mod tests {
         let query = quantize_x2(&[16256.0, -16256.0, 64.0, -65.0, 1.5], &mut high, &mut low);
         assert_eq!(high, [127, -127, 1, -1, 0, 0, 0, 0]);
         assert_eq!(low, [0, 0, -64, 63, 2, 0, 0, 0]);
-        assert_eq!(query, Query { sums: [0, 1], scale: 1.0 });
+        assert_eq!(query, Codes { sums: [0, 1], scale: 1.0 });
     }
 
     #[test]

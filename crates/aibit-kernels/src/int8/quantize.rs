@@ -1,8 +1,10 @@
 //! Activations to INT8 in one of three precisions, one scale per token, outliers kept apart.
 
+use std::mem;
 use std::sync::{Mutex, PoisonError};
 
 use crate::{
+    float::padded,
     isa::{Isa, dispatch},
     math::ROUND,
     simd::{LANES, Simd},
@@ -161,60 +163,60 @@ pub fn quantize_rows(
     out.zeros.resize(m, 0);
     out.code_sums.resize(planes * m, 0);
     out.offsets.resize(m + 1, 0);
-    let rows = TASK.div_ceil(k);
-    let run = |x: &[f32], mut to: Encoded<'_>| {
-        let to = &mut to;
+    let run = |x: &[f32], to: &mut Encoded<'_>| {
         dispatch!(isa => rows_loop(x: &[f32], k: usize, precision: ActivationPrecision, threshold: f32, to: &mut Encoded<'_>));
     };
+    out.outliers.clear();
+    let QuantizedRows { codes, scales, zeros, code_sums: sums, offsets, outliers, .. } = out;
     if x.len() > 2 * TASK {
+        let rows = TASK.div_ceil(k);
         let pieces: Vec<_> = x
             .chunks(rows * k)
-            .zip(out.codes.chunks_mut(planes * rows * k))
-            .zip(out.scales.chunks_mut(rows))
-            .zip(out.zeros.chunks_mut(rows))
-            .zip(out.code_sums.chunks_mut(planes * rows))
-            .zip(out.offsets[1..].chunks_mut(rows))
+            .zip(codes.chunks_mut(planes * rows * k))
+            .zip(scales.chunks_mut(rows))
+            .zip(zeros.chunks_mut(rows))
+            .zip(sums.chunks_mut(planes * rows))
+            .zip(offsets[1..].chunks_mut(rows))
             .map(|(((((x, codes), scales), zeros), sums), counts)| {
-                Mutex::new(Some((x, Encoded { codes, scales, zeros, sums, counts })))
+                Mutex::new((x, Encoded { codes, scales, zeros, sums, counts, outliers: Vec::new() }))
             })
             .collect();
         team::for_each(pieces.len(), &|index| {
-            let piece = pieces[index].lock().unwrap_or_else(PoisonError::into_inner).take();
-            let (x, to) = piece.expect("each piece is taken once");
+            let (x, to) = &mut *pieces[index].lock().unwrap_or_else(PoisonError::into_inner);
             run(x, to);
         });
+        for piece in pieces {
+            let (_, encoded) = piece.into_inner().unwrap_or_else(PoisonError::into_inner);
+            outliers.extend(encoded.outliers);
+        }
     } else {
-        let QuantizedRows { codes, scales, zeros, code_sums: sums, offsets, .. } = out;
-        run(x, Encoded { codes, scales, zeros, sums, counts: &mut offsets[1..] });
+        let mut to =
+            Encoded { codes, scales, zeros, sums, counts: &mut offsets[1..], outliers: mem::take(outliers) };
+        run(x, &mut to);
+        *outliers = to.outliers;
     }
-    dispatch!(isa => list_outliers(x: &[f32], k: usize, threshold: f32, out: &mut QuantizedRows));
+    out.index_outliers();
 }
 
-/// Turns the counts in `offsets` into offsets and fills in the outliers.
-#[inline(always)]
-fn list_outliers<S: Simd>(_: S, x: &[f32], k: usize, threshold: f32, out: &mut QuantizedRows) {
-    out.outliers.clear();
-    out.outlier_columns.clear();
-    out.offsets[0] = 0;
-    for (row, x) in x.chunks_exact(k).enumerate() {
-        if out.offsets[row + 1] > 0 {
-            for (chunk, x) in x.chunks(4 * LANES).enumerate() {
-                // Most chunks have none, and this pass is vectorised.
-                if x.iter().fold(false, |any, x| any | (x.abs() >= threshold)) {
-                    for (i, value) in x.iter().enumerate().filter(|(_, value)| value.abs() >= threshold) {
-                        let column = (chunk * 4 * LANES + i) as u32;
-                        out.outliers.push(Outlier { column, slot: 0, value: *value });
-                    }
-                }
+impl QuantizedRows {
+    /// Turns the counts in `offsets` into offsets and numbers the outliers' columns.
+    fn index_outliers(&mut self) {
+        self.offsets[0] = 0;
+        for row in 1..self.offsets.len() {
+            self.offsets[row] += self.offsets[row - 1];
+        }
+        // Outliers are few columns over and over.
+        self.outlier_columns.clear();
+        for outlier in &self.outliers {
+            if let Err(place) = self.outlier_columns.binary_search(&outlier.column) {
+                self.outlier_columns.insert(place, outlier.column);
             }
         }
-        out.offsets[row + 1] = out.outliers.len();
-    }
-    out.outlier_columns.extend(out.outliers.iter().map(|outlier| outlier.column));
-    out.outlier_columns.sort_unstable();
-    out.outlier_columns.dedup();
-    for outlier in &mut out.outliers {
-        outlier.slot = out.outlier_columns.partition_point(|column| *column < outlier.column) as u32;
+        for outlier in &mut self.outliers {
+            let slot =
+                self.outlier_columns.binary_search(&outlier.column).expect("every column is in the list");
+            outlier.slot = slot as u32;
+        }
     }
 }
 
@@ -224,7 +226,10 @@ struct Encoded<'a> {
     scales: &'a mut [f32],
     zeros: &'a mut [i32],
     sums: &'a mut [i32],
+    /// The number of outliers of each row.
     counts: &'a mut [usize],
+    /// The outliers of all of them, not numbered yet.
+    outliers: Vec<Outlier>,
 }
 
 #[inline(always)]
@@ -238,17 +243,17 @@ fn rows_loop<S: Simd>(
 ) {
     let planes = planes(precision);
     for (i, (x, codes)) in x.chunks_exact(k).zip(to.codes.chunks_exact_mut(planes * k)).enumerate() {
-        let (absmax, count) = absmax(x, threshold);
+        let Extent { absmax, min, max, outliers } = Extent::of(x, threshold);
         let sums = &mut to.sums[planes * i..][..planes];
-        to.counts[i] = count;
+        to.counts[i] = outliers;
+        if outliers > 0 {
+            list_outliers(x, threshold, &mut to.outliers);
+        }
         to.zeros[i] = 0;
-        let (range, steps, min) = match precision {
-            ActivationPrecision::Int8 => (absmax, 127.0, 0.0),
-            ActivationPrecision::Int8x2 => (absmax, MAX_INT8X2, 0.0),
-            ActivationPrecision::Int8Asym => {
-                let (min, max) = extremes(x, threshold);
-                (max - min, 255.0, min)
-            }
+        let (range, steps) = match precision {
+            ActivationPrecision::Int8 => (absmax, 127.0),
+            ActivationPrecision::Int8x2 => (absmax, MAX_INT8X2),
+            ActivationPrecision::Int8Asym => (max - min, 255.0),
         };
         let (scale, inverse) = (range / steps, steps / range);
         if !(inverse.is_finite() && absmax.is_finite() && scale > 0.0) {
@@ -273,52 +278,68 @@ fn rows_loop<S: Simd>(
     }
 }
 
-/// The smallest and largest values that are no outliers, zero counted in.
-#[inline(always)]
-fn extremes(x: &[f32], threshold: f32) -> (f32, f32) {
-    let (chunks, tail) = x.as_chunks::<LANES>();
-    let (mut min, mut max) = ([0.0_f32; LANES], [0.0_f32; LANES]);
-    let mut step = |l: usize, x: f32| {
-        let x = if x.abs() >= threshold { 0.0 } else { x };
-        min[l] = if x < min[l] { x } else { min[l] };
-        max[l] = if x > max[l] { x } else { max[l] };
-    };
-    for chunk in chunks {
-        for (l, x) in chunk.iter().enumerate() {
-            step(l, *x);
-        }
-    }
-    for (l, x) in tail.iter().enumerate() {
-        step(l, *x);
-    }
-    (min.into_iter().fold(0.0, f32::min), max.into_iter().fold(0.0, f32::max))
+/// What a row's scale and zero point are made of. Outliers count as zero.
+struct Extent {
+    /// The largest absolute value, NaN if there is a NaN.
+    absmax: f32,
+    /// The smallest and the largest value, zero counted in.
+    min: f32,
+    max: f32,
+    outliers: usize,
 }
 
-/// The largest absolute value that is no outlier (NaN if there is a NaN), and the number of outliers.
-#[inline(always)]
-fn absmax(x: &[f32], threshold: f32) -> (f32, usize) {
-    let (chunks, tail) = x.as_chunks::<LANES>();
-    let mut max = [0.0_f32; LANES];
-    let mut outliers = [0_u32; LANES];
-    let mut nans = [0_u32; LANES];
-    let mut step = |l: usize, x: f32| {
-        let a = x.abs();
-        let outlier = a >= threshold;
-        outliers[l] += u32::from(outlier);
-        nans[l] |= u32::from(x.is_nan());
-        max[l] = if a > max[l] && !outlier { a } else { max[l] };
-    };
-    for chunk in chunks {
-        for (l, x) in chunk.iter().enumerate() {
-            step(l, *x);
+impl Extent {
+    #[inline(always)]
+    fn of(x: &[f32], threshold: f32) -> Self {
+        let (chunks, tail) = x.as_chunks::<LANES>();
+        let mut lanes = ExtentLanes::default();
+        for chunk in chunks {
+            lanes.add(chunk, threshold);
+        }
+        lanes.add(&padded(tail), threshold);
+        let absmax = f32::from_bits(lanes.absmax.into_iter().fold(0, u32::max));
+        Self {
+            absmax: if absmax.is_nan() { f32::NAN } else { absmax },
+            min: lanes.min.into_iter().fold(0.0, f32::min),
+            max: lanes.max.into_iter().fold(0.0, f32::max),
+            outliers: lanes.outliers.iter().sum::<u32>() as usize,
         }
     }
-    for (l, x) in tail.iter().enumerate() {
-        step(l, *x);
+}
+
+#[derive(Default)]
+struct ExtentLanes {
+    /// Without their signs floats are ordered as their bits are, infinity and then NaN at the end.
+    absmax: [u32; LANES],
+    min: [f32; LANES],
+    max: [f32; LANES],
+    outliers: [u32; LANES],
+}
+
+impl ExtentLanes {
+    #[inline(always)]
+    fn add(&mut self, x: &[f32; LANES], threshold: f32) {
+        for l in 0..LANES {
+            let outlier = x[l].abs() >= threshold;
+            let x = if outlier { 0.0 } else { x[l] };
+            self.outliers[l] += u32::from(outlier);
+            self.absmax[l] = self.absmax[l].max(x.abs().to_bits());
+            self.min[l] = if x < self.min[l] { x } else { self.min[l] };
+            self.max[l] = if x > self.max[l] { x } else { self.max[l] };
+        }
     }
-    let count = outliers.iter().sum::<u32>() as usize;
-    let max = if nans.contains(&1) { f32::NAN } else { max.into_iter().fold(0.0, f32::max) };
-    (max, count)
+}
+
+#[inline(always)]
+fn list_outliers(x: &[f32], threshold: f32, to: &mut Vec<Outlier>) {
+    for (chunk, x) in x.chunks(4 * LANES).enumerate() {
+        // Most chunks have none, and this pass is vectorised.
+        if x.iter().fold(false, |any, x| any | (x.abs() >= threshold)) {
+            for (i, value) in x.iter().enumerate().filter(|(_, value)| value.abs() >= threshold) {
+                to.push(Outlier { column: (chunk * 4 * LANES + i) as u32, slot: 0, value: *value });
+            }
+        }
+    }
 }
 
 /// Writes the codes of `x` and returns their sum.

@@ -37,7 +37,7 @@ fn run(isa: Isa, shape: &AttentionShape, kv: Kv, qkv: &[f32], splits: &[usize]) 
         Kv::F32 => Box::new(float(isa, shape, f32::NAN)),
         Kv::F16 => Box::new(float(isa, shape, f16::NAN)),
         Kv::Int8 => {
-            let (mut keys, mut values) = (vec![99; shape.int8_keys_len()], vec![99; shape.cache_len()]);
+            let (mut keys, mut values) = (vec![99; shape.int8_keys_len()], vec![99; shape.int8_values_len()]);
             let mut key_scales = vec![f32::NAN; shape.int8_scales_len()];
             let mut value_scales = key_scales.clone();
             Box::new(move |qkv, m, past, y| {
@@ -111,16 +111,24 @@ fn int8_reference(shape: &AttentionShape, qkv: &[f32]) -> Vec<f32> {
                 values.push(quantize(value, 127.0, 127.0));
             }
             let max = scores.iter().fold(f32::NEG_INFINITY, |max, x| max.max(*x));
-            let (mut lanes, mut sums) = ([0.0; 16], vec![0.0_f32; shape.head_dim]);
-            for (r, (score, (scale, value))) in scores.iter().zip(&values).enumerate() {
+            let (mut lanes, mut weights) = ([0.0; 16], Vec::new());
+            for (r, (score, (scale, _))) in scores.iter().zip(&values).enumerate() {
                 let weight = exp(score - max);
                 lanes[r % 16] += weight;
-                for (sum, code) in sums.iter_mut().zip(value) {
-                    *sum = (weight * scale).mul_add(*code as f32, *sum);
-                }
+                weights.push(weight * scale);
             }
-            let reciprocal = 1.0 / sum(&mut lanes);
-            y.extend(sums.iter().map(|sum| sum * reciprocal));
+            let (scale, weights) = quantize(&weights, 16256.0, 16256.0);
+            let scale = scale * (1.0 / sum(&mut lanes));
+            for c in 0..shape.head_dim {
+                let mut products = [0; 2];
+                for (weight, (_, value)) in weights.iter().zip(&values) {
+                    let high = (weight + 64).div_euclid(128);
+                    products[0] += high * value[c];
+                    products[1] += (weight - 128 * high) * value[c];
+                }
+                let [high, low] = products.map(|product| product as f32);
+                y.push(high.mul_add(128.0, low) * scale);
+            }
         }
     }
     y
@@ -179,7 +187,10 @@ fn with_bounds(shape: &AttentionShape, kv: Kv, qkv: &[f32]) -> Vec<(f64, f64)> {
             // The exponent itself is rounded to f32 before the exponential.
             let off = off + absmax(&scores) * float * 4.0;
             let rounding = value_max * float * (position + 16) as f64;
-            let bound = (2.0 * off).exp_m1() * (value_max + value_off) + value_off + rounding;
+            // Half a step of each weight, which is at most the total.
+            let weights_off =
+                if kv == Kv::Int8 { value_max * (position + 1) as f64 / (2.0 * 16256.0) } else { 0.0 };
+            let bound = (2.0 * off).exp_m1() * (value_max + value_off) + value_off + weights_off + rounding;
             for c in 0..shape.head_dim {
                 let exact = weights.iter().zip(&values).map(|(w, v)| w * v[c]).sum::<f64>() / total;
                 y.push((exact, bound));
