@@ -66,14 +66,14 @@ fn product(
         let mut row = 0;
         while row < x.m() {
             let left = x.m() - row;
-            prefetch(w, row, left.min(TILE_ROWS), x.m());
+            let ahead = ahead(w, row, left.min(TILE_ROWS), x.m());
             let sums = &mut sums[row * stride + panel * PANEL..];
             row += match left {
-                TILE_ROWS.. => multiply::<TILE_ROWS>(x, row, &packed[..lines], stride, sums),
-                8.. => multiply::<8>(x, row, &packed[..lines], stride, sums),
-                4.. => multiply::<4>(x, row, &packed[..lines], stride, sums),
-                2.. => multiply::<2>(x, row, &packed[..lines], stride, sums),
-                _ => multiply::<1>(x, row, &packed[..lines], stride, sums),
+                TILE_ROWS.. => multiply::<TILE_ROWS>(x, row, &packed[..lines], stride, sums, ahead),
+                8.. => multiply::<8>(x, row, &packed[..lines], stride, sums, ahead),
+                4.. => multiply::<4>(x, row, &packed[..lines], stride, sums, ahead),
+                2.. => multiply::<2>(x, row, &packed[..lines], stride, sums, ahead),
+                _ => multiply::<1>(x, row, &packed[..lines], stride, sums, ahead),
             };
         }
     }
@@ -218,6 +218,7 @@ fn pack(w: &[i8], k: usize, packed: &mut [Line]) {
                 let mut rows = [flip; 16];
                 for r in 0..16 {
                     rows[r] = _mm512_xor_si512(load(&whole[r][chunk]), flip);
+                    _mm_prefetch::<_MM_HINT_T0>(whole[r].as_ptr().wrapping_add(chunk + 2).cast());
                 }
                 store(chunk, rows);
             }
@@ -271,15 +272,12 @@ fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
     columns
 }
 
-/// Asks for rows `row..row + count` of `m` equal parts of the weights that follow `w`, most often the panel that this
-/// thread rearranges next. That one reads sixteen rows side by side, which the core's own prefetchers do not follow.
-#[target_feature(enable = "avx512f")]
-fn prefetch(w: &[i8], row: usize, count: usize, m: usize) {
-    let place = |row: usize| w.len() * row / m;
-    for at in (place(row)..place(row + count)).step_by(64) {
-        // Only a hint: an address beyond the weights is ignored.
-        _mm_prefetch::<_MM_HINT_T1>(w.as_ptr().wrapping_add(w.len() + at));
-    }
+/// Rows `row..row + count` of `m` equal parts of the weights that follow `w`, in cache lines: most often of the panel that
+/// this thread rearranges next. That one reads sixteen rows side by side, which the core's own prefetchers do not follow.
+fn ahead(w: &[i8], row: usize, count: usize, m: usize) -> (*const i8, usize) {
+    let place = |row: usize| (w.len() * row / m).next_multiple_of(64);
+    let (start, end) = (place(row), place(row + count));
+    (w.as_ptr().wrapping_add(w.len() + start), (end - start) / 64)
 }
 
 /// `MR` rows of `x` from row `first` on times the 32 packed rows of weights. Returns `MR`.
@@ -290,6 +288,7 @@ fn multiply<const MR: usize>(
     packed: &[Line],
     stride: usize,
     sums: &mut [i32],
+    (ahead, ahead_lines): (*const i8, usize),
 ) -> usize {
     let (lines, _) = packed.as_chunks::<2>();
     let mut x_quads: [&[[i8; 4]]; MR] = [&[]; MR];
@@ -298,6 +297,10 @@ fn multiply<const MR: usize>(
     }
     let mut acc = [[_mm512_setzero_si512(); 2]; MR];
     for (q, line) in lines.iter().enumerate() {
+        if q % 4 == 0 && q / 4 < ahead_lines {
+            // Only a hint: an address beyond the weights is ignored.
+            _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(16 * q));
+        }
         let (low, high) = (load(&line[0].0), load(&line[1].0));
         for r in 0..MR {
             let x = _mm512_set1_epi32(quad(x_quads[r][q]));

@@ -14,7 +14,7 @@ pub use quantize::{ActivationPrecision, QuantizedRows, quantize_rows};
 
 use crate::{
     Epilogue,
-    epilogue::load,
+    epilogue::{ColumnEpilogue, load},
     isa::{Isa, Level, dispatch},
     simd::{LANES, Simd, prefetch},
     tiles::{STREAMS, Tile, for_each_stripe, for_each_tile},
@@ -355,40 +355,69 @@ fn scale_tile<S: Simd>(
     tile: &mut Tile<'_, f32>,
 ) {
     let columns = tile.columns();
-    let chunks = columns.len().div_ceil(LANES);
     let has_outliers = tile.rows().any(|row| !x.outliers(row).is_empty());
     if has_outliers {
         gather_columns(w, columns.clone(), x.outlier_columns(), scratch);
     }
-    let (outlier_codes, _) = scratch.as_chunks::<LANES>();
-    for c in 0..chunks {
+    let outliers = has_outliers.then(|| scratch.as_chunks().0);
+    for c in 0..columns.len().div_ceil(LANES) {
         let first = columns.start + c * LANES;
         let chunk = first..columns.end.min(first + LANES);
-        let epilogue = epilogue.of(simd, chunk.clone());
-        let w_scale = simd.div(load(simd, &w.absmax[chunk.clone()]), simd.splat(127.0));
+        let scale = Scale {
+            simd,
+            x,
+            c,
+            w_scale: simd.div(load(simd, &w.absmax[chunk.clone()]), simd.splat(127.0)),
+            epilogue: epilogue.of(simd, chunk),
+            outliers,
+        };
+        // One loop for each precision, so that rows are finished without asking.
+        match x.precision() {
+            ActivationPrecision::Int8 => scale.rows(tile, |row| simd.load_i32(product.lanes(row, 0, c))),
+            ActivationPrecision::Int8Asym => scale.rows(tile, |row| {
+                let sums = product.lanes(row, 0, c);
+                simd.load_i32(&less_zero(sums, x.zeros()[row], product.weight_sums(c)))
+            }),
+            ActivationPrecision::Int8x2 => scale.rows(tile, |row| {
+                let low = simd.load_i32(product.lanes(row, 1, c));
+                simd.mul_add(simd.load_i32(product.lanes(row, 0, c)), simd.splat(128.0), low)
+            }),
+        }
+    }
+}
+
+/// Turns the sums of chunk `c` of a tile's columns into outputs.
+struct Scale<'a, S: Simd> {
+    simd: S,
+    x: &'a QuantizedRows,
+    c: usize,
+    w_scale: S::F32x16,
+    epilogue: ColumnEpilogue<S>,
+    /// The weights of the outliers' columns, where any row has outliers.
+    outliers: Option<&'a [[f32; LANES]]>,
+}
+
+impl<S: Simd> Scale<'_, S> {
+    #[inline(always)]
+    fn rows(&self, tile: &mut Tile<'_, f32>, acc: impl Fn(usize) -> S::F32x16) {
+        let Self { simd, x, c, .. } = *self;
+        let chunks = tile.columns().len().div_ceil(LANES);
         for row in tile.rows() {
-            let sums = product.lanes(row, 0, c);
-            let acc = match x.precision() {
-                ActivationPrecision::Int8 => simd.load_i32(sums),
-                ActivationPrecision::Int8Asym => {
-                    simd.load_i32(&less_zero(sums, x.zeros()[row], product.weight_sums(c)))
+            let mut sum = simd.mul(acc(row), simd.mul(simd.splat(x.scales()[row]), self.w_scale));
+            if let Some(codes) = self.outliers {
+                let outliers = x.outliers(row);
+                if !outliers.is_empty() {
+                    let mut outlier_sum = simd.splat(0.0);
+                    for outlier in outliers {
+                        let codes = simd.load(&codes[outlier.slot as usize * chunks + c]);
+                        outlier_sum = simd.mul_add(simd.splat(outlier.value), codes, outlier_sum);
+                    }
+                    sum = simd.add(sum, simd.mul(self.w_scale, outlier_sum));
                 }
-                ActivationPrecision::Int8x2 => {
-                    let low = simd.load_i32(product.lanes(row, 1, c));
-                    simd.mul_add(simd.load_i32(sums), simd.splat(128.0), low)
-                }
-            };
-            let mut sum = simd.mul(acc, simd.mul(simd.splat(x.scales()[row]), w_scale));
-            let outliers = x.outliers(row);
-            if !outliers.is_empty() {
-                let mut outlier_sum = simd.splat(0.0);
-                for outlier in outliers {
-                    let codes = simd.load(&outlier_codes[outlier.slot as usize * chunks + c]);
-                    outlier_sum = simd.mul_add(simd.splat(outlier.value), codes, outlier_sum);
-                }
-                sum = simd.add(sum, simd.mul(w_scale, outlier_sum));
             }
-            epilogue.write(&mut tile.row_mut(row)[c * LANES..][..chunk.len()], sum);
+            let y = &mut tile.row_mut(row)[c * LANES..];
+            let width = y.len().min(LANES);
+            self.epilogue.write(&mut y[..width], sum);
         }
     }
 }
