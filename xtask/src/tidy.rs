@@ -18,7 +18,10 @@ const ARROWS: [(&str, &[&str]); 11] = [
     ("aibit-kernels", &["aibit-quant"]),
     ("aibit-gpt2", &["aibit-graph"]),
     ("aibit-runtime", &["aibit-format", "aibit-graph", "aibit-kernels"]),
-    ("aibit-pack", &["aibit-format", "aibit-gguf", "aibit-gpt2", "aibit-graph", "aibit-quant", "aibit-runtime"]),
+    (
+        "aibit-pack",
+        &["aibit-format", "aibit-gguf", "aibit-gpt2", "aibit-graph", "aibit-quant", "aibit-runtime"],
+    ),
     ("aibit-cli", &["aibit-format", "aibit-graph", "aibit-pack", "aibit-runtime"]),
     ("aibit-benches", &["aibit-kernels"]),
     ("xtask", &["aibit-kernels", "aibit-pack"]),

@@ -24,7 +24,7 @@ mod writer;
 mod zip;
 
 pub use archive::{Archive, Entry, Tensor, Weights, hex};
-pub use dtype::{Dtype, Scheme};
+pub use dtype::{Dtype, Part, Scheme};
 pub use error::FormatError;
 pub use manifest::{
     EntryRecord, FORMAT_VERSION, Manifest, Override, Provenance, Recipe, Source, SourceFile, TensorRecord,

@@ -197,7 +197,7 @@ impl WeightsIndex {
             name: name.chars().take(80).collect(),
             problem,
         };
-        let mut scales_names = HashSet::new();
+        let mut part_names = HashSet::new();
         for (name, record) in &manifest.tensors {
             let Some(tensor) = self.get(name) else {
                 return Err(wrong(
@@ -205,55 +205,55 @@ impl WeightsIndex {
                     "the manifest lists it, weights.safetensors does not hold it".into(),
                 ));
             };
-            if tensor.dtype != record.scheme.dtype() {
-                return Err(wrong(
-                    name,
-                    format!(
-                        "scheme {} stores {}, found {}",
-                        record.scheme,
-                        record.scheme.dtype(),
-                        tensor.dtype
-                    ),
-                ));
+            let scheme = record.scheme;
+            if tensor.dtype != scheme.dtype() {
+                let problem = format!("scheme {scheme} stores {}, found {}", scheme.dtype(), tensor.dtype);
+                return Err(wrong(name, problem));
             }
-            let Some(scales_name) = record.scheme.scales_name(name) else { continue };
-            let &[rows, _] = tensor.shape.as_slice() else {
-                return Err(wrong(
-                    name,
-                    format!("scheme {} needs a matrix, found shape {:?}", record.scheme, tensor.shape),
-                ));
-            };
-            let Some(scales) = self.get(&scales_name) else {
-                return Err(wrong(
-                    &scales_name,
-                    format!("`{name:.80}` is {} but its scales are missing", record.scheme),
-                ));
-            };
-            if scales.dtype != Dtype::F32 || scales.shape != [rows] {
-                return Err(wrong(
-                    &scales_name,
-                    format!(
-                        "must be F32 of shape [{rows}], found {} of shape {:?}",
-                        scales.dtype, scales.shape
-                    ),
-                ));
+            if !scheme.is_quantized() {
+                continue;
             }
-            if manifest.tensors.contains_key(&scales_name) || !scales_names.insert(scales_name.clone()) {
-                return Err(wrong(
-                    &scales_name,
-                    format!("the scales of `{name:.80}` serve as something else too"),
-                ));
+            let shape = scheme.shape(&tensor.shape);
+            let &[_, columns] = shape.as_slice() else {
+                let problem = format!("scheme {scheme} needs a matrix, found shape {:?}", tensor.shape);
+                return Err(wrong(name, problem));
+            };
+            if !columns.is_multiple_of(scheme.block()) {
+                let problem = format!(
+                    "scheme {scheme} needs rows of whole blocks of {}, found {columns}",
+                    scheme.block()
+                );
+                return Err(wrong(name, problem));
+            }
+            for part in scheme.parts(name, &shape) {
+                let Some(found) = self.get(&part.name) else {
+                    return Err(wrong(
+                        &part.name,
+                        format!("`{name:.80}` is {scheme} but its scales are missing"),
+                    ));
+                };
+                if found.dtype != part.dtype || found.shape != part.shape {
+                    let problem = format!(
+                        "must be {} of shape {:?}, found {} of shape {:?}",
+                        part.dtype, part.shape, found.dtype, found.shape
+                    );
+                    return Err(wrong(&part.name, problem));
+                }
+                if manifest.tensors.contains_key(&part.name) || !part_names.insert(part.name.clone()) {
+                    let problem = format!("the scales of `{name:.80}` serve as something else too");
+                    return Err(wrong(&part.name, problem));
+                }
             }
         }
         for tensor in &self.tensors {
-            if !manifest.tensors.contains_key(&tensor.name) && !scales_names.contains(&tensor.name) {
+            if !manifest.tensors.contains_key(&tensor.name) && !part_names.contains(&tensor.name) {
                 return Err(wrong(
                     &tensor.name,
                     "weights.safetensors holds it, the manifest does not list it".into(),
                 ));
             }
         }
-        match manifest.tied.keys().find(|alias| scales_names.contains(*alias)) {
+        match manifest.tied.keys().find(|alias| part_names.contains(*alias)) {
             Some(alias) => Err(wrong(alias, "the manifest calls it an alias, but it holds scales".into())),
             None => Ok(()),
         }
@@ -267,7 +267,8 @@ fn check_tensor(name: String, raw: RawTensor, data_bytes: usize) -> Result<Tenso
         return Err(wrong(format!("a name of {} bytes, allowed are 1 to {MAX_NAME}", name.len())));
     }
     let Some(dtype) = Dtype::from_name(&dtype) else {
-        return Err(wrong(format!("dtype `{dtype:.80}` is not one of F32, F16, BF16, I8")));
+        let known = Dtype::ALL.map(Dtype::name).join(", ");
+        return Err(wrong(format!("dtype `{dtype:.80}` is not one of {known}")));
     };
     if !(1..=MAX_RANK).contains(&shape.len()) {
         return Err(wrong(format!("{} dimensions, allowed are 1 to {MAX_RANK}", shape.len())));
@@ -320,7 +321,7 @@ impl WeightsLayout {
             let (_, dtype, shape) = tensor;
             let whole_lines = shape.len() > 1 && bytes(tensor).is_multiple_of(ALIGNMENT);
             let group = match (whole_lines, dtype) {
-                (true, Dtype::I8) => 0,
+                (true, Dtype::I8 | Dtype::U8) => 0,
                 (true, _) => 1,
                 (false, _) => 2,
             };

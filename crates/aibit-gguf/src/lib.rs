@@ -1,9 +1,26 @@
 //! GGUF, the file format of llama.cpp: metadata, tensors, block formats and tokenizers, read and written.
 //!
+//! - [`Gguf`] reads a file's structure strictly: [`Metadata`], and where each [`GgufTensor`] lies.
+//! - [`GgufLayout`] plans a file to be written.
+//! - [`dequantize`] gives the values of a tensor of any [`GgmlType`] that this crate reads; blocks of Q8_0
+//!   and Q4_0 can be taken apart and put together.
+//!
 //! Source: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
+mod blocks;
 mod error;
 mod metadata;
+mod reader;
+mod tensor;
+mod tokenizer;
+mod types;
+mod writer;
 
+pub use blocks::{dequantize, join_q4_0, join_q8_0, split_q4_0, split_q8_0};
 pub use error::GgufError;
 pub use metadata::{Array, Metadata, Value};
+pub use reader::Gguf;
+pub use tensor::GgufTensor;
+pub use tokenizer::{SpecialIds, special_ids, tokenizer_json, tokenizer_metadata};
+pub use types::{GgmlType, UnsupportedType};
+pub use writer::GgufLayout;

@@ -57,7 +57,34 @@ pub struct Metadata {
     entries: Vec<(String, Value)>,
 }
 
+const ALIGNMENT_KEY: &str = "general.alignment";
+const DEFAULT_ALIGNMENT: u32 = 32;
+/// Above any page size in use; a file of one byte of data must not have to be padded to gigabytes.
+const MAX_ALIGNMENT: u32 = 1 << 20;
+
 impl Metadata {
+    /// Entries whose keys differ, which the caller has checked.
+    pub(crate) fn from_entries(entries: Vec<(String, Value)>) -> Self {
+        Self { entries }
+    }
+
+    /// What the start of the data and every tensor's offset are multiples of.
+    ///
+    /// # Errors
+    /// [`GgufError::Metadata`] for another type than ggml reads, and a number that cannot be an alignment.
+    pub(crate) fn alignment(&self) -> Result<usize, GgufError> {
+        let alignment = self.typed(ALIGNMENT_KEY, "of type u32", |value| match *value {
+            Value::U32(v) => Some(v),
+            _ => None,
+        })?;
+        let alignment = alignment.unwrap_or(DEFAULT_ALIGNMENT);
+        if !alignment.is_power_of_two() || !(8..=MAX_ALIGNMENT).contains(&alignment) {
+            let problem = format!("is {alignment}, must be a power of two from 8 to {MAX_ALIGNMENT}");
+            return Err(GgufError::metadata(ALIGNMENT_KEY, problem));
+        }
+        Ok(alignment as usize)
+    }
+
     /// Every key with its value, in file order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.entries.iter().map(|(key, value)| (key.as_str(), value))

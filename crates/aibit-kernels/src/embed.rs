@@ -37,7 +37,7 @@ pub fn embed_float(w: FloatMatrix<'_>, n: usize, k: usize, ids: &[u32], y: &mut 
     }
 }
 
-fn check(ids: &[u32], n: usize, k: usize, y: &[f32]) {
+pub(crate) fn check(ids: &[u32], n: usize, k: usize, y: &[f32]) {
     assert_eq!(y.len(), ids.len() * k, "embed: elements of y, m · k with m = {}, k = {k}", ids.len());
     if let Some(id) = ids.iter().find(|id| **id as usize >= n) {
         panic!("embed: token id {id} in a table of {n} rows");

@@ -13,7 +13,7 @@ use crate::{
 const PARALLEL: usize = 64 * 1024;
 
 /// Rows of `x` in a tile of `y`: with a panel of weight rows they stay in the second-level cache.
-const ROW_BLOCK: usize = 64;
+pub(crate) const ROW_BLOCK: usize = 64;
 
 /// A row-major matrix of floating-point weights, borrowed as it lies in memory.
 #[derive(Debug, Clone, Copy)]
@@ -141,15 +141,18 @@ fn tile_loop<S: Simd>(
     epilogue: &Epilogue<'_>,
     tile: &mut Tile<'_, f32>,
 ) {
+    let columns = tile.columns();
+    let weights = columns.start * k..columns.end * k;
     match w {
-        FloatMatrix::F32(w) => tile_of(simd, x, w, k, epilogue, tile),
-        FloatMatrix::F16(w) => tile_of(simd, x, w, k, epilogue, tile),
-        FloatMatrix::Bf16(w) => tile_of(simd, x, w, k, epilogue, tile),
+        FloatMatrix::F32(w) => tile_of(simd, x, &w[weights], k, epilogue, tile),
+        FloatMatrix::F16(w) => tile_of(simd, x, &w[weights], k, epilogue, tile),
+        FloatMatrix::Bf16(w) => tile_of(simd, x, &w[weights], k, epilogue, tile),
     }
 }
 
+/// The tile's rows of `x` times `w`, the weights of the tile's columns.
 #[inline(always)]
-fn tile_of<S: Simd, W: Element>(
+pub(crate) fn tile_of<S: Simd, W: Element>(
     simd: S,
     x: &[f32],
     w: &[W],
@@ -157,7 +160,7 @@ fn tile_of<S: Simd, W: Element>(
     epilogue: &Epilogue<'_>,
     tile: &mut Tile<'_, f32>,
 ) {
-    let (rows, columns) = (tile.rows(), tile.columns());
+    let rows = tile.rows();
     let mut row = rows.start;
     while row < rows.end {
         if S::TILE == 4 && row + 4 <= rows.end {
@@ -171,7 +174,6 @@ fn tile_of<S: Simd, W: Element>(
             row += 1;
         }
     }
-    debug_assert_eq!(columns, tile.columns());
 }
 
 /// All columns of the tile for `MR` rows of `x`, `NR` columns at a time.
@@ -192,7 +194,7 @@ fn columns_of<S: Simd, W: Element, const MR: usize, const NR: usize>(
         let mut lanes = [[0.0; LANES]; MR];
         let mut c = 0;
         while c + NR <= count {
-            let w: [&[W]; NR] = std::array::from_fn(|i| &w[(first + c + i) * k..][..k]);
+            let w: [&[W]; NR] = std::array::from_fn(|i| &w[(first - columns.start + c + i) * k..][..k]);
             let sums = dots::<S, W, MR, NR>(simd, x, w);
             for r in 0..MR {
                 lanes[r][c..c + NR].copy_from_slice(&sums[r]);
@@ -200,7 +202,7 @@ fn columns_of<S: Simd, W: Element, const MR: usize, const NR: usize>(
             c += NR;
         }
         while c < count {
-            let sums = dots::<S, W, MR, 1>(simd, x, [&w[(first + c) * k..][..k]]);
+            let sums = dots::<S, W, MR, 1>(simd, x, [&w[(first - columns.start + c) * k..][..k]]);
             for r in 0..MR {
                 lanes[r][c] = sums[r][0];
             }

@@ -26,6 +26,7 @@
 
 mod activation;
 mod attention;
+mod blocks;
 mod elementwise;
 mod embed;
 mod epilogue;
@@ -41,7 +42,9 @@ mod team;
 mod tiles;
 
 pub use activation::{Activation, activate};
+pub use aibit_quant::FourBit;
 pub use attention::{AttentionShape, Int8Kv, KvElement, attention, attention_int8, store_kv, store_kv_int8};
+pub use blocks::{BlockMatrix, BlockScales, embed_blocks, linear_blocks};
 pub use elementwise::{add, add_assign};
 pub use embed::{embed_float, embed_int8};
 pub use epilogue::Epilogue;

@@ -61,6 +61,9 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// [`Simd::sum`] of four values.
     fn sum4(self, values: [Self::F32x16; 4]) -> [f32; 4];
 
+    /// `table[index]` for sixteen indices below 16.
+    fn lookup(self, table: Self::F32x16, indices: &[u8; LANES]) -> Self::F32x16;
+
     fn splat_i32(self, value: i32) -> Self::I32x16;
 
     /// Bytes `4l..4l + 4` are lane `l`'s quadruple.
@@ -182,6 +185,11 @@ impl Simd for Scalar {
     #[inline(always)]
     fn sum4(self, values: [[f32; LANES]; 4]) -> [f32; 4] {
         values.map(sum_lanes)
+    }
+
+    #[inline(always)]
+    fn lookup(self, table: [f32; LANES], indices: &[u8; LANES]) -> [f32; LANES] {
+        std::array::from_fn(|l| table[usize::from(indices[l] % 16)])
     }
 
     #[inline(always)]
@@ -378,6 +386,20 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn lookup(self, table: [__m256; 2], indices: &[u8; LANES]) -> [__m256; 2] {
+            let (halves, _) = indices.as_chunks::<8>();
+            // SAFETY: `self` proves AVX2; eight bytes are read from eight.
+            let half = |indices: &[u8; 8]| unsafe {
+                let indices = _mm256_cvtepu8_epi32(_mm_loadl_epi64(indices.as_ptr().cast()));
+                let low = _mm256_permutevar8x32_ps(table[0], indices);
+                let high = _mm256_permutevar8x32_ps(table[1], indices);
+                // Bit 3 of the index, moved to the sign, chooses the half of the table.
+                _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32::<28>(indices)))
+            };
+            [half(&halves[0]), half(&halves[1])]
+        }
+
+        #[inline(always)]
         fn splat_i32(self, value: i32) -> [__m256i; 2] {
             // SAFETY: `self` proves AVX.
             [unsafe { _mm256_set1_epi32(value) }; 2]
@@ -555,6 +577,15 @@ mod x86 {
                 let mut sums = [0.0; 4];
                 _mm_storeu_ps(sums.as_mut_ptr(), _mm512_castps512_ps128(gathered));
                 sums
+            }
+        }
+
+        #[inline(always)]
+        fn lookup(self, table: __m512, indices: &[u8; LANES]) -> __m512 {
+            // SAFETY: `self` proves AVX-512F; sixteen bytes are read from sixteen.
+            unsafe {
+                let indices = _mm512_cvtepu8_epi32(_mm_loadu_si128(indices.as_ptr().cast()));
+                _mm512_permutexvar_ps(indices, table)
             }
         }
 

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use aibit_format::MappedFile;
+use aibit_gguf::{GgmlType, Gguf, GgufTensor};
 use half::{bf16, f16};
 use ndarray::Array2;
 use safetensors::SafeTensors;
@@ -61,15 +62,33 @@ struct OpenFile {
 pub(crate) struct CheckpointTensor {
     pub(crate) dtype: TensorDtype,
     pub(crate) shape: Vec<usize>,
+    /// Whether every matrix is `[out, in]`, whatever its layer makes of it.
+    pub(crate) is_canonical: bool,
     file: usize,
     place: Place,
 }
 
-/// A type that can be packed, or the name of one that cannot.
+/// An element type as far as this crate knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum TensorDtype {
     Float(SourceDtype),
+    I8,
+    U8,
+    /// Blocks of a GGUF file.
+    Ggml(GgmlType),
     Other(String),
+}
+
+impl TensorDtype {
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Float(dtype) => dtype.name(),
+            Self::I8 => "I8",
+            Self::U8 => "U8",
+            Self::Ggml(dtype) => dtype.name(),
+            Self::Other(name) => name,
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -86,7 +105,9 @@ impl Checkpoint {
         let mut checkpoint = Self { files: Vec::new(), tensors: BTreeMap::new() };
         for path in paths {
             let map = MappedFile::open(path)?;
-            if map.starts_with(b"PK\x03\x04") || map.starts_with(&[0x80]) {
+            if map.starts_with(b"GGUF") {
+                checkpoint.add_gguf(path, map)?;
+            } else if map.starts_with(b"PK\x03\x04") || map.starts_with(&[0x80]) {
                 checkpoint.add_torch(path, map)?;
             } else {
                 checkpoint.add_safetensors(path, map)?;
@@ -112,10 +133,33 @@ impl Checkpoint {
                 safetensors::Dtype::F32 => TensorDtype::Float(SourceDtype::F32),
                 safetensors::Dtype::F16 => TensorDtype::Float(SourceDtype::F16),
                 safetensors::Dtype::BF16 => TensorDtype::Float(SourceDtype::Bf16),
+                safetensors::Dtype::I8 => TensorDtype::I8,
+                safetensors::Dtype::U8 => TensorDtype::U8,
                 other => TensorDtype::Other(format!("{other:?}")),
             };
             let place = Place::Bytes(data_start + begin..data_start + end);
-            self.insert(name, CheckpointTensor { dtype, shape: info.shape.clone(), file, place })?;
+            self.insert(
+                name,
+                CheckpointTensor { dtype, shape: info.shape.clone(), is_canonical: false, file, place },
+            )?;
+        }
+        self.files.push(OpenFile { path: path.to_owned(), map, torch: None });
+        Ok(())
+    }
+
+    fn add_gguf(&mut self, path: &Path, map: MappedFile) -> Result<(), PackError> {
+        let gguf = Gguf::parse(&map).map_err(|source| PackError::Gguf { path: path.to_owned(), source })?;
+        let file = self.files.len();
+        for GgufTensor { name, dtype, shape, range } in gguf.tensors() {
+            let dtype = match dtype {
+                GgmlType::F32 => TensorDtype::Float(SourceDtype::F32),
+                GgmlType::F16 => TensorDtype::Float(SourceDtype::F16),
+                GgmlType::Bf16 => TensorDtype::Float(SourceDtype::Bf16),
+                quantized => TensorDtype::Ggml(*quantized),
+            };
+            let (shape, place) = (shape.clone(), Place::Bytes(range.clone()));
+            let tensor = CheckpointTensor { dtype, shape, is_canonical: true, file, place };
+            self.insert(crate::gguf::checkpoint_name(name), tensor)?;
         }
         self.files.push(OpenFile { path: path.to_owned(), map, torch: None });
         Ok(())
@@ -131,12 +175,14 @@ impl Checkpoint {
                 TorchDtype::F32 => TensorDtype::Float(SourceDtype::F32),
                 TorchDtype::F16 => TensorDtype::Float(SourceDtype::F16),
                 TorchDtype::Bf16 => TensorDtype::Float(SourceDtype::Bf16),
+                TorchDtype::I8 => TensorDtype::I8,
+                TorchDtype::U8 => TensorDtype::U8,
                 other => TensorDtype::Other(other.name().to_owned()),
             };
             let shape = tensor.shape.clone();
             self.insert(
                 tensor.name.clone(),
-                CheckpointTensor { dtype, shape, file, place: Place::Torch(index) },
+                CheckpointTensor { dtype, shape, is_canonical: false, file, place: Place::Torch(index) },
             )?;
         }
         self.files.push(OpenFile { path: path.to_owned(), map, torch: Some(torch) });
@@ -169,6 +215,12 @@ impl Checkpoint {
                     .map_err(|source| PackError::Torch { path: file.path.clone(), source })
             }
         }
+    }
+
+    /// A small tensor of floats, widened.
+    pub(crate) fn floats(&self, tensor: &CheckpointTensor) -> Result<Vec<f32>, PackError> {
+        let TensorDtype::Float(dtype) = tensor.dtype else { return Ok(Vec::new()) };
+        Ok(widen(&self.bytes(tensor)?, dtype).collect())
     }
 
     /// Lets go of the pages of a tensor that has been packed.

@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use aibit_format::{FormatError, Scheme};
+use aibit_gguf::GgufError;
 use aibit_gpt2::ConfigError;
 use aibit_quant::QuantError;
 use aibit_runtime::RuntimeError;
@@ -21,8 +22,8 @@ pub enum PackError {
         /// The system's reason.
         source: std::io::Error,
     },
-    /// The source is not a model folder.
-    #[error("{} is not a model folder: {problem}", .path.display())]
+    /// The source is no model.
+    #[error("{} is not a model: {problem}", .path.display())]
     NotAModel {
         /// The path.
         path: PathBuf,
@@ -69,6 +70,14 @@ pub enum PackError {
         /// Why.
         source: TorchError,
     },
+    /// A GGUF file is refused.
+    #[error("{}: {source}", .path.display())]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: GgufError,
+    },
     /// A tensor of the checkpoint does not fit the model.
     #[error("tensor `{name}`: {problem}")]
     Tensor {
@@ -104,7 +113,22 @@ pub enum PackError {
         /// The scheme.
         scheme: Scheme,
         /// Why not.
-        problem: &'static str,
+        problem: String,
+    },
+    /// A tensor is quantized already, and the scheme that was chosen would quantize its values once more.
+    #[error(
+        "tensor `{name}` is quantized already ({found}) and would be quantized again as {scheme}, which loses more; \
+         {advice}"
+    )]
+    Requantize {
+        /// Its name in the checkpoint.
+        name: String,
+        /// How it is stored there.
+        found: &'static str,
+        /// The scheme that was chosen.
+        scheme: Scheme,
+        /// What to do.
+        advice: &'static str,
     },
     /// The finished package does not run.
     #[error("the package does not run: {0}")]

@@ -4,8 +4,11 @@
 //! and writes the archive. Checkpoints are safetensors files, sharded or not, or torch's `pytorch_model.bin`,
 //! which [`torch`] reads without executing anything in it.
 
+mod bnb;
 mod checkpoint;
+mod encoding;
 mod error;
+mod gguf;
 pub mod hub;
 mod pack;
 mod progress;

@@ -4,29 +4,36 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use aibit_format::{
-    ArchiveWriter, Dtype, EntryWriter, FORMAT_VERSION, Manifest, Override, Provenance, Scheme, Source,
-    TensorRecord, WeightsLayout, entry_names,
+    ArchiveWriter, EntryWriter, FORMAT_VERSION, Manifest, Override, Provenance, Scheme, Source, TensorRecord,
+    WeightsLayout, entry_names,
 };
 use aibit_gpt2::{CheckpointName, Gpt2Config, checkpoint_name};
-use aibit_graph::{ModelDescription, Parameter, SourceLayout};
-use aibit_quant::Int8Rowwise;
+use aibit_graph::{ModelDescription, Op, Parameter, SourceLayout};
+use aibit_quant::{
+    FourBit, Int8Rowwise, NestedAbsmax, QuantError, quantize_four_bit, quantize_int4_groups,
+    quantize_int8_groups,
+};
 use aibit_runtime::{Golden, Model, Tokenizer, compile_tokenizer};
 use half::{bf16, f16};
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::{Checkpoint, CheckpointTensor, TensorDtype, read_rows};
+use crate::bnb::{self, QuantizationConfig};
+use crate::checkpoint::{Checkpoint, CheckpointTensor};
+use crate::encoding::{Block, Elements, Encoding, encoding_of, le_bytes, nested_tables};
 use crate::recipe::{CompiledRecipe, Preset};
 use crate::source::{digest_bytes, digest_file};
-use crate::{ModelSource, PackError, Progress, SourceDtype, tokenizer_files};
+use crate::{ModelSource, PackError, Progress, tokenizer_files};
 
 /// What to make of a source.
 #[derive(Debug, Clone, Default)]
 pub struct PackOptions {
-    /// Schemes by role.
-    pub preset: Preset,
+    /// Schemes by role; by default [`Preset::Keep`] for a source that is quantized already and [`Preset::Int8`] for others.
+    pub preset: Option<Preset>,
     /// Exceptions by name; the last that matches counts.
     pub overrides: Vec<Override>,
+    /// Whether values that were quantized before may be quantized again.
+    pub requantize: bool,
 }
 
 /// What was made.
@@ -75,10 +82,6 @@ pub fn pack(
     let config = source.read(entry_names::CONFIG)?.expect("a model source has a config.json");
     let mut description = describe(&config)?;
     description.graph.fuse();
-    let recipe = CompiledRecipe::new(options.preset, &options.overrides)?;
-    for slot in &mut description.graph.kv_slots {
-        slot.precision = recipe.kv_precision(slot.head_dim, description.graph.context);
-    }
     let tokenizer_files = tokenizer_files::load(source)?;
     let compiled_tokenizer = compile_tokenizer(&tokenizer_files.json)?;
     let tokenizer = match &compiled_tokenizer {
@@ -94,8 +97,15 @@ pub fn pack(
         return Err(PackError::SourceFile { path: source.folder.join(entry_names::TOKENIZER), problem });
     }
     let checkpoint = Checkpoint::open(source.weight_files())?;
-    let tensors = match_tensors(&checkpoint, &description)?;
-    let typed: Vec<_> = tensors.iter().map(|t| (t.parameter, t.dtype)).collect();
+    let parameters = description.clone();
+    let tensors = match_tensors(&checkpoint, &parameters)?;
+    let is_quantized = tensors.iter().any(|t| t.encoding.is_quantized());
+    let preset = options.preset.unwrap_or(if is_quantized { Preset::Keep } else { Preset::Int8 });
+    let recipe = CompiledRecipe::new(preset, &options.overrides, options.requantize)?;
+    for slot in &mut description.graph.kv_slots {
+        slot.precision = recipe.kv_precision(slot.head_dim, description.graph.context);
+    }
+    let typed: Vec<_> = tensors.iter().map(|t| (t.parameter, &t.encoding)).collect();
     let schemes = recipe.schemes(&typed)?;
     let plan: Vec<_> =
         tensors.into_iter().zip(schemes).map(|(tensor, scheme)| Planned { tensor, scheme }).collect();
@@ -174,14 +184,24 @@ fn describe(config: &[u8]) -> Result<ModelDescription, PackError> {
             "the model asks for code of its own, which is never run; only built-in families can be packed";
         return Err(PackError::Setting { field: "auto_map", found: shown(found), advice });
     }
+    let mut threshold = None;
     if let Some(found) = set("quantization_config") {
-        let advice =
-            "the checkpoint is quantized already, which cannot be imported yet; pack the original model";
-        let found = found.get("quant_method").map_or_else(|| shown(found), shown);
-        return Err(PackError::Setting { field: "quantization_config", found, advice });
+        let quantization = QuantizationConfig::deserialize(found).unwrap_or_default();
+        if !quantization.is_bitsandbytes() {
+            let advice = "a checkpoint quantized by this method cannot be imported; pack the original model";
+            let found = found.get("quant_method").map_or_else(|| shown(found), shown);
+            return Err(PackError::Setting { field: "quantization_config", found, advice });
+        }
+        threshold = Some(quantization.threshold());
     }
     match set("model_type").and_then(|value| value.as_str()) {
-        Some(aibit_gpt2::MODEL_TYPE) => Ok(aibit_gpt2::describe(&Gpt2Config::from_json(config)?)),
+        Some(aibit_gpt2::MODEL_TYPE) => {
+            let mut description = aibit_gpt2::describe(&Gpt2Config::from_json(config)?);
+            if let Some(threshold) = threshold {
+                set_outlier_threshold(&mut description, threshold);
+            }
+            Ok(description)
+        }
         other => Err(PackError::Architecture {
             found: other.unwrap_or("(none)").to_owned(),
             supported: aibit_gpt2::MODEL_TYPE,
@@ -189,11 +209,23 @@ fn describe(config: &[u8]) -> Result<ModelDescription, PackError> {
     }
 }
 
+/// Gives layers whose activations may have outliers the checkpoint's own threshold, where 0 means that there are none.
+fn set_outlier_threshold(description: &mut ModelDescription, threshold: f32) {
+    for op in &mut description.graph.nodes {
+        if let Op::Linear { outlier_threshold: Some(value), .. } = op {
+            *value = threshold;
+        }
+        if let Op::Linear { outlier_threshold, .. } = op {
+            *outlier_threshold = outlier_threshold.filter(|threshold| *threshold > 0.0);
+        }
+    }
+}
+
 /// A parameter and the checkpoint's tensor for it.
 struct Matched<'a> {
     parameter: &'a Parameter,
     tensor: &'a CheckpointTensor,
-    dtype: SourceDtype,
+    encoding: Encoding<'a>,
 }
 
 struct Planned<'a> {
@@ -202,16 +234,23 @@ struct Planned<'a> {
 }
 
 impl Planned<'_> {
+    fn name(&self) -> &str {
+        &self.tensor.parameter.name
+    }
+
     fn record(&self) -> TensorRecord {
         TensorRecord {
             scheme: self.scheme,
-            source_dtype: self.tensor.dtype.name().into(),
+            source_dtype: self.tensor.encoding.name().into(),
             transposed: self.transposed(),
         }
     }
 
+    /// Quantized weights have left the orientation of their layer behind.
     fn transposed(&self) -> bool {
         self.tensor.parameter.source_layout == SourceLayout::Transposed
+            && matches!(self.tensor.encoding, Encoding::Float(_))
+            && !self.tensor.tensor.is_canonical
     }
 
     /// The parameter as a matrix; a vector is one row.
@@ -234,6 +273,9 @@ fn match_tensors<'a>(
     let mut found: HashMap<&str, (&String, &CheckpointTensor)> = HashMap::new();
     let mut aliases = Vec::new();
     for (source_name, tensor) in checkpoint.tensors() {
+        if bnb::weight_of(source_name).is_some_and(|weight| checkpoint.tensors().contains_key(&weight)) {
+            continue; // read with its weight
+        }
         let CheckpointName::Parameter(name) = checkpoint_name(source_name) else { continue };
         if let Some((_, target)) = description.tied.iter().find(|(alias, _)| *alias == name) {
             aliases.push((source_name, tensor, target));
@@ -242,7 +284,7 @@ fn match_tensors<'a>(
         let Some(parameter) = parameters.get(name.as_str()) else {
             return Err(wrong(
                 source_name,
-                "config.json describes no such tensor; the checkpoint is of another model or already quantized".into(),
+                "config.json describes no such tensor; the checkpoint is of another model".into(),
             ));
         };
         if let Some((twin, _)) = found.insert(&parameter.name, (source_name, tensor)) {
@@ -269,44 +311,40 @@ fn match_tensors<'a>(
         .iter()
         .map(|parameter| {
             let (source_name, tensor) = found[parameter.name.as_str()];
-            let mut expected = parameter.shape.clone();
-            if parameter.source_layout == SourceLayout::Transposed {
-                expected.reverse();
+            let encoding = encoding_of(checkpoint, source_name, tensor, &parameter.shape)?;
+            if let Encoding::Float(_) | Encoding::Ggml(_) = encoding {
+                let mut expected = parameter.shape.clone();
+                if parameter.source_layout == SourceLayout::Transposed && !tensor.is_canonical {
+                    expected.reverse();
+                }
+                if tensor.shape != expected {
+                    return Err(wrong(
+                        source_name,
+                        format!("has shape {:?}, config.json calls for {expected:?}", tensor.shape),
+                    ));
+                }
             }
-            if tensor.shape != expected {
-                return Err(wrong(
-                    source_name,
-                    format!("has shape {:?}, config.json calls for {expected:?}", tensor.shape),
-                ));
-            }
-            match &tensor.dtype {
-                TensorDtype::Float(dtype) => Ok(Matched { parameter, tensor, dtype: *dtype }),
-                TensorDtype::Other(dtype) => Err(wrong(
-                    source_name,
-                    format!("has element type {dtype}; F32, F16 and BF16 can be packed"),
-                )),
-            }
+            Ok(Matched { parameter, tensor, encoding })
         })
         .collect()
 }
 
 fn weights_layout(plan: &[Planned<'_>]) -> Result<WeightsLayout, PackError> {
     let mut tensors = Vec::new();
-    for Planned { tensor: Matched { parameter, .. }, scheme } in plan {
-        if *scheme == Scheme::Int8 && parameter.shape.len() != 2 {
-            let problem = "row-wise quantization takes matrices";
-            return Err(PackError::Scheme { name: parameter.name.clone(), scheme: *scheme, problem });
+    for planned in plan {
+        let (scheme, shape) = (planned.scheme, &planned.tensor.parameter.shape);
+        if scheme.is_quantized() && shape.len() != 2 {
+            let (name, problem) = (planned.name().to_owned(), "quantization takes matrices".into());
+            return Err(PackError::Scheme { name, scheme, problem });
         }
-        tensors.push((parameter.name.clone(), scheme.dtype(), parameter.shape.clone()));
-        if let Some(scales) = scheme.scales_name(&parameter.name) {
-            tensors.push((scales, Dtype::F32, vec![parameter.shape[0]]));
-        }
+        tensors.push((planned.name().to_owned(), scheme.dtype(), scheme.stored_shape(shape)));
+        tensors.extend(scheme.parts(planned.name(), shape).into_iter().map(|p| (p.name, p.dtype, p.shape)));
     }
     Ok(WeightsLayout::new(&tensors)?)
 }
 
-/// Streams every tensor in the layout's order. Row scales are kept from the pass over their codes, or
-/// computed by a pass of their own where the layout asks for them first.
+/// Streams every tensor in the layout's order. What a scheme stores beside the codes is kept from the pass over them, or
+/// computed by a pass of its own where the layout asks for it first.
 fn write_weights(
     archive: &mut ArchiveWriter,
     checkpoint: &Checkpoint,
@@ -314,27 +352,27 @@ fn write_weights(
     layout: &WeightsLayout,
     progress: &dyn Progress,
 ) -> Result<(), PackError> {
-    let by_name: HashMap<&str, &Planned<'_>> =
-        plan.iter().map(|p| (p.tensor.parameter.name.as_str(), p)).collect();
-    let by_scales: HashMap<String, &Planned<'_>> =
-        plan.iter().filter_map(|p| Some((p.scheme.scales_name(&p.tensor.parameter.name)?, p))).collect();
-    let mut scales: HashMap<&str, Vec<u8>> = HashMap::new();
+    let mut by_name: HashMap<String, &Planned<'_>> = HashMap::new();
+    for planned in plan {
+        by_name.insert(planned.name().to_owned(), planned);
+        let parts = planned.scheme.parts(planned.name(), &planned.tensor.parameter.shape);
+        by_name.extend(parts.into_iter().map(|part| (part.name, planned)));
+    }
+    let mut kept: HashMap<String, Vec<u8>> = HashMap::new();
 
     progress.start("quantizing", layout.file_bytes());
     let mut entry =
         archive.start_entry(entry_names::WEIGHTS, "application/vnd.safetensors", layout.file_bytes())?;
     entry.write_all(layout.header())?;
     for info in layout.tensors() {
-        if let Some(&planned) = by_name.get(info.name.as_str()) {
-            let row_scales = write_parameter(Some(&mut entry), checkpoint, planned)?;
-            scales.insert(&planned.tensor.parameter.name, row_scales);
+        let planned = by_name[&info.name];
+        if info.name == planned.name() {
+            kept.extend(write_parameter(Some(&mut entry), checkpoint, planned)?);
         } else {
-            let planned = by_scales[&info.name];
-            let row_scales = match scales.remove(planned.tensor.parameter.name.as_str()) {
-                Some(row_scales) => row_scales,
-                None => write_parameter(None, checkpoint, planned)?,
-            };
-            entry.write_all(&row_scales)?;
+            if !kept.contains_key(&info.name) {
+                kept.extend(write_parameter(None, checkpoint, planned)?);
+            }
+            entry.write_all(&kept.remove(&info.name).expect("a part of its scheme"))?;
         }
         progress.advance(info.bytes() as u64);
     }
@@ -343,53 +381,63 @@ fn write_weights(
     Ok(())
 }
 
-/// Encodes a parameter block by block, in parallel, and writes the blocks in order; returns its row scales.
+/// Encodes a parameter block by block, in parallel, and writes the blocks in order; returns what its scheme stores beside
+/// them, by name.
 fn write_parameter(
     mut entry: Option<&mut EntryWriter<'_>>,
     checkpoint: &Checkpoint,
     planned: &Planned<'_>,
-) -> Result<Vec<u8>, PackError> {
-    let bytes = checkpoint.bytes(planned.tensor.tensor)?;
+) -> Result<Vec<(String, Vec<u8>)>, PackError> {
     let shape @ [rows, columns] = planned.matrix_shape();
+    let Matched { parameter, tensor, encoding } = &planned.tensor;
+    let elements = Elements::open(checkpoint, tensor, encoding, shape, planned.transposed())?;
+    let is_kept = encoding.is_quantized() && encoding.scheme(columns) == Some(planned.scheme);
     let block_rows = (BLOCK_ELEMENTS / columns).max(1);
     let starts: Vec<_> = (0..rows).step_by(block_rows).collect();
-    let mut scales = Vec::new();
+    let names = planned.scheme.parts(&parameter.name, &parameter.shape);
+    let mut parts = vec![Vec::new(); names.len()];
     for batch in starts.chunks(2 * rayon::current_num_threads()) {
         let blocks: Vec<_> = batch
             .par_iter()
             .map(|&start| {
                 let wanted = start..(start + block_rows).min(rows);
-                let values = read_rows(&bytes, planned.tensor.dtype, shape, planned.transposed(), wanted);
-                encode(planned, start, &values)
+                if is_kept {
+                    Ok(elements.codes(wanted))
+                } else {
+                    encode(planned, start, &elements.values(wanted))
+                }
             })
-            .collect::<Result<_, _>>()?;
-        for Block { data, row_scales } in blocks {
+            .collect::<Result<_, PackError>>()?;
+        for block in blocks {
             if let Some(entry) = entry.as_deref_mut() {
-                entry.write_all(&data)?;
+                entry.write_all(&block.data)?;
             }
-            scales.extend(row_scales);
+            parts.iter_mut().zip(block.parts).for_each(|(part, bytes)| part.extend(bytes));
         }
     }
-    drop(bytes);
-    checkpoint.release(planned.tensor.tensor);
-    Ok(scales)
+    if !is_kept && matches!(planned.scheme, Scheme::Nf4Dq | Scheme::Fp4Dq) {
+        let absmax: Vec<f32> = parts[0].as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        let nested = NestedAbsmax::quantize(&absmax);
+        let tables = nested_tables(&nested);
+        parts = [vec![nested.codes], tables.into()].concat();
+    }
+    drop(elements);
+    checkpoint.release(tensor);
+    Ok(names.into_iter().map(|part| part.name).zip(parts).collect())
 }
 
-struct Block {
-    data: Vec<u8>,
-    row_scales: Vec<u8>,
-}
-
-/// Encodes some rows of a parameter, the first of which is row `start`.
+/// Encodes some rows of a parameter, the first of which is row `start`. A scheme with double quantization gets its absmax
+/// as it is: that needs all rows.
 fn encode(planned: &Planned<'_>, start: usize, values: &ndarray::Array2<f32>) -> Result<Block, PackError> {
-    let name = &planned.tensor.parameter.name;
+    let name = planned.name();
+    let columns = planned.matrix_shape()[1];
     let place = |index: usize| match *planned.tensor.parameter.shape {
         [_, columns] => format!("row {}, column {}", start + index / columns, index % columns),
         _ => format!("element {index}"),
     };
     if let Some((index, value)) = values.iter().enumerate().find(|(_, v)| !v.is_finite()) {
         let problem = format!("{} holds {value}; check the source checkpoint", place(index));
-        return Err(PackError::Tensor { name: name.clone(), problem });
+        return Err(PackError::Tensor { name: name.to_owned(), problem });
     }
     let narrow = |bytes_of: &dyn Fn(f32) -> ([u8; 2], bool)| {
         let mut data = Vec::with_capacity(2 * values.len());
@@ -401,25 +449,54 @@ fn encode(planned: &Planned<'_>, start: usize, values: &ndarray::Array2<f32>) ->
                     place(index),
                     planned.scheme
                 );
-                return Err(PackError::Tensor { name: name.clone(), problem });
+                return Err(PackError::Tensor { name: name.to_owned(), problem });
             }
             data.extend(bytes);
         }
-        Ok(data)
+        Ok(Block { data, parts: Vec::new() })
     };
-    let data = match planned.scheme {
-        Scheme::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        Scheme::F16 => narrow(&|v| (f16::from_f32(v).to_le_bytes(), f16::from_f32(v).is_finite()))?,
-        Scheme::Bf16 => narrow(&|v| (bf16::from_f32(v).to_le_bytes(), bf16::from_f32(v).is_finite()))?,
+    // Positions in messages are those of the whole parameter.
+    let failed = |source: QuantError| {
+        let source = match source {
+            QuantError::NotFinite { row, column, value } => {
+                let at = row * columns + column;
+                QuantError::NotFinite { row: start + at / columns, column: at % columns, value }
+            }
+            QuantError::BeyondF16 { row, column, value } => {
+                let at = row * columns + column;
+                QuantError::BeyondF16 { row: start + at / columns, column: at % columns, value }
+            }
+            other => other,
+        };
+        PackError::Quant { name: name.to_owned(), source }
+    };
+    let flat = values.as_slice().expect("rows side by side");
+    let halves = |scales: &[f16]| scales.iter().flat_map(|scale| scale.to_le_bytes()).collect();
+    match planned.scheme {
+        Scheme::F32 => Ok(Block { data: le_bytes(flat), parts: Vec::new() }),
+        Scheme::F16 => narrow(&|v| (f16::from_f32(v).to_le_bytes(), f16::from_f32(v).is_finite())),
+        Scheme::Bf16 => narrow(&|v| (bf16::from_f32(v).to_le_bytes(), bf16::from_f32(v).is_finite())),
         Scheme::Int8 => {
-            let quantized = Int8Rowwise::from_checkpoint_rows(values.view())
-                .map_err(|source| PackError::Quant { name: name.clone(), source })?;
+            let quantized = Int8Rowwise::from_checkpoint_rows(values.view()).map_err(failed)?;
             let data = quantized.codes.iter().map(|&code| code as u8).collect();
-            let row_scales = quantized.absmax.iter().flat_map(|scale| scale.to_le_bytes()).collect();
-            return Ok(Block { data, row_scales });
+            Ok(Block { data, parts: vec![le_bytes(&quantized.absmax.to_vec())] })
         }
-    };
-    Ok(Block { data, row_scales: Vec::new() })
+        Scheme::Int8G32 => {
+            let quantized = quantize_int8_groups(flat).map_err(failed)?;
+            let data = quantized.codes.iter().map(|&code| code as u8).collect();
+            Ok(Block { data, parts: vec![halves(&quantized.scales)] })
+        }
+        Scheme::Int4G32 => {
+            let quantized = quantize_int4_groups(flat).map_err(failed)?;
+            Ok(Block { data: quantized.codes, parts: vec![halves(&quantized.scales)] })
+        }
+        Scheme::Nf4 | Scheme::Nf4Dq | Scheme::Fp4 | Scheme::Fp4Dq => {
+            let is_nf4 = matches!(planned.scheme, Scheme::Nf4 | Scheme::Nf4Dq);
+            let kind = if is_nf4 { FourBit::Nf4 } else { FourBit::Fp4 };
+            let quantized = quantize_four_bit(flat, kind).map_err(failed)?;
+            Ok(Block { data: quantized.codes, parts: vec![le_bytes(&quantized.absmax)] })
+        }
+    }
 }
 
 fn report(

@@ -7,35 +7,68 @@ use aibit_format::{Override, Recipe, Scheme};
 use aibit_graph::{KvPrecision, Parameter, Role};
 use regex::Regex;
 
-use crate::{PackError, SourceDtype};
+use crate::PackError;
+use crate::encoding::Encoding;
 
 /// A named choice of schemes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Preset {
     /// Every linear layer, the token embedding (shared with a tied head) and cached keys and values as INT8;
     /// positions as F16.
-    #[default]
     Int8,
     /// Exactly what transformers with bitsandbytes quantizes: the linear layers inside the blocks. Other
     /// matrices keep the source's type, cached keys and values are F32.
     BnbInt8,
+    /// [`Preset::BnbInt8`] with NF4 in place of INT8.
+    Nf4,
+    /// [`Preset::Nf4`] with double quantization.
+    Nf4Dq,
+    /// [`Preset::BnbInt8`] with FP4 in place of INT8.
+    Fp4,
+    /// [`Preset::Fp4`] with double quantization.
+    Fp4Dq,
+    /// Every linear layer and the token embedding as INT8 in groups of 32, as in GGUF's Q8_0; positions as F16.
+    Int8G32,
+    /// Every linear layer as INT4 in groups of 32, as in GGUF's Q4_0; embedding and head as INT8 in groups.
+    Int4G32,
     /// Everything as F32.
     F32,
     /// Every matrix and cached keys and values as F16.
     F16,
+    /// Every matrix as the source has it, codes and scales included; cached keys and values are F32.
+    Keep,
 }
 
 impl Preset {
     /// Every preset.
-    pub const ALL: [Self; 4] = [Self::Int8, Self::BnbInt8, Self::F32, Self::F16];
+    pub const ALL: [Self; 11] = [
+        Self::Int8,
+        Self::BnbInt8,
+        Self::Nf4,
+        Self::Nf4Dq,
+        Self::Fp4,
+        Self::Fp4Dq,
+        Self::Int8G32,
+        Self::Int4G32,
+        Self::F32,
+        Self::F16,
+        Self::Keep,
+    ];
 
     /// The name on the command line and in manifests.
     pub fn name(self) -> &'static str {
         match self {
             Self::Int8 => "int8",
             Self::BnbInt8 => "bnb-int8",
+            Self::Nf4 => "nf4",
+            Self::Nf4Dq => "nf4-dq",
+            Self::Fp4 => "fp4",
+            Self::Fp4Dq => "fp4-dq",
+            Self::Int8G32 => "int8-g32",
+            Self::Int4G32 => "int4-g32",
             Self::F32 => "f32",
             Self::F16 => "f16",
+            Self::Keep => "keep",
         }
     }
 
@@ -43,25 +76,39 @@ impl Preset {
     fn kv_precision(self) -> KvPrecision {
         match self {
             Self::Int8 => KvPrecision::Int8,
-            Self::F16 => KvPrecision::F16,
-            Self::BnbInt8 | Self::F32 => KvPrecision::F32,
+            Self::F16 | Self::Int8G32 | Self::Int4G32 => KvPrecision::F16,
+            Self::BnbInt8 | Self::Nf4 | Self::Nf4Dq | Self::Fp4 | Self::Fp4Dq | Self::F32 | Self::Keep => {
+                KvPrecision::F32
+            }
         }
     }
 
     /// The scheme for a parameter. Vectors are F32 in every preset, which holds any source type without loss:
     /// they are small, and executed in place.
-    fn scheme(self, role: Role, source: SourceDtype) -> Scheme {
-        match (self, role) {
+    fn scheme(self, parameter: &Parameter, source: &Encoding<'_>) -> Scheme {
+        let columns = parameter.shape.last().copied().unwrap_or(1);
+        // As the source has it, or the nearest that holds it.
+        let kept = source.scheme(columns).unwrap_or(Scheme::Int8);
+        match (self, parameter.role) {
             (_, Role::Vector) | (Self::F32, _) => Scheme::F32,
+            (Self::Keep, _) => kept,
             (Self::Int8, Role::Linear | Role::Embedding | Role::Head) | (Self::BnbInt8, Role::Linear) => {
                 Scheme::Int8
             }
-            (Self::Int8, Role::PositionEmbedding) | (Self::F16, _) => Scheme::F16,
-            (Self::BnbInt8, Role::Embedding | Role::PositionEmbedding | Role::Head) => match source {
-                SourceDtype::F32 => Scheme::F32,
-                SourceDtype::F16 => Scheme::F16,
-                SourceDtype::Bf16 => Scheme::Bf16,
-            },
+            (Self::Nf4, Role::Linear) => Scheme::Nf4,
+            (Self::Nf4Dq, Role::Linear) => Scheme::Nf4Dq,
+            (Self::Fp4, Role::Linear) => Scheme::Fp4,
+            (Self::Fp4Dq, Role::Linear) => Scheme::Fp4Dq,
+            (Self::Int4G32, Role::Linear) => Scheme::Int4G32,
+            (Self::Int8G32, Role::Linear | Role::Embedding | Role::Head)
+            | (Self::Int4G32, Role::Embedding | Role::Head) => Scheme::Int8G32,
+            (Self::Int8 | Self::Int8G32 | Self::Int4G32, Role::PositionEmbedding) | (Self::F16, _) => {
+                Scheme::F16
+            }
+            (
+                Self::BnbInt8 | Self::Nf4 | Self::Nf4Dq | Self::Fp4 | Self::Fp4Dq,
+                Role::Embedding | Role::PositionEmbedding | Role::Head,
+            ) => kept,
         }
     }
 }
@@ -88,10 +135,11 @@ impl FromStr for Preset {
 pub(crate) struct CompiledRecipe {
     preset: Preset,
     overrides: Vec<(Regex, Override)>,
+    requantize: bool,
 }
 
 impl CompiledRecipe {
-    pub(crate) fn new(preset: Preset, overrides: &[Override]) -> Result<Self, PackError> {
+    pub(crate) fn new(preset: Preset, overrides: &[Override], requantize: bool) -> Result<Self, PackError> {
         let compile = |o: &Override| match Regex::new(&o.pattern) {
             Ok(regex) => Ok((regex, o.clone())),
             Err(e) => Err(PackError::Recipe(format!(
@@ -99,7 +147,8 @@ impl CompiledRecipe {
                 o.pattern
             ))),
         };
-        Ok(Self { preset, overrides: overrides.iter().map(compile).collect::<Result<_, _>>()? })
+        let overrides = overrides.iter().map(compile).collect::<Result<_, _>>()?;
+        Ok(Self { preset, overrides, requantize })
     }
 
     /// The record of this recipe in the manifest.
@@ -117,8 +166,11 @@ impl CompiledRecipe {
         }
     }
 
-    /// The scheme of each parameter, given the source type of each.
-    pub(crate) fn schemes(&self, parameters: &[(&Parameter, SourceDtype)]) -> Result<Vec<Scheme>, PackError> {
+    /// The scheme of each parameter, given how the source stores it.
+    pub(crate) fn schemes(
+        &self,
+        parameters: &[(&Parameter, &Encoding<'_>)],
+    ) -> Result<Vec<Scheme>, PackError> {
         for (regex, Override { pattern, scheme }) in &self.overrides {
             if !parameters.iter().any(|(parameter, _)| regex.is_match(&parameter.name)) {
                 return Err(PackError::Recipe(format!(
@@ -129,15 +181,37 @@ impl CompiledRecipe {
         parameters.iter().map(|&(parameter, source)| self.scheme(parameter, source)).collect()
     }
 
-    fn scheme(&self, parameter: &Parameter, source: SourceDtype) -> Result<Scheme, PackError> {
+    fn scheme(&self, parameter: &Parameter, source: &Encoding<'_>) -> Result<Scheme, PackError> {
         let chosen = self.overrides.iter().rev().find(|(regex, _)| regex.is_match(&parameter.name));
-        let Some((_, Override { scheme, .. })) = chosen else {
-            return Ok(self.preset.scheme(parameter.role, source));
-        };
-        if parameter.role == Role::Vector && *scheme != Scheme::F32 {
-            let problem = "biases and norms are executed in place as f32; narrow the pattern to matrices";
-            return Err(PackError::Scheme { name: parameter.name.clone(), scheme: *scheme, problem });
+        let scheme = chosen.map_or_else(|| self.preset.scheme(parameter, source), |(_, o)| o.scheme);
+        let refused =
+            |problem: String| Err(PackError::Scheme { name: parameter.name.clone(), scheme, problem });
+        if parameter.role == Role::Vector && scheme != Scheme::F32 {
+            return refused(
+                "biases and norms are executed in place as f32; narrow the pattern to matrices".into(),
+            );
         }
-        Ok(*scheme)
+        let columns = parameter.shape.last().copied().unwrap_or(1);
+        if !columns.is_multiple_of(scheme.block()) {
+            let block = scheme.block();
+            return refused(format!(
+                "its rows of {columns} are not whole blocks of {block}; choose another scheme"
+            ));
+        }
+        let kept = source.scheme(columns);
+        // F32 holds every value of every format.
+        if source.is_quantized() && kept != Some(scheme) && scheme != Scheme::F32 && !self.requantize {
+            return Err(PackError::Requantize {
+                name: parameter.name.clone(),
+                found: source.name(),
+                scheme,
+                advice: if kept.is_some() {
+                    "leave out --quantize to keep the codes, or give --requantize"
+                } else {
+                    "no scheme holds its codes: give --requantize, or --quantize f32 to keep the values"
+                },
+            });
+        }
+        Ok(scheme)
     }
 }

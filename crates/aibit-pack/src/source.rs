@@ -1,7 +1,8 @@
-//! Where a model comes from: a folder in the Hugging Face layout.
+//! Where a model comes from: a folder in the Hugging Face layout, a weight file beside its configuration, a GGUF file.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use aibit_format::{MappedFile, SourceFile, hex};
@@ -11,7 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::PackError;
 use crate::hub::HubModel;
 
-/// A model folder, looked through: which files are there, and which hold the weights.
+/// A model, looked through: which files are there, and which hold the weights.
 #[derive(Debug, Clone)]
 pub struct ModelSource {
     /// The folder.
@@ -19,12 +20,51 @@ pub struct ModelSource {
     /// Repository and commit on the model hub, where it came from one.
     pub repository: Option<(String, String)>,
     weight_files: Vec<PathBuf>,
+    /// Small files that the weights' file holds itself, by the names that they have in a folder.
+    inside: BTreeMap<&'static str, Vec<u8>>,
 }
 
 /// Longest text file that is read whole. The largest tokenizers of today have a fifth of it.
 const MAX_TEXT_FILE: u64 = 256 << 20;
 
 impl ModelSource {
+    /// Looks at `path`: a model folder, a GGUF file, or a weight file (safetensors or torch) beside its `config.json` and
+    /// tokenizer. Files are told apart by content.
+    ///
+    /// # Errors
+    /// As [`ModelSource::folder`], and [`PackError::Gguf`] for a GGUF file that cannot be packed.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, PackError> {
+        let path = path.into();
+        if !path.is_file() {
+            return Self::folder(path);
+        }
+        match kind_of(&path)? {
+            WeightFile::Gguf => Self::gguf(path),
+            WeightFile::Safetensors | WeightFile::Torch => {
+                let folder = path.parent().map(Path::to_owned).unwrap_or_default();
+                if !folder.join("config.json").is_file() {
+                    let problem = "it holds weights only, and there is no config.json beside it".into();
+                    return Err(PackError::NotAModel { path, problem });
+                }
+                Ok(Self { folder, repository: None, weight_files: vec![path], inside: BTreeMap::new() })
+            }
+            WeightFile::Other(what) => {
+                let problem =
+                    format!("it is {what}; a folder, safetensors, torch and GGUF files can be packed");
+                Err(PackError::NotAModel { path, problem })
+            }
+        }
+    }
+
+    /// Reads what a GGUF file says of its model.
+    fn gguf(path: PathBuf) -> Result<Self, PackError> {
+        let map = MappedFile::open(&path)?;
+        let inside =
+            crate::gguf::files(&map).map_err(|source| PackError::Gguf { path: path.clone(), source })?;
+        let folder = path.parent().map(Path::to_owned).unwrap_or_default();
+        Ok(Self { folder, repository: None, weight_files: vec![path], inside })
+    }
+
     /// Looks through a folder with `config.json`, a tokenizer and weights: `model.safetensors`, or shards with
     /// an index, or `pytorch_model.bin`, in this order.
     ///
@@ -36,17 +76,11 @@ impl ModelSource {
         if !folder.exists() {
             return Err(not_a_model("there is no such folder".into()));
         }
-        if !folder.is_dir() {
-            return Err(not_a_model(
-                "it is a file; give the folder that holds it together with config.json and the tokenizer"
-                    .into(),
-            ));
-        }
         if !folder.join("config.json").is_file() {
             return Err(not_a_model("it holds no config.json".into()));
         }
         let weight_files = find_weights(&folder)?;
-        Ok(Self { folder, repository: None, weight_files })
+        Ok(Self { folder, repository: None, weight_files, inside: BTreeMap::new() })
     }
 
     /// A model that was fetched from the hub.
@@ -65,6 +99,9 @@ impl ModelSource {
 
     /// A small file of the folder, if it is there.
     pub(crate) fn read(&self, name: &str) -> Result<Option<Vec<u8>>, PackError> {
+        if !self.inside.is_empty() {
+            return Ok(self.inside.get(name).cloned());
+        }
         let path = self.folder.join(name);
         let io = |source| PackError::Io { action: "read", path: path.clone(), source };
         match fs::metadata(&path) {
@@ -91,11 +128,53 @@ fn find_weights(folder: &Path) -> Result<Vec<PathBuf>, PackError> {
             return shards(folder, &folder.join(index));
         }
     }
-    Err(PackError::NotAModel {
-        path: folder.to_owned(),
-        problem: "it holds no weights: model.safetensors, model.safetensors.index.json with its shards, or \
-                  pytorch_model.bin"
-            .into(),
+    // One file under another name, as `torch.save` is often given.
+    let mut others = Vec::new();
+    for entry in fs::read_dir(folder).map_err(|source| io(folder, source))? {
+        let path = entry.map_err(|source| io(folder, source))?.path();
+        let is_weights =
+            ["pt", "pth", "bin", "safetensors"].iter().any(|e| path.extension() == Some(e.as_ref()));
+        if is_weights && matches!(kind_of(&path)?, WeightFile::Safetensors | WeightFile::Torch) {
+            others.push(path);
+        }
+    }
+    let problem = match others.as_slice() {
+        [_] => return Ok(others),
+        [] => "it holds no weights: model.safetensors, model.safetensors.index.json with its shards, \
+               pytorch_model.bin, or one file of either kind"
+            .to_owned(),
+        several => {
+            format!("it holds {} weight files and no index; give the one that is meant", several.len())
+        }
+    };
+    Err(PackError::NotAModel { path: folder.to_owned(), problem })
+}
+
+fn io(path: &Path, source: std::io::Error) -> PackError {
+    PackError::Io { action: "read", path: path.to_owned(), source }
+}
+
+/// What a file is by its first bytes.
+enum WeightFile {
+    Safetensors,
+    Torch,
+    Gguf,
+    Other(&'static str),
+}
+
+fn kind_of(path: &Path) -> Result<WeightFile, PackError> {
+    let mut head = Vec::new();
+    let file = fs::File::open(path).map_err(|source| io(path, source))?;
+    file.take(16).read_to_end(&mut head).map_err(|source| io(path, source))?;
+    Ok(match head.as_slice() {
+        [b'G', b'G', b'U', b'F', ..] => WeightFile::Gguf,
+        [b'P', b'K', 3, 4, ..] | [0x80, 2..=5, ..] => WeightFile::Torch,
+        [_, _, _, _, _, _, _, _, b'{', ..] => WeightFile::Safetensors,
+        [] => WeightFile::Other("empty"),
+        head if head.starts_with(b"version https://") => {
+            WeightFile::Other("a Git LFS pointer and not the file itself (fetch it with `git lfs pull`)")
+        }
+        _ => WeightFile::Other("of no known kind"),
     })
 }
 

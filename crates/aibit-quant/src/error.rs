@@ -1,5 +1,5 @@
 /// Why values could not be quantized.
-#[derive(Debug, thiserror::Error, PartialEq)]
+#[derive(Debug, Clone, thiserror::Error, PartialEq)]
 #[non_exhaustive]
 pub enum QuantError {
     /// A weight is NaN or infinite; one such value would spoil its whole row.

@@ -1,11 +1,14 @@
 //! A loaded model: the graph, its tensors bound to their places in the map. Immutable and shared.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::ops::Range;
 
-use aibit_format::{Archive, Dtype, FormatError, Manifest, Scheme, Weights, entry_names};
+use aibit_format::{Archive, Dtype, FormatError, Manifest, Part, Scheme, Weights, entry_names};
 use aibit_graph::{ActivationFunction, Graph, Op, ValueId};
-use aibit_kernels::{Activation, ActivationPrecision, FloatMatrix, Int8Rowwise, Isa};
+use aibit_kernels::{
+    Activation, ActivationPrecision, BlockMatrix, BlockScales, FloatMatrix, FourBit, Int8Rowwise, Isa,
+};
 use half::{bf16, f16};
 use tracing::info_span;
 
@@ -90,17 +93,27 @@ pub(crate) struct Matrix {
     pub(crate) rows: usize,
     pub(crate) columns: usize,
     scheme: Scheme,
-    /// Row scales, for schemes that have them.
-    scales: Option<Vector>,
+    scales: Scales,
 }
 
-/// A vector of f32: in the map, or copied if it is not on a multiple of four bytes there, which archives
+/// What a scheme stores beside the codes.
+#[derive(Debug)]
+enum Scales {
+    None,
+    F32(Vector),
+    F16(Elements<f16>),
+    Nested { codes: String, absmax: Vector, map: Vector, offset: f32 },
+}
+
+/// The elements of a tensor: in the map, or copied if they do not lie on a multiple of their size there, which archives
 /// written by this project never do.
 #[derive(Debug)]
-pub(crate) enum Vector {
+pub(crate) enum Elements<T> {
     Mapped { name: String },
-    Copied(Vec<f32>),
+    Copied(Vec<T>),
 }
+
+pub(crate) type Vector = Elements<f32>;
 
 /// A matrix's elements, in the form its kernels take.
 pub(crate) enum MatrixView<'a> {
@@ -108,6 +121,7 @@ pub(crate) enum MatrixView<'a> {
     F16(Cow<'a, [f16]>),
     Bf16(Cow<'a, [bf16]>),
     Int8(Int8Rowwise<'a>),
+    Blocks(BlockMatrix<'a>),
 }
 
 impl MatrixView<'_> {
@@ -117,7 +131,7 @@ impl MatrixView<'_> {
             Self::Float(w) => Some(FloatMatrix::F32(w)),
             Self::F16(w) => Some(FloatMatrix::F16(w)),
             Self::Bf16(w) => Some(FloatMatrix::Bf16(w)),
-            Self::Int8(_) => None,
+            Self::Int8(_) | Self::Blocks(_) => None,
         }
     }
 }
@@ -155,8 +169,12 @@ impl Model {
     pub fn new(graph: Graph, weights: Weights, manifest: &Manifest) -> Result<Self, RuntimeError> {
         let isa = Isa::selected()?;
         let index = weights.index();
+        // What the graph calls for are the parameters' shapes, not those of their codes.
+        let scheme = |name: &str| manifest.tensors.get(name).map_or(Scheme::F32, |record| record.scheme);
+        let shapes: HashMap<&str, Vec<usize>> =
+            index.tensors().iter().map(|t| (t.name.as_str(), scheme(&t.name).shape(&t.shape))).collect();
         info_span!("validate graph")
-            .in_scope(|| graph.validate(|name| index.get(name).map(|t| t.shape.as_slice())))?;
+            .in_scope(|| graph.validate(|name| shapes.get(name).map(Vec::as_slice)))?;
         let _span = info_span!("bind tensors").entered();
         let binder = Binder { weights: &weights, manifest };
         let steps = graph.nodes.iter().map(|op| binder.bind(op)).collect::<Result<_, _>>()?;
@@ -181,26 +199,51 @@ impl Model {
     }
 
     pub(crate) fn vector<'a>(&'a self, vector: &'a Vector) -> &'a [f32] {
-        match vector {
-            Vector::Copied(values) => values,
-            Vector::Mapped { name } => bytemuck::cast_slice(self.data(name)),
+        self.elements(vector)
+    }
+
+    fn elements<'a, T: bytemuck::AnyBitPattern>(&'a self, elements: &'a Elements<T>) -> &'a [T] {
+        match elements {
+            Elements::Copied(values) => values,
+            Elements::Mapped { name } => bytemuck::cast_slice(self.data(name)),
         }
     }
 
     pub(crate) fn matrix<'a>(&'a self, matrix: &'a Matrix) -> MatrixView<'a> {
         let data = self.data(&matrix.name);
-        match matrix.scheme {
-            Scheme::F32 => MatrixView::Float(elements(data)),
-            Scheme::F16 => MatrixView::F16(elements(data)),
-            Scheme::Bf16 => MatrixView::Bf16(elements(data)),
-            Scheme::Int8 => {
-                let scales = self.vector(matrix.scales.as_ref().expect("bound with its scales"));
-                MatrixView::Int8(Int8Rowwise::new(
-                    bytemuck::cast_slice(data),
-                    scales,
-                    matrix.rows,
-                    matrix.columns,
-                ))
+        let (n, k) = (matrix.rows, matrix.columns);
+        match (matrix.scheme, &matrix.scales) {
+            (Scheme::F32, _) => MatrixView::Float(elements(data)),
+            (Scheme::F16, _) => MatrixView::F16(elements(data)),
+            (Scheme::Bf16, _) => MatrixView::Bf16(elements(data)),
+            (Scheme::Int8, Scales::F32(scales)) => {
+                MatrixView::Int8(Int8Rowwise::new(bytemuck::cast_slice(data), self.elements(scales), n, k))
+            }
+            (Scheme::Int8G32, Scales::F16(scales)) => MatrixView::Blocks(BlockMatrix::int8_groups(
+                bytemuck::cast_slice(data),
+                self.elements(scales),
+                n,
+                k,
+            )),
+            (Scheme::Int4G32, Scales::F16(scales)) => {
+                MatrixView::Blocks(BlockMatrix::int4_groups(data, self.elements(scales), n, k))
+            }
+            (scheme, scales) => {
+                let kind = match scheme {
+                    Scheme::Nf4 | Scheme::Nf4Dq => FourBit::Nf4,
+                    _ => FourBit::Fp4,
+                };
+                let scales = match scales {
+                    Scales::F32(absmax) => BlockScales::F32(self.elements(absmax)),
+                    Scales::Nested { codes, absmax, map, offset } => BlockScales::Nested {
+                        codes: self.data(codes),
+                        map: self.elements(map).try_into().expect("bound with 256 values"),
+                        absmax: self.elements(absmax),
+                        offset: *offset,
+                    },
+                    _ => unreachable!("bound with the scales of its scheme"),
+                };
+                MatrixView::Blocks(BlockMatrix::four_bit(kind, data, scales, n, k))
             }
         }
     }
@@ -283,20 +326,55 @@ impl Binder<'_> {
     fn matrix(&self, name: &str) -> Result<Matrix, RuntimeError> {
         let scheme = self.scheme(name);
         let tensor = self.weights.get(name).expect("the graph was validated against the index");
-        let &[rows, columns] = tensor.info.shape.as_slice() else { unreachable!("validated as a matrix") };
-        let scales = match scheme.scales_name(name) {
-            Some(scales_name) => {
-                let scales = self.vector(&scales_name)?;
-                self.check_scales(&scales_name)?;
-                Some(scales)
-            }
-            None => None,
-        };
+        let shape = scheme.shape(&tensor.info.shape);
+        let &[rows, columns] = shape.as_slice() else { unreachable!("validated as a matrix") };
         if scheme == Scheme::Int8 && columns > MAX_INT8_COLUMNS {
             let problem = "which has at most 65535 columns: longer integer sums could overflow";
             return Err(RuntimeError::Scheme { name: name.to_owned(), scheme, problem });
         }
+        let scales = self.scales(scheme, &scheme.parts(name, &shape))?;
         Ok(Matrix { name: name.to_owned(), rows, columns, scheme, scales })
+    }
+
+    /// Finds a scheme's parts, whose types and shapes were checked when the archive was opened. Scales take part in every
+    /// result, so a bad one is refused before anything is computed.
+    fn scales(&self, scheme: Scheme, parts: &[Part]) -> Result<Scales, RuntimeError> {
+        Ok(match parts {
+            [] => Scales::None,
+            [scales] if scales.dtype == Dtype::F16 => {
+                Scales::F16(self.elements(&scales.name, |scale: f16| scale.is_finite(), "finite")?)
+            }
+            [scales] => {
+                let is_scale = |scale: f32| scale.is_finite() && scale >= 0.0;
+                Scales::F32(self.elements(&scales.name, is_scale, "finite and not negative")?)
+            }
+            [codes, absmax, map, offset] => {
+                let finite = |name: &str| self.elements(name, f32::is_finite, "finite");
+                let (absmax, map) = (finite(&absmax.name)?, finite(&map.name)?);
+                finite(&offset.name)?;
+                let offset = elements(self.weights.get(&offset.name).expect("found above").data)[0];
+                Scales::Nested { codes: codes.name.clone(), absmax, map, offset }
+            }
+            _ => unreachable!("no scheme has {} parts, {scheme} least of all", parts.len()),
+        })
+    }
+
+    /// The elements of a part, each of which must satisfy `is_allowed`.
+    fn elements<T>(
+        &self,
+        name: &str,
+        is_allowed: impl Fn(T) -> bool,
+        allowed: &str,
+    ) -> Result<Elements<T>, RuntimeError>
+    where
+        T: bytemuck::AnyBitPattern + bytemuck::NoUninit + std::fmt::Display,
+    {
+        let found: Cow<'_, [T]> = elements(self.weights.get(name).expect("checked when it was opened").data);
+        if let Some(index) = found.iter().position(|scale| !is_allowed(*scale)) {
+            let problem = format!("the scale {}, it must be {allowed}", found[index]);
+            return Err(FormatError::Value { name: name.to_owned(), index, problem }.into());
+        }
+        Ok(Elements::of(name, found))
     }
 
     fn optional_vector(&self, name: &Option<String>) -> Result<Option<Vector>, RuntimeError> {
@@ -309,21 +387,15 @@ impl Binder<'_> {
             let problem = "but vectors are executed in place and must be f32";
             return Err(RuntimeError::Scheme { name: name.to_owned(), scheme: self.scheme(name), problem });
         }
-        Ok(match elements(tensor.data) {
-            Cow::Borrowed(_) => Vector::Mapped { name: name.to_owned() },
-            Cow::Owned(values) => Vector::Copied(values),
-        })
+        Ok(Elements::of(name, elements(tensor.data)))
     }
+}
 
-    /// Scales take part in every result, so a bad one is refused before anything is computed.
-    fn check_scales(&self, name: &str) -> Result<(), RuntimeError> {
-        let scales: Cow<'_, [f32]> = elements(self.weights.get(name).expect("bound above").data);
-        match scales.iter().position(|scale| !(scale.is_finite() && *scale >= 0.0)) {
-            None => Ok(()),
-            Some(index) => {
-                let problem = format!("the scale {}, it must be finite and not negative", scales[index]);
-                Err(FormatError::Value { name: name.to_owned(), index, problem }.into())
-            }
+impl<T: Clone> Elements<T> {
+    fn of(name: &str, found: Cow<'_, [T]>) -> Self {
+        match found {
+            Cow::Borrowed(_) => Self::Mapped { name: name.to_owned() },
+            Cow::Owned(values) => Self::Copied(values),
         }
     }
 }

@@ -7,8 +7,8 @@ use std::str::FromStr;
 use aibit_graph::{KvPrecision, KvSlot, ValueId};
 use aibit_kernels::{
     ActivationDtype, ActivationPrecision, AttentionShape, Epilogue, Int8Kv, Isa, QuantizedRows, activate,
-    add, add_assign, attention, attention_int8, embed_float, embed_int8, layer_norm, linear_float,
-    linear_int8, linear_llm_int8, quantize_rows, store_kv, store_kv_int8,
+    add, add_assign, attention, attention_int8, embed_blocks, embed_float, embed_int8, layer_norm,
+    linear_blocks, linear_float, linear_int8, linear_llm_int8, quantize_rows, store_kv, store_kv_int8,
 };
 use half::f16;
 use memmap2::MmapMut;
@@ -431,6 +431,7 @@ fn embed(model: &Model, table: &Matrix, ids: &[u32], y: &mut [f32]) {
     let view = model.matrix(table);
     match &view {
         MatrixView::Int8(w) => embed_int8(w, ids, y),
+        MatrixView::Blocks(w) => embed_blocks(model.isa(), w, ids, y),
         MatrixView::Float(_) | MatrixView::F16(_) | MatrixView::Bf16(_) => {
             let w = view.float().expect("a floating-point view");
             embed_float(w, table.rows, table.columns, ids, y);
@@ -469,6 +470,7 @@ fn linear(
             let threshold = activations.outlier_threshold.unwrap_or(0.0);
             linear_llm_int8(model.isa(), x, ActivationDtype::F32, w, epilogue, threshold, y);
         }
+        (MatrixView::Blocks(w), _) => linear_blocks(model.isa(), x, w, x.len() / k, epilogue, y),
         (MatrixView::Float(_) | MatrixView::F16(_) | MatrixView::Bf16(_), _) => {
             let w = view.float().expect("a floating-point view");
             linear_float(model.isa(), x, w, x.len() / k, n, k, epilogue, y);

@@ -25,17 +25,23 @@ use crate::output::{Output, bytes, count};
         aibit pack ./gpt2 -o gpt2.aibit --tensor-type 'h\\.11\\.mlp.*weight=f16' --tensor-type wte=f16"
 )]
 pub(crate) struct Args {
-    /// A model folder, or the name of a model on the hub
+    /// A model folder, a weight file beside its config.json, a GGUF file, or the name of a model on the hub
     #[arg(value_name = "SRC")]
     source: String,
     /// The archive to write
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// Schemes: int8 (every linear layer and the embedding), bnb-int8 (what bitsandbytes quantizes), f32, f16
-    #[arg(short, long, value_name = "PRESET", default_value_t = Preset::Int8)]
-    quantize: Preset,
-    /// An exception: parameters whose name matches the regular expression get the scheme (f32, f16, bf16, int8);
-    /// may be repeated, the last match counts
+    /// Schemes [default: int8, or keep for a source that is quantized already]
+    ///
+    /// int8 (every linear layer and the embedding); int8-g32, int4-g32 (in groups of 32, as GGUF's Q8_0 and Q4_0);
+    /// bnb-int8, nf4, nf4-dq, fp4, fp4-dq (the layers that bitsandbytes quantizes); f32; f16; keep (as the source has it).
+    #[arg(short, long, value_name = "PRESET")]
+    quantize: Option<Preset>,
+    /// Quantize values again that the source has quantized already
+    #[arg(long)]
+    requantize: bool,
+    /// An exception: parameters whose name matches the regular expression get the scheme (f32, f16, bf16, int8,
+    /// int8-g32, int4-g32, nf4, fp4, nf4-dq, fp4-dq); may be repeated, the last match counts
     #[arg(long, value_name = "PATTERN=SCHEME", value_parser = parse_override)]
     tensor_type: Vec<Override>,
     /// Branch, tag or commit on the hub [default: main]
@@ -77,9 +83,9 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     let progress = out.progress();
     let source = if Path::new(&args.source).exists() {
         if args.revision.is_some() || args.offline {
-            bail!("`{}` is a folder; --revision and --offline are for models on the hub", args.source);
+            bail!("`{}` is on this machine; --revision and --offline are for models on the hub", args.source);
         }
-        ModelSource::folder(&args.source)?
+        ModelSource::open(&args.source)?
     } else if hub::looks_like_repository(&args.source) {
         let options =
             HubOptions { revision: args.revision.clone(), offline: args.offline, ..HubOptions::default() };
@@ -87,7 +93,11 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     } else {
         ModelSource::folder(&args.source)? // says what is wrong with the path
     };
-    let options = PackOptions { preset: args.quantize, overrides: args.tensor_type.clone() };
+    let options = PackOptions {
+        preset: args.quantize,
+        overrides: args.tensor_type.clone(),
+        requantize: args.requantize,
+    };
     let packed = pack(&source, &args.output, &options, &progress)?;
     drop(progress);
     out.emit(&Report { output: args.output.clone(), packed })?;

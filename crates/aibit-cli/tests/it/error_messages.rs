@@ -127,7 +127,7 @@ fn pack(model: &Tiny, options: &[&str]) -> String {
 fn no_such_model() {
     let folder = temporary_folder();
     assert_snapshot!(refuses(folder.path(), &["pack", "./missing", "-o", "out.aibit"]), @r"
-    error: ./missing is not a model folder: there is no such folder
+    error: ./missing is not a model: there is no such folder
     hint: a model folder holds config.json, tokenizer.json (or vocab.json and merges.txt) and model.safetensors; a model on the hub is named ORGANISATION/NAME
     ");
 }
@@ -135,8 +135,8 @@ fn no_such_model() {
 #[test]
 fn a_file_as_model() {
     let model = Tiny::new();
-    assert_snapshot!(refuses(model.around(), &["pack", "tiny/model.safetensors", "-o", "out.aibit"]), @r"
-    error: tiny/model.safetensors is not a model folder: it is a file; give the folder that holds it together with config.json and the tokenizer
+    assert_snapshot!(refuses(model.around(), &["pack", "tiny/merges.txt", "-o", "out.aibit"]), @r"
+    error: tiny/merges.txt is not a model: it is of no known kind; a folder, safetensors, torch and GGUF files can be packed
     hint: a model folder holds config.json, tokenizer.json (or vocab.json and merges.txt) and model.safetensors; a model on the hub is named ORGANISATION/NAME
     ");
 }
@@ -144,7 +144,7 @@ fn a_file_as_model() {
 #[test]
 fn a_model_without_configuration() {
     assert_snapshot!(pack(&Tiny::new().remove("config.json"), &[]), @r"
-    error: tiny is not a model folder: it holds no config.json
+    error: tiny is not a model: it holds no config.json
     hint: a model folder holds config.json, tokenizer.json (or vocab.json and merges.txt) and model.safetensors; a model on the hub is named ORGANISATION/NAME
     ");
 }
@@ -152,7 +152,7 @@ fn a_model_without_configuration() {
 #[test]
 fn a_model_without_weights() {
     assert_snapshot!(pack(&Tiny::new().remove("model.safetensors"), &[]), @r"
-    error: tiny is not a model folder: it holds no weights: model.safetensors, model.safetensors.index.json with its shards, or pytorch_model.bin
+    error: tiny is not a model: it holds no weights: model.safetensors, model.safetensors.index.json with its shards, pytorch_model.bin, or one file of either kind
     hint: a model folder holds config.json, tokenizer.json (or vocab.json and merges.txt) and model.safetensors; a model on the hub is named ORGANISATION/NAME
     ");
 }
@@ -160,7 +160,7 @@ fn a_model_without_weights() {
 #[test]
 fn a_model_without_tokenizer() {
     assert_snapshot!(pack(&Tiny::new().remove("tokenizer.json").remove("merges.txt"), &[]), @r"
-    error: tiny is not a model folder: it holds no tokenizer: tokenizer.json, or vocab.json with merges.txt
+    error: tiny is not a model: it holds no tokenizer: tokenizer.json, or vocab.json with merges.txt
     hint: a model folder holds config.json, tokenizer.json (or vocab.json and merges.txt) and model.safetensors; a model on the hub is named ORGANISATION/NAME
     ");
 }
@@ -202,8 +202,8 @@ fn heads_that_do_not_divide_the_width() {
 
 #[test]
 fn a_quantized_checkpoint() {
-    let settings = json!({"quant_method": "bitsandbytes", "load_in_8bit": true});
-    assert_snapshot!(pack(&Tiny::new().with_config("quantization_config", settings), &[]), @r#"error: config.json: quantization_config is set ("bitsandbytes"); the checkpoint is quantized already, which cannot be imported yet; pack the original model"#);
+    let settings = json!({"quant_method": "gptq", "bits": 4});
+    assert_snapshot!(pack(&Tiny::new().with_config("quantization_config", settings), &[]), @r#"error: config.json: quantization_config is set ("gptq"); a checkpoint quantized by this method cannot be imported; pack the original model"#);
 }
 
 #[test]
@@ -226,7 +226,7 @@ fn a_tensor_too_many() {
         let extra = tensors["transformer.h.1.ln_1.bias"].clone();
         tensors.insert("transformer.h.2.ln_1.bias".into(), extra);
     });
-    assert_snapshot!(pack(&model, &[]), @"error: tensor `transformer.h.2.ln_1.bias`: config.json describes no such tensor; the checkpoint is of another model or already quantized");
+    assert_snapshot!(pack(&model, &[]), @"error: tensor `transformer.h.2.ln_1.bias`: config.json describes no such tensor; the checkpoint is of another model");
 }
 
 #[test]
@@ -336,7 +336,7 @@ fn tensor_types_that_cannot_be() {
     For more information, try '--help'.
     ");
     assert_snapshot!(with("wte=int3"), @r"
-    error: invalid value 'wte=int3' for '--tensor-type <PATTERN=SCHEME>': unknown scheme `int3`, known are f32, f16, bf16, int8
+    error: invalid value 'wte=int3' for '--tensor-type <PATTERN=SCHEME>': unknown scheme `int3`, known are f32, f16, bf16, int8, int8-g32, int4-g32, nf4, fp4, nf4-dq, fp4-dq
 
     For more information, try '--help'.
     ");
@@ -354,7 +354,7 @@ fn tensor_types_that_cannot_be() {
 #[test]
 fn an_unknown_preset() {
     assert_snapshot!(pack(&Tiny::new(), &["-q", "int3"]), @r"
-    error: invalid value 'int3' for '--quantize <PRESET>': unknown preset `int3`, known are int8, bnb-int8, f32, f16
+    error: invalid value 'int3' for '--quantize <PRESET>': unknown preset `int3`, known are int8, bnb-int8, nf4, nf4-dq, fp4, fp4-dq, int8-g32, int4-g32, f32, f16, keep
 
     For more information, try '--help'.
     ");
@@ -362,8 +362,8 @@ fn an_unknown_preset() {
 
 #[test]
 fn a_revision_of_a_folder() {
-    assert_snapshot!(pack(&Tiny::new(), &["--revision", "main"]), @"error: `tiny` is a folder; --revision and --offline are for models on the hub");
-    assert_snapshot!(pack(&Tiny::new(), &["--offline"]), @"error: `tiny` is a folder; --revision and --offline are for models on the hub");
+    assert_snapshot!(pack(&Tiny::new(), &["--revision", "main"]), @"error: `tiny` is on this machine; --revision and --offline are for models on the hub");
+    assert_snapshot!(pack(&Tiny::new(), &["--offline"]), @"error: `tiny` is on this machine; --revision and --offline are for models on the hub");
 }
 
 #[test]

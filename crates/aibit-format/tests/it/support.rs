@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use aibit_format::{
-    Archive, ArchiveWriter, Dtype, EntryRecord, Manifest, Provenance, Recipe, Scheme, Source, SourceFile,
-    TensorRecord, WeightsLayout, entry_names,
+    Archive, ArchiveWriter, Dtype, EntryRecord, Manifest, Part, Provenance, Recipe, Scheme, Source,
+    SourceFile, TensorRecord, WeightsLayout, entry_names,
 };
 use half::{bf16, f16};
 use sha2::{Digest, Sha256};
@@ -146,12 +146,22 @@ pub(crate) fn stored(parameters: &[(&str, Scheme, &[usize])]) -> Vec<Stored> {
             Scheme::F32 => (0..elements).flat_map(|i| value(i).to_le_bytes()).collect(),
             Scheme::F16 => (0..elements).flat_map(|i| f16::from_f32(value(i)).to_le_bytes()).collect(),
             Scheme::Bf16 => (0..elements).flat_map(|i| bf16::from_f32(value(i)).to_le_bytes()).collect(),
-            Scheme::Int8 => (0..elements).map(|i| ((i % 255) as i32 - 127) as i8 as u8).collect(),
+            _ if scheme.dtype() == Dtype::I8 => {
+                (0..elements).map(|i| ((i % 255) as i32 - 127) as i8 as u8).collect()
+            }
+            _ => (0..elements / 2).map(|i| i as u8).collect(),
         };
-        tensors.push(Stored { name: name.to_owned(), dtype: scheme.dtype(), shape: shape.to_vec(), data });
-        if let Some(name) = scheme.scales_name(name) {
-            let data = (0..shape[0]).flat_map(|i| (0.5 + i as f32).to_le_bytes()).collect();
-            tensors.push(Stored { name, dtype: Dtype::F32, shape: vec![shape[0]], data });
+        let stored = scheme.stored_shape(shape);
+        tensors.push(Stored { name: name.to_owned(), dtype: scheme.dtype(), shape: stored, data });
+        for Part { name, dtype, shape } in scheme.parts(name, shape) {
+            let elements: usize = shape.iter().product();
+            let scale = |i: usize| 0.5 + i as f32;
+            let data = match dtype {
+                Dtype::F32 => (0..elements).flat_map(|i| scale(i).to_le_bytes()).collect(),
+                Dtype::F16 => (0..elements).flat_map(|i| f16::from_f32(scale(i)).to_le_bytes()).collect(),
+                _ => (0..elements).map(|i| i as u8).collect(),
+            };
+            tensors.push(Stored { name, dtype, shape, data });
         }
     }
     tensors

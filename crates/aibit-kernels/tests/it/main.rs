@@ -2,5 +2,6 @@
 //! bitsandbytes where it claims to.
 
 mod attention;
+mod blocks;
 mod golden;
 mod same_bits;

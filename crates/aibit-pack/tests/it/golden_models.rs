@@ -4,7 +4,7 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use aibit_format::{Archive, entry_names};
+use aibit_format::{Archive, Dtype, Scheme, entry_names};
 use aibit_gpt2::{Gpt2Config, describe};
 use aibit_graph::{Graph, KvPrecision, Op};
 use aibit_kernels::Isa;
@@ -30,11 +30,12 @@ fn tiny(weights: &str) -> TempDir {
     folder
 }
 
-fn packed(folder: &Path, preset: Preset) -> (TempDir, Archive) {
+fn packed(folder: &Path, preset: impl Into<Option<Preset>>) -> (TempDir, Archive) {
     let out = tempfile::tempdir().expect("temporary folder");
     let target = out.path().join("model.aibit");
-    let source = ModelSource::folder(folder).expect("a model folder");
-    pack(&source, &target, &PackOptions { preset, overrides: Vec::new() }, &()).expect("packed");
+    let source = ModelSource::open(folder).expect("a model");
+    pack(&source, &target, &PackOptions { preset: preset.into(), ..PackOptions::default() }, &())
+        .expect("packed");
     let archive = Archive::open(&target).expect("opened");
     (out, archive)
 }
@@ -209,6 +210,104 @@ fn packed_codes_are_those_that_bitsandbytes_saved() {
         compared += 1;
     }
     assert_eq!(compared, archive.weights().index().tensors().len());
+}
+
+/// The checkpoints that bitsandbytes saved, taken over as they are: its own logits, and its own ids.
+#[test]
+fn quantized_checkpoints_give_the_logits_and_ids_of_their_maker() {
+    let golden = Golden::load();
+    let prompt = golden.ids("input_ids");
+    let check = |folder: &Path, profile: Profile, name: &str, tolerance: f64| {
+        let (_out, archive) = packed(folder, None);
+        let (model, tokenizer) =
+            (Model::load(&archive).expect("model"), Tokenizer::load(&archive).expect("tokenizer"));
+        let logits = all_logits(&model, profile, &prompt);
+        let difference = largest_difference(&logits, &golden.f32s(&format!("logits.{name}")));
+        assert!(difference <= tolerance, "{name}: largest difference {difference}");
+        let ids = greedy(&model, &tokenizer, profile, &prompt, 32);
+        assert_eq!(ids, golden.ids(&format!("generated.{name}")), "{name}");
+    };
+    check(tiny("int8").path(), Profile::Exact, "int8", 1e-2);
+    for name in ["nf4", "nf4-dq"] {
+        for profile in Profile::ALL {
+            check(tiny(name).path(), profile, &name.replace('-', "_"), 1e-4);
+        }
+    }
+    // `torch.save(model.state_dict())` beside the configuration of the same model.
+    let folder = tiny("int8");
+    std::fs::remove_file(folder.path().join("model.safetensors")).expect("removed");
+    let saved = folder.path().join("int8.pt");
+    std::fs::copy(fixture("golden/tiny-gpt2/int8_state_dict.pt"), &saved).expect("copy");
+    check(folder.path(), Profile::Exact, "int8", 1e-2);
+    check(&saved, Profile::Exact, "int8", 1e-2);
+    // The same codes with everything else in fp16: embeddings rounded so move activations across code boundaries, but not
+    // further than INT8 itself moved the logits (0.158, says the golden README).
+    let (_out, whole) = packed(&saved, None);
+    std::fs::copy(fixture("golden/tiny-gpt2/int8_fp16_state_dict.pt"), &saved).expect("copy");
+    let (_other_out, half) = packed(&saved, None);
+    for info in whole.weights().index().tensors().iter().filter(|info| info.dtype == Dtype::I8) {
+        let [whole, half] =
+            [&whole, &half].map(|archive| archive.weights().get(&info.name).expect("codes").data);
+        assert!(whole == half, "{}", info.name);
+    }
+    assert_eq!(half.manifest().tensors["transformer.wte.weight"].scheme, Scheme::F16);
+    check(&saved, Profile::Exact, "int8", 0.158);
+}
+
+#[test]
+fn a_threshold_of_zero_is_taken_from_the_checkpoint() {
+    let (folder, golden) = (tiny("int8"), Golden::load());
+    let path = folder.path().join("config.json");
+    let config = std::fs::read_to_string(&path).expect("config");
+    assert!(config.contains("\"llm_int8_threshold\": 6.0"));
+    let config = config.replace("\"llm_int8_threshold\": 6.0", "\"llm_int8_threshold\": 0.0");
+    std::fs::write(&path, config).expect("config");
+    let (_out, archive) = packed(folder.path(), None);
+    let model = Model::load(&archive).expect("model");
+    let logits = all_logits(&model, Profile::Exact, &golden.ids("input_ids"));
+    assert!(largest_difference(&logits, &golden.f32s("logits.int8_t0")) <= 1e-2);
+}
+
+/// Everything that bitsandbytes stores of a weight lies in the archive byte for byte, under its own name where it has one.
+#[test]
+fn quantized_checkpoints_are_taken_over_byte_for_byte() {
+    // 8 layers of so many tensors; 8 biases, 10 tensors of norms and 2 embeddings.
+    for (name, parts) in [("nf4", 2), ("nf4-dq", 4)] {
+        let (_out, archive) = packed(tiny(name).path(), None);
+        let saved =
+            std::fs::read(fixture(&format!("golden/tiny-gpt2/{name}/model.safetensors"))).expect("file");
+        let saved = SafeTensors::deserialize(&saved).expect("golden file");
+        let mut compared = 0;
+        for (name, tensor) in saved.tensors() {
+            if name.ends_with(".quant_map") || name.contains(".quant_state.") {
+                continue; // what the scheme says of every tensor, and the offset, which is compared by the logits
+            }
+            let ours = archive.weights().get(&name).unwrap_or_else(|| panic!("no tensor {name}"));
+            assert_eq!(ours.data, tensor.data(), "{name}");
+            compared += 1;
+        }
+        assert_eq!(compared, 8 * parts + 20, "{name}");
+    }
+}
+
+/// What bitsandbytes made of the same weights.
+#[test]
+fn packed_four_bit_codes_are_those_that_bitsandbytes_saved() {
+    for (preset, name) in [(Preset::Nf4, "nf4"), (Preset::Nf4Dq, "nf4-dq")] {
+        let (_out, archive) = packed(tiny("fp32").path(), preset);
+        let saved =
+            std::fs::read(fixture(&format!("golden/tiny-gpt2/{name}/model.safetensors"))).expect("file");
+        let saved = SafeTensors::deserialize(&saved).expect("golden file");
+        let mut compared = 0;
+        for (tensor_name, tensor) in saved.tensors().into_iter().filter(|(name, _)| name.ends_with(".weight"))
+        {
+            let ours =
+                archive.weights().get(&tensor_name).unwrap_or_else(|| panic!("no tensor {tensor_name}"));
+            assert_eq!(ours.data, tensor.data(), "{name}: {tensor_name}");
+            compared += 1;
+        }
+        assert_eq!(compared, 8 + 2 + 5, "{name}");
+    }
 }
 
 #[test]

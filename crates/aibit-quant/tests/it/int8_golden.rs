@@ -7,15 +7,19 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/golden/int8_rowwise.safetensors");
 
-fn widen(t: &TensorView<'_>) -> Array2<f32> {
+/// The elements as f32, which holds them exactly.
+pub(crate) fn widen_flat(t: &TensorView<'_>) -> Vec<f32> {
     let bytes = t.data();
-    let values: Vec<f32> = match t.dtype() {
+    match t.dtype() {
         Dtype::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
         Dtype::F16 => bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
         Dtype::BF16 => bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
         other => panic!("input dtype {other:?}"),
-    };
-    Array2::from_shape_vec((t.shape()[0], t.shape()[1]), values).expect("shape")
+    }
+}
+
+fn widen(t: &TensorView<'_>) -> Array2<f32> {
+    Array2::from_shape_vec((t.shape()[0], t.shape()[1]), widen_flat(t)).expect("shape")
 }
 
 fn i8s(t: &TensorView<'_>) -> Vec<i8> {

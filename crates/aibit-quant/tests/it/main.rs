@@ -1,4 +1,6 @@
 //! The quantizers against bitsandbytes' own results.
 
+mod four_bit_golden;
+mod groups;
 mod int8_golden;
 mod int8_properties;

@@ -1,0 +1,83 @@
+//! The tokens that have a part in prompts and in the end of a text.
+
+use super::{ADD_BOS, ADD_EOS, BOS, CHAT_TEMPLATE, EOS, EOT, MODEL, PAD, TOKENS, UNK};
+use super::{bad, pre_tokenizer_of, required};
+use crate::{GgufError, Metadata};
+
+/// What a GGUF file says about special tokens.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SpecialIds {
+    /// Begin of a text.
+    pub bos: Option<u32>,
+    /// End of a text.
+    pub eos: Option<u32>,
+    /// Stands for what has no token.
+    pub unk: Option<u32>,
+    /// Fills rows of a batch.
+    pub pad: Option<u32>,
+    /// End of a turn in a conversation.
+    pub eot: Option<u32>,
+    /// Whether prompts begin with `bos`.
+    pub add_bos: bool,
+    /// Whether prompts end with `eos`.
+    pub add_eos: bool,
+    /// How a conversation becomes a prompt, in Jinja.
+    pub chat_template: Option<String>,
+}
+
+/// The texts that llama.cpp takes for the end of a turn where a file names no token; here in order of preference.
+const END_OF_TURN: [&str; 9] = [
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<end_of_utterance>",
+    "<EOT>",
+    "_<EOT>",
+    "<|end_of_text|>",
+    "<|endoftext|>",
+];
+
+/// The special tokens of a GGUF file.
+///
+/// What the file leaves open is as in llama.cpp: `add_bos` and `add_eos` follow from the kind of tokenizer, and `eot`
+/// is the token that is written like one. Other tokens that the file does not name are `None`: llama.cpp takes
+/// number 11, which is right for few models.
+///
+/// # Errors
+/// [`GgufError::Metadata`] for an unknown tokenizer, a value of the wrong type, an id without a token, and
+/// `add_bos_token` or `add_eos_token` without the token.
+pub fn special_ids(metadata: &Metadata) -> Result<SpecialIds, GgufError> {
+    let tokens = required(TOKENS, metadata.strings(TOKENS)?)?;
+    let (bos_by_default, eos_by_default) = match required(MODEL, metadata.string(MODEL)?)? {
+        "llama" | "bert" => (true, false),
+        "t5" => (false, true),
+        "rwkv" => (false, false),
+        _ => (pre_tokenizer_of(metadata)?.add_bos, false),
+    };
+    let id = |key| match metadata.integer(key)? {
+        Some(id) if id >= tokens.len() as u64 => {
+            Err(bad(key, format!("is {id}, but there are {} tokens", tokens.len())))
+        }
+        id => Ok(id.map(|id| id as u32)),
+    };
+    let (bos, eos) = (id(BOS)?, id(EOS)?);
+    let add = |key, token: Option<u32>, token_key, default: bool| match (metadata.boolean(key)?, token) {
+        (Some(true), None) => Err(bad(key, format!("is true, but there is no `{token_key}`"))),
+        (add, token) => Ok(token.is_some() && add.unwrap_or(default)),
+    };
+    let end_of_turn = || {
+        let place = END_OF_TURN.iter().find_map(|text| tokens.iter().position(|token| token == text));
+        place.and_then(|id| u32::try_from(id).ok())
+    };
+    Ok(SpecialIds {
+        bos,
+        eos,
+        unk: id(UNK)?,
+        pad: id(PAD)?,
+        eot: id(EOT)?.or_else(end_of_turn),
+        add_bos: add(ADD_BOS, bos, BOS, bos_by_default)?,
+        add_eos: add(ADD_EOS, eos, EOS, eos_by_default)?,
+        chat_template: metadata.string(CHAT_TEMPLATE)?.map(str::to_owned),
+    })
+}

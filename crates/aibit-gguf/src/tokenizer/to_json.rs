@@ -1,0 +1,161 @@
+//! From the keys of a GGUF file to `tokenizer.json`.
+
+use std::collections::{HashMap, HashSet};
+
+use serde::{Serialize, Serializer};
+
+use super::pre_tokenizer::{self, Step};
+use super::{AddedToken, MERGES, TOKEN_TYPE, TOKENS};
+use super::{bad, byte_alphabet, pre_tokenizer_of, quoted, required, token_type};
+use crate::{GgufError, Metadata};
+
+/// The `tokenizer.json` of the Hugging Face library that says what the `tokenizer.ggml.*` keys say.
+///
+/// Texts get the ids that llama.cpp gives them; special tokens are searched for in every text, and none are added.
+/// Where they can differ: letters and digits that are newer than Unicode 15, which llama.cpp takes for signs; the
+/// long s, U+017F, after an apostrophe, which the models' own expressions take for a contraction; and a text in
+/// which two added tokens overlap.
+///
+/// # Errors
+/// [`GgufError::Metadata`] for a tokenizer that is not byte-level BPE (`gpt2`), an unknown pre-tokenizer, missing
+/// keys, and keys that contradict themselves or each other.
+pub fn tokenizer_json(metadata: &Metadata) -> Result<Vec<u8>, GgufError> {
+    let pre_tokenizer = pre_tokenizer_of(metadata)?;
+    let tokens = required(TOKENS, metadata.strings(TOKENS)?)?;
+    let types = required(TOKEN_TYPE, metadata.integers(TOKEN_TYPE)?)?;
+    let ids = ids(tokens)?;
+    let added_tokens = added_tokens(tokens, types)?;
+    let merges = merges(required(MERGES, metadata.strings(MERGES)?)?, &ids)?;
+
+    let without_token = byte_alphabet::without_token(|token| ids.contains_key(token));
+    let byte_level = |trim_offsets| Step::ByteLevel { add_prefix_space: true, trim_offsets, use_regex: true };
+    let file = File {
+        version: "1.0",
+        truncation: (),
+        padding: (),
+        added_tokens,
+        normalizer: (),
+        pre_tokenizer: pre_tokenizer::steps(pre_tokenizer.splitting, &without_token),
+        post_processor: byte_level(false),
+        decoder: byte_level(true),
+        model: Model {
+            kind: "BPE",
+            dropout: (),
+            unk_token: (),
+            continuing_subword_prefix: (),
+            end_of_word_suffix: (),
+            fuse_unk: false,
+            byte_fallback: false,
+            ignore_merges: pre_tokenizer.ignore_merges,
+            vocab: tokens,
+            merges,
+        },
+    };
+    serde_json::to_vec(&file).map_err(|e| GgufError::TokenizerJson { problem: e.to_string() })
+}
+
+#[derive(Serialize)]
+struct File<'a> {
+    version: &'static str,
+    truncation: (),
+    padding: (),
+    added_tokens: Vec<AddedToken>,
+    normalizer: (),
+    pre_tokenizer: Step,
+    post_processor: Step,
+    decoder: Step,
+    model: Model<'a>,
+}
+
+#[derive(Serialize)]
+struct Model<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    dropout: (),
+    unk_token: (),
+    continuing_subword_prefix: (),
+    end_of_word_suffix: (),
+    fuse_unk: bool,
+    byte_fallback: bool,
+    ignore_merges: bool,
+    /// All of them, the added ones too: the library numbers those that it does not find here by itself.
+    #[serde(serialize_with = "numbered")]
+    vocab: &'a [String],
+    merges: Vec<[&'a str; 2]>,
+}
+
+/// Tokens with their ids, in the order of the ids.
+fn numbered<S: Serializer>(tokens: &&[String], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(tokens.iter().zip(0_u32..))
+}
+
+/// The ids of tokens that are all different.
+fn ids(tokens: &[String]) -> Result<HashMap<&str, u32>, GgufError> {
+    if tokens.is_empty() || u32::try_from(tokens.len()).is_err() {
+        return Err(bad(TOKENS, format!("has {} tokens", tokens.len())));
+    }
+    let mut ids = HashMap::with_capacity(tokens.len());
+    for (token, id) in tokens.iter().zip(0..) {
+        if token.is_empty() {
+            return Err(bad(TOKENS, format!("is empty at {id}")));
+        }
+        if let Some(first) = ids.insert(token.as_str(), id) {
+            return Err(bad(TOKENS, format!("has {} twice, at {first} and at {id}", quoted(token))));
+        }
+    }
+    Ok(ids)
+}
+
+/// The tokens that stand for themselves; the others must be written in the byte alphabet.
+fn added_tokens(tokens: &[String], types: &[i32]) -> Result<Vec<AddedToken>, GgufError> {
+    if types.len() != tokens.len() {
+        let problem = format!("has {} values, but there are {} tokens", types.len(), tokens.len());
+        return Err(bad(TOKEN_TYPE, problem));
+    }
+    let mut added = Vec::new();
+    for ((token, &kind), id) in tokens.iter().zip(types).zip(0..) {
+        let special = match kind {
+            token_type::NORMAL | token_type::BYTE if byte_alphabet::is_written_in_it(token) => continue,
+            token_type::NORMAL | token_type::BYTE => {
+                let problem =
+                    format!("has {} at {id}, which is not written in the byte alphabet", quoted(token));
+                return Err(bad(TOKENS, problem));
+            }
+            token_type::UNUSED => continue,
+            token_type::UNKNOWN | token_type::CONTROL => true,
+            token_type::USER_DEFINED => false,
+            _ => return Err(bad(TOKEN_TYPE, format!("is {kind} at {id}; known are 1 to 6"))),
+        };
+        added.push(AddedToken {
+            id,
+            content: token.clone(),
+            single_word: false,
+            lstrip: false,
+            rstrip: false,
+            normalized: false,
+            special,
+        });
+    }
+    Ok(added)
+}
+
+/// The merges, as pairs of tokens; of two with the same pair the first counts, as in llama.cpp.
+fn merges<'a>(merges: &'a [String], ids: &HashMap<&str, u32>) -> Result<Vec<[&'a str; 2]>, GgufError> {
+    let mut seen = HashSet::with_capacity(merges.len());
+    let mut pairs = Vec::with_capacity(merges.len());
+    for (rank, merge) in merges.iter().enumerate() {
+        let Some((left, right)) = merge.split_once(' ').filter(|(_, right)| !right.contains(' ')) else {
+            let problem = format!("has {} at {rank}, not two tokens with a space between", quoted(merge));
+            return Err(bad(MERGES, problem));
+        };
+        let whole = [left, right].concat();
+        if let Some(unknown) = [left, right, &whole].into_iter().find(|part| !ids.contains_key(part)) {
+            let problem = format!("has {} at {rank}, but {} is not a token", quoted(merge), quoted(unknown));
+            return Err(bad(MERGES, problem));
+        }
+        if seen.insert([left, right]) {
+            pairs.push([left, right]);
+        }
+    }
+    Ok(pairs)
+}
