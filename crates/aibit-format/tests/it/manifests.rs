@@ -300,7 +300,7 @@ fn an_alias_stands_for_a_stored_parameter_and_is_none() {
 
 #[test]
 fn unknown_schemes_are_refused_by_name() {
-    for scheme in ["int4", "INT8", "nf4", ""] {
+    for scheme in ["int4", "INT8", "nf3", ""] {
         check(
             |m| m["tensors"]["ln.bias"]["scheme"] = json!(scheme),
             &["manifest.json: ", &format!("unknown variant `{scheme}`"), "`int8`"],

@@ -155,7 +155,9 @@ fn schemes_and_shapes() -> impl Strategy<Value = Vec<(Scheme, Vec<usize>)>> {
     let dims = |rank| prop::collection::vec(1..20_usize, rank);
     let float = (prop::sample::select(vec![Scheme::F32, Scheme::F16, Scheme::Bf16]), dims(1..=4));
     let codes = (Just(Scheme::Int8), prop_oneof![dims(2..=2), Just(vec![8, 64]), Just(vec![3, 128])]);
-    prop::collection::vec(prop_oneof![float, codes], 0..12)
+    let blocks = (prop::sample::select(Scheme::ALL[4..].to_vec()), 1..9_usize, 1..4_usize)
+        .prop_map(|(scheme, rows, blocks)| (scheme, vec![rows, blocks * scheme.block()]));
+    prop::collection::vec(prop_oneof![float, codes, blocks], 0..12)
 }
 
 proptest! {

@@ -233,8 +233,8 @@ fn a_tensor_has_each_key_once_and_no_key_missing() {
 
 #[test]
 fn unknown_element_types_are_refused_by_name() {
-    for dtype in ["F64", "f32", "I4", "BOOL", "", "U8"] {
-        let fragment = format!("tensor `x`: dtype `{dtype}` is not one of F32, F16, BF16, I8");
+    for dtype in ["F64", "f32", "I4", "BOOL", "", "U16"] {
+        let fragment = format!("tensor `x`: dtype `{dtype}` is not one of F32, F16, BF16, I8, U8");
         check_tensor(&format!("\"{dtype}\""), "[4]", "[0,4]", 4, &[&fragment]);
     }
     let long = "x".repeat(1 << 20);
