@@ -2,11 +2,13 @@
 
 Prints one JSON object per repetition: milliseconds from the start of the process to the first byte on its standard
 output (null if there is none) and to its end, its peak resident memory, and what it printed. `--cold` drops a file
-from the page cache before each repetition. `--discard` sends what the program prints to /dev/null: a pipe would be
+from the page cache before each repetition, and touches as much free memory: a virtual machine may have given it back
+to its host, which would then be what is measured. `--discard` sends what the program prints to /dev/null: a pipe would be
 what is measured of a program that prints megabytes.
 """
 
 import json
+import mmap
 import os
 import sys
 import time
@@ -18,6 +20,15 @@ def drop(path):
     os.fsync(descriptor)
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     os.close(descriptor)
+
+
+def touch(size):
+    """Uses and frees memory, in large pages where the system has them."""
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    for at in range(0, size, mmap.PAGESIZE):
+        memory[at] = 1
+    memory.close()
 
 
 def run(command):
@@ -59,4 +70,6 @@ del arguments[:discard]
 for _ in range(int(arguments[0])):
     for path in cold:
         drop(path)
+    if cold:
+        touch(2 * sum(os.path.getsize(path) for path in cold))
     print(json.dumps(run(arguments[1:])), flush=True)

@@ -10,19 +10,23 @@ use serde_json::Value;
 use crate::root;
 
 /// Which crates of the workspace a crate may use; see ARCHITECTURE.md.
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 12] = [
     ("aibit-format", &[]),
     ("aibit-quant", &[]),
     ("aibit-gguf", &[]),
     ("aibit-graph", &[]),
     ("aibit-kernels", &["aibit-quant"]),
-    ("aibit-gpt2", &["aibit-graph"]),
+    ("aibit-gpt2", &["aibit-gguf", "aibit-graph"]),
     ("aibit-runtime", &["aibit-format", "aibit-graph", "aibit-kernels"]),
     (
         "aibit-pack",
         &["aibit-format", "aibit-gguf", "aibit-gpt2", "aibit-graph", "aibit-quant", "aibit-runtime"],
     ),
-    ("aibit-cli", &["aibit-format", "aibit-graph", "aibit-pack", "aibit-runtime"]),
+    ("aibit-export", &["aibit-format", "aibit-gguf", "aibit-gpt2", "aibit-graph", "aibit-quant"]),
+    (
+        "aibit-cli",
+        &["aibit-export", "aibit-format", "aibit-gguf", "aibit-graph", "aibit-pack", "aibit-runtime"],
+    ),
     ("aibit-benches", &["aibit-kernels"]),
     ("xtask", &["aibit-kernels", "aibit-pack"]),
 ];

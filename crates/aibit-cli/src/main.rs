@@ -38,6 +38,8 @@ struct Cli {
 enum Command {
     Pack(commands::pack::Args),
     Run(commands::run::Args),
+    Export(commands::export::Args),
+    Diff(commands::diff::Args),
     Inspect(commands::inspect::Args),
     Verify(commands::verify::Args),
     Eval(commands::eval::Args),
@@ -52,6 +54,8 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Pack(args) => commands::pack::run(args, &mut out),
         Command::Run(args) => commands::run::run(args, &mut out),
+        Command::Export(args) => commands::export::run(args, &mut out),
+        Command::Diff(args) => commands::diff::run(args, &mut out),
         Command::Inspect(args) => commands::inspect::run(args, &mut out),
         Command::Verify(args) => commands::verify::run(args, &mut out),
         Command::Eval(args) => commands::eval::run(args, &mut out),

@@ -45,7 +45,7 @@ pub enum PackError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The model is of a family that has no crate yet.
-    #[error("config.json: model_type \"{found}\" is not supported, supported are {supported}")]
+    #[error("the model is of the family \"{found}\", which is not supported yet; supported are {supported}")]
     Architecture {
         /// The model's family.
         found: String,

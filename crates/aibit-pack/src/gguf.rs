@@ -2,15 +2,52 @@
 
 use std::collections::BTreeMap;
 
-use aibit_gguf::{Gguf, GgufError};
+use aibit_format::entry_names;
+use aibit_gguf::{Gguf, GgufError, special_ids, tokenizer_json};
+use serde_json::json;
 
 /// The small files of a model folder, made of a GGUF file's metadata.
 pub(crate) fn files(map: &[u8]) -> Result<BTreeMap<&'static str, Vec<u8>>, GgufError> {
-    let _gguf = Gguf::parse(map)?;
-    Ok(BTreeMap::new())
+    let gguf = Gguf::parse(map)?;
+    let metadata = gguf.metadata();
+    let missing = |key: &str| GgufError::Metadata { key: key.to_owned(), problem: "is missing".into() };
+    let architecture =
+        metadata.string("general.architecture")?.ok_or_else(|| missing("general.architecture"))?;
+    let tokens =
+        metadata.strings("tokenizer.ggml.tokens")?.ok_or_else(|| missing("tokenizer.ggml.tokens"))?;
+    let config = match architecture {
+        aibit_gpt2::GGUF_ARCHITECTURE => {
+            aibit_gpt2::gguf_config(metadata, tokens.len(), gguf.tensor("output.weight").is_some())?
+        }
+        // Refused by name when the model is described.
+        other => json!({"model_type": other}),
+    };
+    let mut files = BTreeMap::from([
+        (entry_names::CONFIG, to_json(&config)),
+        (entry_names::TOKENIZER, tokenizer_json(metadata)?),
+    ]);
+    let specials = special_ids(metadata)?;
+    let token = |id: Option<u32>| id.and_then(|id| tokens.get(id as usize));
+    let tokenizer_config = json!({
+        "bos_token": token(specials.bos),
+        "eos_token": token(specials.eos),
+        "unk_token": token(specials.unk),
+        "pad_token": token(specials.pad),
+        "add_bos_token": specials.add_bos,
+        "add_eos_token": specials.add_eos,
+    });
+    files.insert("tokenizer_config.json", to_json(&tokenizer_config));
+    if let Some(template) = specials.chat_template {
+        files.insert("chat_template.jinja", template.into_bytes());
+    }
+    Ok(files)
+}
+
+fn to_json(value: &serde_json::Value) -> Vec<u8> {
+    serde_json::to_vec_pretty(value).expect("a value has only string keys")
 }
 
 /// The name that a tensor of a GGUF file has in a checkpoint of its family.
 pub(crate) fn checkpoint_name(name: &str) -> String {
-    name.to_owned()
+    aibit_gpt2::canonical_name(name).unwrap_or_else(|| name.to_owned())
 }

@@ -11,6 +11,7 @@ mod error;
 mod gguf;
 pub mod hub;
 mod pack;
+mod poc;
 mod progress;
 mod recipe;
 mod source;

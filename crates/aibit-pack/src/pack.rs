@@ -100,8 +100,7 @@ pub fn pack(
     let parameters = description.clone();
     let tensors = match_tensors(&checkpoint, &parameters)?;
     let is_quantized = tensors.iter().any(|t| t.encoding.is_quantized());
-    let preset = options.preset.unwrap_or(if is_quantized { Preset::Keep } else { Preset::Int8 });
-    let recipe = CompiledRecipe::new(preset, &options.overrides, options.requantize)?;
+    let recipe = CompiledRecipe::new(options.preset, is_quantized, &options.overrides, options.requantize)?;
     for slot in &mut description.graph.kv_slots {
         slot.precision = recipe.kv_precision(slot.head_dim, description.graph.context);
     }

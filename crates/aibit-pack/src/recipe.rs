@@ -35,7 +35,8 @@ pub enum Preset {
     F32,
     /// Every matrix and cached keys and values as F16.
     F16,
-    /// Every matrix as the source has it, codes and scales included; cached keys and values are F32.
+    /// Every matrix as the source has it, codes and scales included, or as F32 where no scheme holds its codes; cached
+    /// keys and values are F32.
     Keep,
 }
 
@@ -87,8 +88,8 @@ impl Preset {
     /// they are small, and executed in place.
     fn scheme(self, parameter: &Parameter, source: &Encoding<'_>) -> Scheme {
         let columns = parameter.shape.last().copied().unwrap_or(1);
-        // As the source has it, or the nearest that holds it.
-        let kept = source.scheme(columns).unwrap_or(Scheme::Int8);
+        // As the source has it, or what holds every value.
+        let kept = source.scheme(columns).unwrap_or(Scheme::F32);
         match (self, parameter.role) {
             (_, Role::Vector) | (Self::F32, _) => Scheme::F32,
             (Self::Keep, _) => kept,
@@ -135,11 +136,21 @@ impl FromStr for Preset {
 pub(crate) struct CompiledRecipe {
     preset: Preset,
     overrides: Vec<(Regex, Override)>,
+    /// Whether nobody asked for the preset.
+    is_default: bool,
     requantize: bool,
 }
 
 impl CompiledRecipe {
-    pub(crate) fn new(preset: Preset, overrides: &[Override], requantize: bool) -> Result<Self, PackError> {
+    /// Without a preset a source that is quantized already is kept, and any other becomes INT8.
+    pub(crate) fn new(
+        preset: Option<Preset>,
+        is_quantized: bool,
+        overrides: &[Override],
+        requantize: bool,
+    ) -> Result<Self, PackError> {
+        let is_default = preset.is_none();
+        let preset = preset.unwrap_or(if is_quantized { Preset::Keep } else { Preset::Int8 });
         let compile = |o: &Override| match Regex::new(&o.pattern) {
             Ok(regex) => Ok((regex, o.clone())),
             Err(e) => Err(PackError::Recipe(format!(
@@ -148,7 +159,7 @@ impl CompiledRecipe {
             ))),
         };
         let overrides = overrides.iter().map(compile).collect::<Result<_, _>>()?;
-        Ok(Self { preset, overrides, requantize })
+        Ok(Self { preset, overrides, is_default, requantize })
     }
 
     /// The record of this recipe in the manifest.
@@ -183,7 +194,14 @@ impl CompiledRecipe {
 
     fn scheme(&self, parameter: &Parameter, source: &Encoding<'_>) -> Result<Scheme, PackError> {
         let chosen = self.overrides.iter().rev().find(|(regex, _)| regex.is_match(&parameter.name));
-        let scheme = chosen.map_or_else(|| self.preset.scheme(parameter, source), |(_, o)| o.scheme);
+        let columns = parameter.shape.last().copied().unwrap_or(1);
+        let kept = source.scheme(columns);
+        let scheme = match chosen {
+            Some((_, o)) => o.scheme,
+            // Four times the size is no choice to be made for somebody.
+            None if self.is_default && kept.is_none() => Scheme::Int8,
+            None => self.preset.scheme(parameter, source),
+        };
         let refused =
             |problem: String| Err(PackError::Scheme { name: parameter.name.clone(), scheme, problem });
         if parameter.role == Role::Vector && scheme != Scheme::F32 {
@@ -191,14 +209,12 @@ impl CompiledRecipe {
                 "biases and norms are executed in place as f32; narrow the pattern to matrices".into(),
             );
         }
-        let columns = parameter.shape.last().copied().unwrap_or(1);
         if !columns.is_multiple_of(scheme.block()) {
             let block = scheme.block();
             return refused(format!(
                 "its rows of {columns} are not whole blocks of {block}; choose another scheme"
             ));
         }
-        let kept = source.scheme(columns);
         // F32 holds every value of every format.
         if source.is_quantized() && kept != Some(scheme) && scheme != Scheme::F32 && !self.requantize {
             return Err(PackError::Requantize {
@@ -208,7 +224,7 @@ impl CompiledRecipe {
                 advice: if kept.is_some() {
                     "leave out --quantize to keep the codes, or give --requantize"
                 } else {
-                    "no scheme holds its codes: give --requantize, or --quantize f32 to keep the values"
+                    "no scheme holds its codes: give --requantize, or --quantize keep to have its values as f32"
                 },
             });
         }

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use aibit_format::{MappedFile, SourceFile, hex};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use tempfile::NamedTempFile;
 
 use crate::PackError;
 use crate::hub::HubModel;
@@ -22,6 +24,8 @@ pub struct ModelSource {
     weight_files: Vec<PathBuf>,
     /// Small files that the weights' file holds itself, by the names that they have in a folder.
     inside: BTreeMap<&'static str, Vec<u8>>,
+    /// Keeps weights that were unpacked for as long as they are needed.
+    _unpacked: Option<Arc<NamedTempFile>>,
 }
 
 /// Longest text file that is read whole. The largest tokenizers of today have a fifth of it.
@@ -40,13 +44,14 @@ impl ModelSource {
         }
         match kind_of(&path)? {
             WeightFile::Gguf => Self::gguf(path),
-            WeightFile::Safetensors | WeightFile::Torch => {
+            WeightFile::Torch if !crate::poc::is_torch(&path)? => Self::poc(path),
+            WeightFile::Safetensors | WeightFile::Torch | WeightFile::Pickle => {
                 let folder = path.parent().map(Path::to_owned).unwrap_or_default();
                 if !folder.join("config.json").is_file() {
                     let problem = "it holds weights only, and there is no config.json beside it".into();
                     return Err(PackError::NotAModel { path, problem });
                 }
-                Ok(Self { folder, repository: None, weight_files: vec![path], inside: BTreeMap::new() })
+                Ok(Self::of_files(folder, vec![path], BTreeMap::new()))
             }
             WeightFile::Other(what) => {
                 let problem =
@@ -62,7 +67,23 @@ impl ModelSource {
         let inside =
             crate::gguf::files(&map).map_err(|source| PackError::Gguf { path: path.clone(), source })?;
         let folder = path.parent().map(Path::to_owned).unwrap_or_default();
-        Ok(Self { folder, repository: None, weight_files: vec![path], inside })
+        Ok(Self::of_files(folder, vec![path], inside))
+    }
+
+    /// Unpacks the archive of the proof of concept.
+    fn poc(path: PathBuf) -> Result<Self, PackError> {
+        let crate::poc::Unpacked { weights, files } = crate::poc::unpack(&path)?;
+        let folder = path.parent().map(Path::to_owned).unwrap_or_default();
+        let source = Self::of_files(folder, vec![weights.path().to_owned()], files);
+        Ok(Self { _unpacked: Some(Arc::new(weights)), ..source })
+    }
+
+    fn of_files(
+        folder: PathBuf,
+        weight_files: Vec<PathBuf>,
+        inside: BTreeMap<&'static str, Vec<u8>>,
+    ) -> Self {
+        Self { folder, repository: None, weight_files, inside, _unpacked: None }
     }
 
     /// Looks through a folder with `config.json`, a tokenizer and weights: `model.safetensors`, or shards with
@@ -80,7 +101,7 @@ impl ModelSource {
             return Err(not_a_model("it holds no config.json".into()));
         }
         let weight_files = find_weights(&folder)?;
-        Ok(Self { folder, repository: None, weight_files, inside: BTreeMap::new() })
+        Ok(Self::of_files(folder, weight_files, BTreeMap::new()))
     }
 
     /// A model that was fetched from the hub.
@@ -134,7 +155,9 @@ fn find_weights(folder: &Path) -> Result<Vec<PathBuf>, PackError> {
         let path = entry.map_err(|source| io(folder, source))?.path();
         let is_weights =
             ["pt", "pth", "bin", "safetensors"].iter().any(|e| path.extension() == Some(e.as_ref()));
-        if is_weights && matches!(kind_of(&path)?, WeightFile::Safetensors | WeightFile::Torch) {
+        if is_weights
+            && matches!(kind_of(&path)?, WeightFile::Safetensors | WeightFile::Torch | WeightFile::Pickle)
+        {
             others.push(path);
         }
     }
@@ -157,7 +180,10 @@ fn io(path: &Path, source: std::io::Error) -> PackError {
 /// What a file is by its first bytes.
 enum WeightFile {
     Safetensors,
+    /// A ZIP file; those of torch hold `data.pkl`.
     Torch,
+    /// A bare pickle, which the reader of torch files refuses by name.
+    Pickle,
     Gguf,
     Other(&'static str),
 }
@@ -168,7 +194,8 @@ fn kind_of(path: &Path) -> Result<WeightFile, PackError> {
     file.take(16).read_to_end(&mut head).map_err(|source| io(path, source))?;
     Ok(match head.as_slice() {
         [b'G', b'G', b'U', b'F', ..] => WeightFile::Gguf,
-        [b'P', b'K', 3, 4, ..] | [0x80, 2..=5, ..] => WeightFile::Torch,
+        [b'P', b'K', 3, 4, ..] => WeightFile::Torch,
+        [0x80, 2..=5, ..] => WeightFile::Pickle,
         [_, _, _, _, _, _, _, _, b'{', ..] => WeightFile::Safetensors,
         [] => WeightFile::Other("empty"),
         head if head.starts_with(b"version https://") => {

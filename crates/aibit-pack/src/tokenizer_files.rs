@@ -5,6 +5,10 @@ use serde_json::json;
 
 use crate::{ModelSource, PackError};
 
+/// The older pair of files.
+pub(crate) const VOCABULARY: &str = "vocab.json";
+pub(crate) const MERGES: &str = "merges.txt";
+
 /// The tokenizer's JSON and the names of the files it came from, with their bytes.
 pub(crate) struct TokenizerFiles {
     pub(crate) json: Vec<u8>,
@@ -17,13 +21,13 @@ pub(crate) fn load(source: &ModelSource) -> Result<TokenizerFiles, PackError> {
     if let Some(json) = source.read(entry_names::TOKENIZER)? {
         return Ok(TokenizerFiles { read: vec![(entry_names::TOKENIZER, json.clone())], json });
     }
-    let (Some(vocab), Some(merges)) = (source.read("vocab.json")?, source.read("merges.txt")?) else {
+    let (Some(vocab), Some(merges)) = (source.read(VOCABULARY)?, source.read(MERGES)?) else {
         let problem = "it holds no tokenizer: tokenizer.json, or vocab.json with merges.txt".to_owned();
         return Err(PackError::NotAModel { path: source.folder.clone(), problem });
     };
     let json = from_pair(&vocab, &merges)
         .map_err(|problem| PackError::SourceFile { path: source.folder.join("vocab.json"), problem })?;
-    Ok(TokenizerFiles { json, read: vec![("vocab.json", vocab), ("merges.txt", merges)] })
+    Ok(TokenizerFiles { json, read: vec![(VOCABULARY, vocab), (MERGES, merges)] })
 }
 
 fn from_pair(vocab: &[u8], merges: &[u8]) -> Result<Vec<u8>, String> {

@@ -7,10 +7,10 @@ use aibit_format::{Archive, Provenance, Recipe, Scheme, entry_names};
 use aibit_graph::Graph;
 use serde::Serialize;
 
-use super::ArchiveArg;
+use super::{ArchiveArg, gguf};
 use crate::output::{Output, bytes, count};
 
-/// Show what an archive holds
+/// Show what an archive or a GGUF file holds
 ///
 /// Reads the headers only: nothing is checked against its digest, see `aibit verify`.
 #[derive(clap::Args)]
@@ -19,6 +19,7 @@ use crate::output::{Output, bytes, count};
     after_help = "Examples:\n  \
         aibit inspect gpt2.aibit\n  \
         aibit inspect gpt2.aibit --tensors\n  \
+        aibit inspect model.gguf\n  \
         aibit inspect gpt2.aibit --json | jq '.tensors[0]'"
 )]
 pub(crate) struct Args {
@@ -72,6 +73,10 @@ struct EntryLine {
 }
 
 pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
+    if gguf::is_gguf(args.archive.path()) {
+        out.emit(&gguf::Report::read(args.archive.path(), args.tensors)?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let archive = Archive::open(args.archive.path())?;
     out.emit(&Report::collect(&archive, args.tensors)?)?;
     Ok(ExitCode::SUCCESS)
@@ -90,7 +95,10 @@ impl Report {
                 name: info.name.clone(),
                 scheme: manifest.tensors.get(&info.name).map_or(Scheme::F32, |record| record.scheme),
                 dtype: info.dtype.name(),
-                shape: info.shape.clone(),
+                shape: match manifest.tensors.get(&info.name) {
+                    Some(record) => record.scheme.shape(&info.shape),
+                    None => info.shape.clone(),
+                },
                 bytes: info.bytes() as u64,
                 offset: archive.weights().file_offset(info),
                 is_parameter: manifest.tensors.contains_key(&info.name),

@@ -2,11 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
+use aibit_format::Archive;
+use aibit_pack::{ModelSource, PackOptions, Preset, Progress, pack};
 use anyhow::Context;
+use tempfile::TempDir;
 
 pub(crate) mod bench;
 pub(crate) mod completions;
+pub(crate) mod diff;
 pub(crate) mod eval;
+pub(crate) mod export;
+mod gguf;
 pub(crate) mod inspect;
 pub(crate) mod pack;
 pub(crate) mod run;
@@ -47,6 +53,33 @@ impl ThreadsArg {
         }
         pool.build_global().context("cannot start the threads")?;
         Ok(rayon::current_num_threads())
+    }
+}
+
+/// An archive, or one made of something else for as long as it is looked at.
+pub(crate) struct Opened {
+    pub(crate) archive: Archive,
+    _folder: Option<TempDir>,
+}
+
+impl Opened {
+    /// Opens an archive, or packs any other source, as it is, to a temporary one.
+    pub(crate) fn any(path: &Path, progress: &dyn Progress) -> anyhow::Result<Self> {
+        let not_an_archive = match Archive::open(path) {
+            Ok(archive) => return Ok(Self { archive, _folder: None }),
+            Err(error) => error,
+        };
+        let source = match ModelSource::open(path) {
+            Ok(source) => source,
+            // Of a file that is neither the first message says more.
+            Err(_) if path.is_file() => return Err(not_an_archive.into()),
+            Err(error) => return Err(error.into()),
+        };
+        let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
+        let target = folder.path().join("packed.aibit");
+        let options = PackOptions { preset: Some(Preset::Keep), ..PackOptions::default() };
+        pack(&source, &target, &options, progress)?;
+        Ok(Self { archive: Archive::open(&target)?, _folder: Some(folder) })
     }
 }
 

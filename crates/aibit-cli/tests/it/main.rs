@@ -3,6 +3,7 @@
 mod error_messages;
 mod generation;
 mod help;
+mod interchange;
 mod json_output;
 #[cfg(target_os = "linux")]
 mod memory;

@@ -1,0 +1,61 @@
+use std::path::PathBuf;
+
+use aibit_format::{FormatError, Scheme};
+use aibit_gguf::GgufError;
+use aibit_gpt2::ConfigError;
+use aibit_quant::QuantError;
+
+use crate::Target;
+
+/// Why an archive cannot be exported.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExportError {
+    /// The operating system refused.
+    #[error("cannot {action} {}: {source}", .path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The archive is damaged.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// The archive's configuration is of no family that can be exported.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Its tokenizer, or its tensors, cannot be said in a GGUF file.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    /// The target cannot hold this model.
+    #[error("{target} cannot hold this model: {problem}")]
+    Model {
+        /// The target.
+        target: Target,
+        /// Why not, and what to do.
+        problem: String,
+    },
+    /// The target cannot hold a parameter as it is stored.
+    #[error("{target} cannot hold `{name}` as {scheme}: {problem}")]
+    Parameter {
+        /// The target.
+        target: Target,
+        /// The parameter.
+        name: String,
+        /// How the archive stores it.
+        scheme: Scheme,
+        /// Why not, and what to do.
+        problem: String,
+    },
+    /// Values cannot be quantized as the target wants them.
+    #[error("tensor `{name}`: {source}")]
+    Quant {
+        /// The parameter.
+        name: String,
+        /// Why not.
+        source: QuantError,
+    },
+}

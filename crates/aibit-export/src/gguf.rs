@@ -1,0 +1,151 @@
+//! A GGUF file for llama.cpp.
+//!
+//! Source: llama.cpp, `gguf-py` and `conversion/gpt2.py`; <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
+
+use std::io::Write;
+
+use aibit_format::{Scheme, entry_names};
+use aibit_gguf::{
+    GgmlType, GgufLayout, Metadata, SpecialIds, Value, join_q4_0, join_q8_0, tokenizer_metadata,
+};
+use aibit_graph::Role;
+use aibit_quant::{GROUP, quantize_int8_groups};
+use half::f16;
+
+use crate::export::encode;
+use crate::parameter::{Model, Stored, floats};
+use crate::{ExportError, ExportOptions, ExportReport, Target};
+
+pub(crate) fn write(
+    model: &Model<'_>,
+    file: &mut impl Write,
+    options: &ExportOptions,
+    report: &mut ExportReport,
+) -> Result<(), ExportError> {
+    let refused = |problem: String| ExportError::Model { target: Target::Gguf, problem };
+    let parameters = model.parameters()?;
+    let mut tensors = Vec::new();
+    for (parameter, stored) in &parameters {
+        let name = aibit_gpt2::gguf_name(stored.name)
+            .ok_or_else(|| refused(format!("it has no name for `{}`", stored.name)))?;
+        tensors.push((name, dtype(parameter.role, stored, options)?, stored.shape.clone()));
+    }
+    let mut metadata = Metadata::default();
+    for (key, value) in aibit_gpt2::gguf_metadata(&model.config).map_err(refused)? {
+        metadata.set(key, value);
+    }
+    metadata.set("general.type", Value::String("model".into()));
+    metadata.set("general.quantization_version", Value::U32(2));
+    metadata.set("general.file_type", Value::U32(file_type(&tensors)));
+    let tokenizer = model.archive.entry(entry_names::TOKENIZER)?.data;
+    for (key, value) in tokenizer_metadata(tokenizer, model.config.vocab_size, &specials(model))? {
+        metadata.set(key, value);
+    }
+    let layout = GgufLayout::new(&metadata, &tensors)?;
+    let io = |source| ExportError::Io { action: "write", path: report.output.clone(), source };
+    file.write_all(layout.header()).map_err(io)?;
+    let mut at = layout.header().len();
+    let (mut kept, mut requantized) = (0, 0);
+    for ((_, stored), info) in parameters.iter().zip(layout.tensors()) {
+        file.write_all(&vec![0; info.range.start - at]).map_err(io)?;
+        let bytes = blocks(stored, info.dtype)?;
+        match stored.scheme() {
+            Scheme::Int8 | Scheme::Int8G32 | Scheme::Int4G32 => kept += 1,
+            scheme => requantized += usize::from(scheme.is_quantized()),
+        }
+        file.write_all(&bytes).map_err(io)?;
+        at = info.range.start + bytes.len();
+    }
+    file.write_all(&vec![0; layout.file_bytes() - at]).map_err(io)?;
+    (report.kept, report.requantized) = (kept, requantized);
+    Ok(())
+}
+
+/// The type that holds a parameter.
+fn dtype(role: Role, stored: &Stored<'_>, options: &ExportOptions) -> Result<GgmlType, ExportError> {
+    let refused = |problem: String| ExportError::Parameter {
+        target: Target::Gguf,
+        name: stored.name.to_owned(),
+        scheme: stored.scheme(),
+        problem,
+    };
+    let columns = stored.matrix_shape()[1];
+    if stored.scheme().is_quantized() && !columns.is_multiple_of(GROUP) {
+        return Err(refused(format!("rows of {columns} are not whole blocks of {GROUP}; use `--to hf`")));
+    }
+    Ok(match stored.scheme() {
+        // Vectors are added and multiplied as F32 there.
+        Scheme::F32 => GgmlType::F32,
+        Scheme::F16 if role != Role::Vector => GgmlType::F16,
+        Scheme::Bf16 if role != Role::Vector => GgmlType::Bf16,
+        Scheme::F16 | Scheme::Bf16 => GgmlType::F32,
+        Scheme::Int8 | Scheme::Int8G32 => GgmlType::Q8_0,
+        Scheme::Int4G32 => GgmlType::Q4_0,
+        Scheme::Nf4 | Scheme::Fp4 | Scheme::Nf4Dq | Scheme::Fp4Dq if options.requantize => GgmlType::Q8_0,
+        Scheme::Nf4 | Scheme::Fp4 | Scheme::Nf4Dq | Scheme::Fp4Dq => {
+            let problem =
+                "it has no such table of values; give --requantize to make it Q8_0, or use `--to bnb`";
+            return Err(refused(problem.into()));
+        }
+    })
+}
+
+/// A parameter's bytes as `dtype`.
+fn blocks(stored: &Stored<'_>, dtype: GgmlType) -> Result<Vec<u8>, ExportError> {
+    let codes = || stored.data.iter().map(|code| *code as i8).collect::<Vec<_>>();
+    let halves =
+        |bytes: &[u8]| -> Vec<f16> { bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b)).collect() };
+    let quant = |source| ExportError::Quant { name: stored.name.to_owned(), source };
+    Ok(match stored.scheme() {
+        Scheme::Int8 => {
+            let blocks_per_row = stored.matrix_shape()[1] / GROUP;
+            // The row's scale again in each of its blocks.
+            let scale = |absmax: &f32| std::iter::repeat_n(f16::from_f32(absmax / 127.0), blocks_per_row);
+            let scales: Vec<f16> = floats(stored.parts[0]).iter().flat_map(scale).collect();
+            if let Some(index) = scales.iter().position(|scale| !scale.is_finite()) {
+                let problem = format!(
+                    "the scale of row {} is beyond F16; use `--to hf --dtype f32`",
+                    index / blocks_per_row.max(1)
+                );
+                let (name, scheme) = (stored.name.to_owned(), stored.scheme());
+                return Err(ExportError::Parameter { target: Target::Gguf, name, scheme, problem });
+            }
+            join_q8_0(&codes(), &scales)
+        }
+        Scheme::Int8G32 => join_q8_0(&codes(), &halves(stored.parts[0])),
+        Scheme::Int4G32 => join_q4_0(stored.data, &halves(stored.parts[0])),
+        Scheme::F32 | Scheme::F16 | Scheme::Bf16 if dtype == GgmlType::F32 => {
+            encode(&stored.values(), aibit_format::Dtype::F32).expect("F32 holds every value")
+        }
+        Scheme::F32 | Scheme::F16 | Scheme::Bf16 => stored.data.to_vec(),
+        Scheme::Nf4 | Scheme::Fp4 | Scheme::Nf4Dq | Scheme::Fp4Dq => {
+            let groups = quantize_int8_groups(&stored.values()).map_err(quant)?;
+            join_q8_0(&groups.codes, &groups.scales)
+        }
+    })
+}
+
+/// llama.cpp's number for the type that most of a file has.
+fn file_type(tensors: &[(String, GgmlType, Vec<usize>)]) -> u32 {
+    let elements = |dtype: GgmlType| -> usize {
+        tensors.iter().filter(|t| t.1 == dtype).map(|(_, _, shape)| shape.iter().product::<usize>()).sum()
+    };
+    let numbers = [
+        (GgmlType::F32, 0),
+        (GgmlType::F16, 1),
+        (GgmlType::Q4_0, 2),
+        (GgmlType::Q8_0, 7),
+        (GgmlType::Bf16, 32),
+    ];
+    numbers.into_iter().max_by_key(|(dtype, _)| elements(*dtype)).map_or(0, |(_, number)| number)
+}
+
+/// The special tokens by the model's configuration.
+fn specials(model: &Model<'_>) -> SpecialIds {
+    let id = |key: &str| {
+        let id = model.config_json.get(key)?.as_u64()?;
+        u32::try_from(id).ok().filter(|id| (*id as usize) < model.config.vocab_size)
+    };
+    let eos = id("eos_token_id");
+    SpecialIds { bos: id("bos_token_id").or(eos), eos, pad: id("pad_token_id"), ..SpecialIds::default() }
+}

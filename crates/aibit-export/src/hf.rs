@@ -1,0 +1,51 @@
+//! A folder of floating-point weights in the Hugging Face layout.
+
+use std::path::Path;
+
+use aibit_format::Dtype;
+use aibit_graph::{Parameter, SourceLayout};
+
+use crate::export::{Tensor, encode, write_model};
+use crate::parameter::{Model, Stored};
+use crate::{ExportError, ExportOptions, ExportReport, FloatDtype, Target};
+
+pub(crate) fn write(
+    model: &Model<'_>,
+    folder: &Path,
+    options: &ExportOptions,
+    report: &mut ExportReport,
+) -> Result<(), ExportError> {
+    let (dtype, name) = match options.dtype {
+        FloatDtype::F16 => (Dtype::F16, "float16"),
+        FloatDtype::F32 => (Dtype::F32, "float32"),
+    };
+    let mut tensors = Vec::new();
+    for (parameter, stored) in model.parameters()? {
+        report.dequantized += usize::from(stored.scheme().is_quantized());
+        tensors.push(tensor(parameter, &stored, dtype)?);
+    }
+    let mut config = model.config_json.clone();
+    config.remove("quantization_config");
+    config.remove("torch_dtype");
+    config.insert("dtype".into(), name.into());
+    write_model(folder, &tensors, &config)
+}
+
+/// A parameter as its family's floating-point checkpoints store it.
+fn tensor(parameter: &Parameter, stored: &Stored<'_>, dtype: Dtype) -> Result<Tensor, ExportError> {
+    let mut values = stored.values();
+    let mut shape = stored.shape.clone();
+    if parameter.source_layout == SourceLayout::Transposed {
+        let [rows, columns] = stored.matrix_shape();
+        values =
+            (0..columns).flat_map(|c| (0..rows).map(move |r| r * columns + c)).map(|i| values[i]).collect();
+        shape.reverse();
+    }
+    let data = encode(&values, dtype).ok_or_else(|| ExportError::Parameter {
+        target: Target::Hf,
+        name: stored.name.to_owned(),
+        scheme: stored.scheme(),
+        problem: format!("it has values that {dtype} cannot hold; use `--dtype f32`"),
+    })?;
+    Ok(Tensor { name: stored.name.to_owned(), dtype, shape, data })
+}

@@ -1,0 +1,18 @@
+//! Archives out, to the formats of other engines.
+//!
+//! [`export`] writes a model that another engine loads, with the very codes of the archive where the target can hold them;
+//! what it cannot hold is refused, or quantized once more where that was asked for.
+
+mod bnb;
+mod diff;
+mod error;
+mod export;
+mod gguf;
+mod hf;
+mod parameter;
+mod target;
+
+pub use diff::{Count, Diff, DiffOptions, MetadataDiff, TensorDiff, diff};
+pub use error::ExportError;
+pub use export::{ExportOptions, ExportReport, FloatDtype, export};
+pub use target::Target;
