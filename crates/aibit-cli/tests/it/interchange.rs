@@ -142,7 +142,7 @@ fn gguf_files_come_and_go_byte_for_byte() {
         assert!(first == second, "{preset}: {} and {} bytes", first.len(), second.len());
         // And it computes the same from either.
         let ids =
-            |archive: &str| json(folder, &["run", archive, "-p", "Row by row", "-n", "8"])["ids"].clone();
+            |archive: &str| json(folder, &["run", archive, "-p", "Row by row", "-n", "8"])["generated_ids"].clone();
         assert_eq!(ids(&archive), ids("again.aibit"), "{preset}");
     }
 }
@@ -373,7 +373,7 @@ fn the_archive_of_the_proof_of_concept_is_taken_over() {
     succeeds(folder, &["pack", "with.aibit", "-o", "b.aibit"]);
     let text = succeeds(folder, &["diff", "a.aibit", "b.aibit", "--codes"]);
     assert_eq!(text.trim(), "no difference in 28 parameters");
-    let ids = |archive: &str| json(folder, &["run", archive, "-p", "Row by row", "-n", "8"])["ids"].clone();
+    let ids = |archive: &str| json(folder, &["run", archive, "-p", "Row by row", "-n", "8"])["generated_ids"].clone();
     assert_eq!(ids("a.aibit"), ids("b.aibit"));
     // Without a configuration the sizes are those of the tensors, but heads are 64 wide in every GPT-2: here one of them.
     make("without.aibit", None);
