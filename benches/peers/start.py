@@ -2,7 +2,7 @@
 
 Prints one JSON object per repetition: milliseconds from the start of the process to the first byte on its standard
 output (null if there is none) and to its end, its peak resident memory, and what it printed. `--cold` drops a file
-from the page cache before each repetition, and touches as much free memory: a virtual machine may have given it back
+from the page cache before each repetition, and touches more free memory than it needs: a virtual machine may have given it back
 to its host, which would then be what is measured. `--discard` sends what the program prints to /dev/null: a pipe would be
 what is measured of a program that prints megabytes.
 """
@@ -71,5 +71,5 @@ for _ in range(int(arguments[0])):
     for path in cold:
         drop(path)
     if cold:
-        touch(2 * sum(os.path.getsize(path) for path in cold))
+        touch(max(1 << 30, 2 * sum(os.path.getsize(path) for path in cold)))
     print(json.dumps(run(arguments[1:])), flush=True)

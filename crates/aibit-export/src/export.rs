@@ -80,6 +80,13 @@ pub fn export(
     path: &Path,
     options: &ExportOptions,
 ) -> Result<ExportReport, ExportError> {
+    if target == Target::CompressedTensors {
+        // compressed-tensors `compressors/base.py`; vLLM `models/gpt2.py` transposes what it takes for Conv1D weights.
+        let problem = "it knows layers of the kind Linear, and GPT-2's are of the kind Conv1D: transformers does not \
+                       load such a model, and vLLM would turn the codes around; use `--to hf`, which both load"
+            .into();
+        return Err(ExportError::Model { target, problem });
+    }
     let mut report = ExportReport {
         output: path.to_owned(),
         target: target.name(),

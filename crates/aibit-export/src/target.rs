@@ -12,13 +12,15 @@ pub enum Target {
     Bnb,
     /// A GGUF file for llama.cpp.
     Gguf,
+    /// A folder for vLLM in the format of compressed-tensors. No family of today can be held by it.
+    CompressedTensors,
     /// The archive's own tensors, one safetensors file.
     Safetensors,
 }
 
 impl Target {
     /// Every target.
-    pub const ALL: [Self; 4] = [Self::Hf, Self::Bnb, Self::Gguf, Self::Safetensors];
+    pub const ALL: [Self; 5] = [Self::Hf, Self::Bnb, Self::Gguf, Self::CompressedTensors, Self::Safetensors];
 
     /// The name on the command line.
     pub fn name(self) -> &'static str {
@@ -26,13 +28,14 @@ impl Target {
             Self::Hf => "hf",
             Self::Bnb => "bnb",
             Self::Gguf => "gguf",
+            Self::CompressedTensors => "compressed-tensors",
             Self::Safetensors => "safetensors",
         }
     }
 
     /// Whether the target is a folder and not a file.
     pub fn is_folder(self) -> bool {
-        matches!(self, Self::Hf | Self::Bnb)
+        matches!(self, Self::Hf | Self::Bnb | Self::CompressedTensors)
     }
 }
 

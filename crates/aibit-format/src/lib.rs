@@ -33,4 +33,4 @@ pub use manifest::{
 pub use mmap::{MappedBytes, MappedFile};
 pub use verify::check_values;
 pub use weights::{TensorInfo, WeightsIndex, WeightsLayout};
-pub use writer::{ArchiveWriter, EntryWriter};
+pub use writer::{ArchiveWriter, EntryWriter, copy_archive};

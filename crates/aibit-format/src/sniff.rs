@@ -9,7 +9,7 @@ pub(crate) fn describe(bytes: &[u8]) -> String {
     } else if starts(b"PK\x05\x06") {
         "it is a ZIP archive without entries".into()
     } else if starts(b"GGUF") {
-        "it is a GGUF file; aibit reads archives made by `aibit pack`".into()
+        "it is a GGUF file; make one of it with `aibit pack`".into()
     } else if text.starts_with(b"version https://git-lfs") {
         "it is a Git LFS pointer; fetch the file itself with `git lfs pull`".into()
     } else if text.len() >= 5 && (text[..5].eq_ignore_ascii_case(b"<html") || text.starts_with(b"<!")) {

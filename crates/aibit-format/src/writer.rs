@@ -10,7 +10,7 @@ use tempfile::NamedTempFile;
 use crate::archive::hex;
 use crate::block_writer::BlockWriter;
 use crate::zip::{self, Record};
-use crate::{EntryRecord, FormatError, Manifest, MappedFile, Weights, entry_names};
+use crate::{Archive, EntryRecord, FormatError, Manifest, MappedFile, Weights, entry_names};
 
 /// Writes one archive. Nothing appears under the target's name before [`ArchiveWriter::finish`] has written
 /// and synced everything; dropping the writer removes the temporary file.
@@ -122,6 +122,20 @@ impl ArchiveWriter {
         sync_folder(&target).map_err(write_error(&target))?;
         Ok(length)
     }
+}
+
+/// Writes the entries of `archive`, each compared with its digest, to a new archive at `target`, in the newest version of
+/// the container. Returns the length of the file.
+///
+/// # Errors
+/// [`FormatError::Digest`] for an entry that was changed, [`FormatError::Io`].
+pub fn copy_archive(archive: &Archive, target: impl AsRef<Path>) -> Result<u64, FormatError> {
+    let mut writer = ArchiveWriter::create(target)?;
+    for EntryRecord { name, media_type, .. } in &archive.manifest().entries {
+        archive.verify_entry(name)?;
+        writer.add(name, media_type, archive.entry(name)?.data)?;
+    }
+    writer.finish(archive.manifest().clone())
 }
 
 /// The error for `entry`, of which `found` bytes were given.

@@ -119,10 +119,14 @@ pub fn pack(
             carried.push((name, bytes));
         }
     }
+    let single = source.single_file().map(Path::to_owned);
+    if single.is_some() {
+        read_files.clear(); // made of that file, or parts of it
+    }
     let mut files: Vec<_> =
         read_files.iter().map(|(name, bytes)| digest_bytes(&source.folder.join(name), bytes)).collect();
     let mut source_weight_bytes = 0;
-    for path in source.weight_files() {
+    for path in single.as_slice().iter().chain(source.weight_files().iter().filter(|_| single.is_none())) {
         let length = std::fs::metadata(path).map_or(0, |m| m.len());
         progress.start("reading", length);
         let file = digest_file(path, &mut |bytes| progress.advance(bytes))?;

@@ -24,6 +24,8 @@ pub struct ModelSource {
     weight_files: Vec<PathBuf>,
     /// Small files that the weights' file holds itself, by the names that they have in a folder.
     inside: BTreeMap<&'static str, Vec<u8>>,
+    /// The file that everything lies in, where one holds it all.
+    single: Option<PathBuf>,
     /// Keeps weights that were unpacked for as long as they are needed.
     _unpacked: Option<Arc<NamedTempFile>>,
 }
@@ -61,13 +63,26 @@ impl ModelSource {
         }
     }
 
+    /// The archive of the proof of concept that this project began from.
+    ///
+    /// # Errors
+    /// [`PackError::NotAModel`] for any other file.
+    pub fn proof_of_concept(path: impl Into<PathBuf>) -> Result<Self, PackError> {
+        let path = path.into();
+        if !path.is_file() || !matches!(kind_of(&path)?, WeightFile::Torch) || crate::poc::is_torch(&path)? {
+            let problem = "it is no archive of the proof of concept".into();
+            return Err(PackError::NotAModel { path, problem });
+        }
+        Self::poc(path)
+    }
+
     /// Reads what a GGUF file says of its model.
     fn gguf(path: PathBuf) -> Result<Self, PackError> {
         let map = MappedFile::open(&path)?;
         let inside =
             crate::gguf::files(&map).map_err(|source| PackError::Gguf { path: path.clone(), source })?;
         let folder = path.parent().map(Path::to_owned).unwrap_or_default();
-        Ok(Self::of_files(folder, vec![path], inside))
+        Ok(Self { single: Some(path.clone()), ..Self::of_files(folder, vec![path], inside) })
     }
 
     /// Unpacks the archive of the proof of concept.
@@ -75,7 +90,7 @@ impl ModelSource {
         let crate::poc::Unpacked { weights, files } = crate::poc::unpack(&path)?;
         let folder = path.parent().map(Path::to_owned).unwrap_or_default();
         let source = Self::of_files(folder, vec![weights.path().to_owned()], files);
-        Ok(Self { _unpacked: Some(Arc::new(weights)), ..source })
+        Ok(Self { single: Some(path), _unpacked: Some(Arc::new(weights)), ..source })
     }
 
     fn of_files(
@@ -83,7 +98,7 @@ impl ModelSource {
         weight_files: Vec<PathBuf>,
         inside: BTreeMap<&'static str, Vec<u8>>,
     ) -> Self {
-        Self { folder, repository: None, weight_files, inside, _unpacked: None }
+        Self { folder, repository: None, weight_files, inside, single: None, _unpacked: None }
     }
 
     /// Looks through a folder with `config.json`, a tokenizer and weights: `model.safetensors`, or shards with
@@ -111,6 +126,11 @@ impl ModelSource {
     pub fn hub(model: HubModel) -> Result<Self, PackError> {
         let source = Self::folder(model.folder)?;
         Ok(Self { repository: Some((model.repository, model.revision)), ..source })
+    }
+
+    /// The file that holds weights, configuration and tokenizer, where there is one.
+    pub(crate) fn single_file(&self) -> Option<&Path> {
+        self.single.as_deref()
     }
 
     /// The files that hold the weights.

@@ -219,6 +219,12 @@ fn method(results: &Results) -> String {
          the rounds' medians, and in brackets the least and the largest of all repetitions.\n\
          - **Idle**: a measurement waits until less than 5 % of the processor was busy for half a second, and is made \
          again, at most twice, if other processes or guests took more than 3 % meanwhile. {waited}\n\
+         - **Cold**: a file is dropped from the page cache, then free memory is touched, more than the file needs: a \
+         virtual machine that has given free memory back to its host would otherwise be what is measured (about 40 ms \
+         for 130 MB here, and only of those that read in large pages).\n\
+         - **Cores**: on this kind of virtual machine the two cores sometimes share a last-level cache and sometimes do \
+         not (a cache line takes 35 ns or 170 ns from one to the other), for minutes at a time. In the first case \
+         prefill is faster, in the second decode; ranges show both.\n\
          - **Tests**: `pp128` and `pp512` compute a prompt of that many tokens, logits for the last one only. `tg128` \
          generates 128 tokens one by one from an empty context. As in llama.cpp's own benchmark.\n\
          - **Engines**: llama.cpp is built for this processor and called from a small C program on its library \

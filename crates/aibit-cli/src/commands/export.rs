@@ -22,7 +22,7 @@ pub(crate) struct Args {
     #[arg(value_name = "FILE")]
     archive: PathBuf,
     /// The target: hf (a folder of floats), bnb (a folder for transformers with bitsandbytes), gguf (a file for
-    /// llama.cpp), safetensors (the archive's own tensors)
+    /// llama.cpp), compressed-tensors (a folder for vLLM; not for GPT-2), safetensors (the archive's own tensors)
     #[arg(long, value_name = "KIND")]
     to: Target,
     /// The folder (hf, bnb) or file to write

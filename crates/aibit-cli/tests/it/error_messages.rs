@@ -54,9 +54,12 @@ fn an_empty_file_as_archive() {
 
 #[test]
 fn a_gguf_file_as_archive() {
-    assert_snapshot!(inspect(b"GGUF\x03\0\0\0\x10\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0"), @r"
-    error: file.aibit is not an .aibit archive: it is a GGUF file; aibit reads archives made by `aibit pack`
-    ");
+    let folder = temporary_folder();
+    fs::write(folder.path().join("file.aibit"), b"GGUF\x03\0\0\0\x10\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0")
+        .expect("written");
+    let of = |args: &[&str]| refuses(folder.path(), args);
+    assert_snapshot!(of(&["run", "file.aibit", "-p", "x"]), @"error: file.aibit is not an .aibit archive: it is a GGUF file; make one of it with `aibit pack`");
+    assert_snapshot!(of(&["inspect", "file.aibit"]), @"error: GGUF: 5 metadata entries at byte 24: 70 bytes or more, 0 are left: the file is cut short by 70 bytes, or a length in it is wrong");
 }
 
 #[test]

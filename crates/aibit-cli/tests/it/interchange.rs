@@ -141,8 +141,9 @@ fn gguf_files_come_and_go_byte_for_byte() {
         let [first, second] = [&file, "again.gguf"].map(|name| fs::read(folder.join(name)).expect("file"));
         assert!(first == second, "{preset}: {} and {} bytes", first.len(), second.len());
         // And it computes the same from either.
-        let ids =
-            |archive: &str| json(folder, &["run", archive, "-p", "Row by row", "-n", "8"])["generated_ids"].clone();
+        let ids = |archive: &str| {
+            json(folder, &["run", archive, "-p", "Row by row", "-n", "8"])["generated_ids"].clone()
+        };
         assert_eq!(ids(&archive), ids("again.aibit"), "{preset}");
     }
 }
@@ -182,6 +183,8 @@ fn what_a_target_cannot_hold_is_refused() {
     let around = tiny("fp32");
     let folder = around.path();
     succeeds(folder, &["pack", "source", "-o", "f16.aibit", "-q", "f16"]);
+    let message = refuses(folder, &["export", "f16.aibit", "--to", "compressed-tensors", "-o", "out"]);
+    assert!(message.contains("GPT-2's are of the kind Conv1D"), "{message}");
     let message = refuses(folder, &["export", "f16.aibit", "--to", "bnb", "-o", "out"]);
     assert!(message.contains("bnb cannot hold `transformer.h.0.attn.c_attn.weight` as f16"), "{message}");
     assert!(!folder.join("out").exists());
@@ -373,11 +376,36 @@ fn the_archive_of_the_proof_of_concept_is_taken_over() {
     succeeds(folder, &["pack", "with.aibit", "-o", "b.aibit"]);
     let text = succeeds(folder, &["diff", "a.aibit", "b.aibit", "--codes"]);
     assert_eq!(text.trim(), "no difference in 28 parameters");
-    let ids = |archive: &str| json(folder, &["run", archive, "-p", "Row by row", "-n", "8"])["generated_ids"].clone();
+    let ids = |archive: &str| {
+        json(folder, &["run", archive, "-p", "Row by row", "-n", "8"])["generated_ids"].clone()
+    };
     assert_eq!(ids("a.aibit"), ids("b.aibit"));
+    succeeds(folder, &["convert", "with.aibit", "-o", "converted.aibit"]);
+    let [packed, converted] =
+        ["b.aibit", "converted.aibit"].map(|name| fs::read(folder.join(name)).expect("file"));
+    assert!(packed == converted);
     // Without a configuration the sizes are those of the tensors, but heads are 64 wide in every GPT-2: here one of them.
     make("without.aibit", None);
     succeeds(folder, &["pack", "without.aibit", "-o", "c.aibit"]);
     let text = succeeds(folder, &["diff", "a.aibit", "c.aibit", "--codes"]);
     assert_eq!(text.trim(), "no difference in 28 parameters");
+}
+
+#[test]
+fn an_archive_is_written_anew() {
+    let around = tiny("int8");
+    let folder = around.path();
+    succeeds(folder, &["pack", "source", "-o", "a.aibit"]);
+    succeeds(folder, &["convert", "a.aibit", "-o", "b.aibit"]);
+    let mut file = fs::read(folder.join("a.aibit")).expect("file");
+    assert!(file == fs::read(folder.join("b.aibit")).expect("file"), "the same version gives the same bytes");
+    // A changed byte of the weights is found and nothing is written.
+    let at = file.windows(8).position(|bytes| bytes == b"{\"__meta").expect("weights") + 100_000;
+    file[at] ^= 1;
+    fs::write(folder.join("a.aibit"), file).expect("written");
+    let message = refuses(folder, &["convert", "a.aibit", "-o", "c.aibit"]);
+    assert!(message.contains("weights.safetensors"), "{message}");
+    assert!(!folder.join("c.aibit").exists());
+    let message = refuses(folder, &["convert", "source", "-o", "c.aibit"]);
+    assert!(message.contains("source"), "{message}");
 }
