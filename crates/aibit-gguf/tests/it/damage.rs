@@ -75,8 +75,8 @@ fn every_byte_of_the_header_changed_in_every_bit_is_no_panic() {
     if let Ok(status) = std::fs::read_to_string("/proc/self/status") {
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
         let kib: usize = peak.trim().trim_end_matches(" kB").parse().expect("a number");
-        // Tests that run beside this one have files of some MiB.
-        assert!(kib < 100 << 10, "{kib} KiB at the peak");
+        // Tests of tokenizers run beside this one, with about 100 MiB; a length that is believed would be gigabytes.
+        assert!(kib < 512 << 10, "{kib} KiB at the peak");
     }
 }
 
