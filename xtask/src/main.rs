@@ -3,6 +3,8 @@
 mod bench;
 mod e2e;
 mod fixtures;
+mod interop;
+mod python;
 mod shape;
 mod tidy;
 
@@ -34,6 +36,8 @@ enum Task {
         #[arg(long)]
         model: String,
     },
+    /// Let other engines load what aibit exports, and write the outcome into docs/interop.md
+    Interop,
     /// Make a model of a real shape with seeded weights, without a download
     Shape {
         /// Channels of every layer norm that are persistent outliers
@@ -49,6 +53,7 @@ fn main() -> anyhow::Result<()> {
         Task::Bench(args) => bench::run(&args),
         Task::E2e { model } => e2e::run(&model),
         Task::Fixtures { model } => fixtures::run(&model),
+        Task::Interop => interop::run(),
         Task::Shape { outlier_channels } => {
             eprintln!("{}", shape::gpt2(outlier_channels)?.display());
             Ok(())

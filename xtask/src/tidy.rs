@@ -92,7 +92,7 @@ fn check_documents(problems: &mut Vec<String>) -> anyhow::Result<()> {
         }
         for task in text.split("cargo xtask ").skip(1) {
             let task: String = task.chars().take_while(char::is_ascii_alphanumeric).collect();
-            let known = ["bench", "e2e", "fixtures", "shape", "tidy"];
+            let known = ["bench", "e2e", "fixtures", "interop", "shape", "tidy"];
             if !task.is_empty() && !known.contains(&task.as_str()) {
                 problems.push(format!("{shown} names `cargo xtask {task}`, which does not exist"));
             }
@@ -115,7 +115,7 @@ fn named_files(text: &str) -> Vec<String> {
         for quoted in line.split('`').skip(1).step_by(2) {
             let plain = quoted.chars().all(|c| c.is_ascii_alphanumeric() || "._-/".contains(c));
             let repository_folder =
-                ["crates/", "docs/", "fixtures/", "xtask/", "benches/", ".ci/", ".cargo/"]
+                ["crates/", "docs/", "fixtures/", "interop/", "xtask/", "benches/", ".ci/", ".cargo/"]
                     .iter()
                     .any(|f| quoted.starts_with(f));
             let extension = [".rs", ".md", ".py", ".toml"].iter().any(|e| quoted.ends_with(e));

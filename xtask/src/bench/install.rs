@@ -3,10 +3,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 
+use crate::python::{self, answer, finish, needs};
 use crate::{e2e, root, shape};
 
 /// Paths of what is installed.
@@ -66,35 +67,12 @@ pub(super) fn install(aibit: Option<&Path>) -> anyhow::Result<Installed> {
     })
 }
 
-/// A virtual environment with exactly the packages of `requirements.txt`; returns its interpreter.
+/// The peers' packages; returns their interpreter.
 fn environment() -> anyhow::Result<PathBuf> {
-    let requirements = fs::read_to_string(scripts().join("requirements.txt"))?;
-    let venv = folder().join("venv");
-    let python = venv.join("bin/python");
-    let stamp = venv.join("installed.txt");
-    if fs::read_to_string(&stamp).is_ok_and(|installed| installed == requirements) {
-        return Ok(python);
-    }
-    needs("python3", "install Python 3.11 or newer")?;
     for compiler in ["cc", "c++"] {
         needs(compiler, "install a C and C++ compiler; on Debian: apt install build-essential")?;
     }
-    eprintln!("installing the peers into {}: about ten minutes", venv.display());
-    fs::create_dir_all(folder())?;
-    finish(
-        Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv),
-        "python3 -m venv (on Debian: apt install python3-venv)",
-    )?;
-    finish(
-        Command::new(&python)
-            // A wheel in pip's cache may have been built with other options or for another CPU.
-            .args(["-m", "pip", "install", "--no-cache-dir", "-r"])
-            .arg(scripts().join("requirements.txt"))
-            .env("CMAKE_ARGS", "-DGGML_NATIVE=ON -DLLAMA_BUILD_TOOLS=OFF -DLLAVA_BUILD=OFF"),
-        "pip install",
-    )?;
-    fs::write(stamp, requirements)?;
-    Ok(python)
+    python::environment(&folder().join("venv"), &scripts().join("requirements.txt"))
 }
 
 /// Compiles the small program against the library and headers that the Python package has brought.
@@ -142,27 +120,4 @@ fn make_models(python: &Path, source: &Path, models: &Path) -> anyhow::Result<()
         ensure!(output.status.success(), "{name}:\n{}", String::from_utf8_lossy(&output.stderr));
     }
     Ok(())
-}
-
-fn needs(program: &str, hint: &str) -> anyhow::Result<()> {
-    let found = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-    match found {
-        Ok(status) if status.success() => Ok(()),
-        _ => bail!("cannot run `{program}`\nhint: {hint}"),
-    }
-}
-
-fn finish(command: &mut Command, what: &str) -> anyhow::Result<()> {
-    // Standard output is for the figures.
-    let status = command.stdout(std::io::stderr()).status().with_context(|| format!("cannot run {what}"))?;
-    ensure!(status.success(), "{what}: {status}");
-    Ok(())
-}
-
-/// What a program prints, without the line's end.
-pub(super) fn answer(command: &mut Command) -> anyhow::Result<String> {
-    let program = command.get_program().display().to_string();
-    let output = command.output().with_context(|| format!("cannot run {program}"))?;
-    ensure!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
-use super::install::{self, Installed, answer};
+use super::install::{self, Installed};
 use super::results::{Measured, Results, Sample};
+use crate::python::answer;
 use crate::root;
 
 /// Eight tokens after which the weights clearly prefer one: engines that round differently still agree on it.

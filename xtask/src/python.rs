@@ -1,0 +1,60 @@
+//! Python programs: virtual environments below `target`, and what is said to them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail, ensure};
+
+/// A virtual environment at `venv` with exactly the packages of `requirements`, made anew where they have changed; returns
+/// its interpreter.
+pub(crate) fn environment(venv: &Path, requirements: &Path) -> anyhow::Result<PathBuf> {
+    let wanted = fs::read_to_string(requirements)?;
+    let python = venv.join("bin/python");
+    let stamp = venv.join("installed.txt");
+    if fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
+        return Ok(python);
+    }
+    needs("python3", "install Python 3.11 or newer")?;
+    eprintln!("installing {} into {}: about ten minutes", requirements.display(), venv.display());
+    fs::create_dir_all(venv)?;
+    finish(
+        Command::new("python3").args(["-m", "venv", "--clear"]).arg(venv),
+        "python3 -m venv (on Debian: apt install python3-venv)",
+    )?;
+    finish(
+        Command::new(&python)
+            // A wheel in pip's cache may have been built with other options or for another CPU.
+            .args(["-m", "pip", "install", "--no-cache-dir", "-r"])
+            .arg(requirements)
+            .env("CMAKE_ARGS", "-DGGML_NATIVE=ON -DLLAMA_BUILD_TOOLS=OFF -DLLAVA_BUILD=OFF"),
+        "pip install",
+    )?;
+    fs::write(stamp, wanted)?;
+    Ok(python)
+}
+
+/// Checks that a program is there.
+pub(crate) fn needs(program: &str, hint: &str) -> anyhow::Result<()> {
+    let found = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    match found {
+        Ok(status) if status.success() => Ok(()),
+        _ => bail!("cannot run `{program}`\nhint: {hint}"),
+    }
+}
+
+/// Runs a program to its end, which must be a good one.
+pub(crate) fn finish(command: &mut Command, what: &str) -> anyhow::Result<()> {
+    // Standard output is for the figures.
+    let status = command.stdout(std::io::stderr()).status().with_context(|| format!("cannot run {what}"))?;
+    ensure!(status.success(), "{what}: {status}");
+    Ok(())
+}
+
+/// What a program prints, without the line's end.
+pub(crate) fn answer(command: &mut Command) -> anyhow::Result<String> {
+    let program = command.get_program().display().to_string();
+    let output = command.output().with_context(|| format!("cannot run {program}"))?;
+    ensure!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
