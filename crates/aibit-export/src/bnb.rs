@@ -1,7 +1,7 @@
 //! A folder that transformers loads as a model which bitsandbytes has quantized.
 //!
 //! Source: bitsandbytes `nn/modules.py` and `functional.py` (`QuantState.as_dict`), transformers
-//! `quantizers/quantizer_bnb_8bit.py`; `docs/quantization.md` has the layout.
+//! `quantizers/quantizer_bnb_8bit.py`; section 5.3 of `docs/format.md` has the layout.
 
 use std::path::Path;
 

@@ -1,7 +1,7 @@
 //! Checkpoints that bitsandbytes has quantized: which tensors belong to a weight, and what its state says.
 //!
 //! Source: bitsandbytes `nn/modules.py` (`Linear8bitLt`, `Linear4bit`) and `functional.py` (`QuantState.from_dict`);
-//! `docs/quantization.md` has the layout.
+//! section 5.3 of `docs/format.md` has the layout.
 
 use aibit_quant::{FOUR_BIT_BLOCK, FourBit, NESTED_BLOCK};
 use serde::Deserialize;

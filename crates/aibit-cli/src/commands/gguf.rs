@@ -18,6 +18,12 @@ pub(crate) fn is_gguf(path: &Path) -> bool {
     path.is_file() && read.is_ok() && &magic == b"GGUF"
 }
 
+/// The tokenizer, as a tokenizer.json.
+pub(crate) fn tokenizer(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let map = MappedFile::open(path)?;
+    Ok(aibit_gguf::tokenizer_json(Gguf::parse(&map)?.metadata())?)
+}
+
 #[derive(Serialize)]
 pub(crate) struct Report {
     file: PathBuf,

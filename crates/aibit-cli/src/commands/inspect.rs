@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use aibit_format::{Archive, Provenance, Recipe, Scheme, entry_names};
@@ -20,6 +20,7 @@ use crate::output::{Output, bytes, count};
         aibit inspect gpt2.aibit\n  \
         aibit inspect gpt2.aibit --tensors\n  \
         aibit inspect model.gguf\n  \
+        aibit inspect model.gguf --tokenizer > tokenizer.json\n  \
         aibit inspect gpt2.aibit --json | jq '.tensors[0]'"
 )]
 pub(crate) struct Args {
@@ -28,6 +29,9 @@ pub(crate) struct Args {
     /// List every tensor
     #[arg(long)]
     tensors: bool,
+    /// Print the tokenizer instead, as a tokenizer.json
+    #[arg(long, conflicts_with = "tensors")]
+    tokenizer: bool,
 }
 
 #[derive(Serialize)]
@@ -73,6 +77,10 @@ struct EntryLine {
 }
 
 pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
+    if args.tokenizer {
+        out.emit(&tokenizer(args.archive.path())?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if gguf::is_gguf(args.archive.path()) {
         out.emit(&gguf::Report::read(args.archive.path(), args.tensors)?)?;
         return Ok(ExitCode::SUCCESS);
@@ -133,6 +141,25 @@ impl Report {
             provenance: manifest.provenance.clone(),
             list_tensors,
         })
+    }
+}
+
+/// The tokenizer of an archive, or of a GGUF file as `pack` would take it over.
+fn tokenizer(path: &Path) -> anyhow::Result<Tokenizer> {
+    let json = if gguf::is_gguf(path) {
+        gguf::tokenizer(path)?
+    } else {
+        Archive::open(path)?.entry(entry_names::TOKENIZER)?.data.to_vec()
+    };
+    Ok(Tokenizer(serde_json::from_slice(&json)?))
+}
+
+#[derive(Serialize)]
+struct Tokenizer(serde_json::Map<String, serde_json::Value>);
+
+impl fmt::Display for Tokenizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&serde_json::to_string(self).map_err(|_| fmt::Error)?)
     }
 }
 

@@ -205,6 +205,13 @@ fn a_gguf_file_is_inspected() {
     {
         assert!(text.contains(expected), "{expected}: {text}");
     }
+    // The tokenizer of either splits text alike.
+    for file in ["a.gguf", "a.aibit"] {
+        let tokenizer = succeeds(folder, &["inspect", file, "--tokenizer"]);
+        let tokenizer: Value = serde_json::from_str(&tokenizer).expect("JSON");
+        assert_eq!(tokenizer["model"]["type"], "BPE", "{file}");
+        assert_eq!(tokenizer["model"]["vocab"].as_object().expect("a vocabulary").len(), 512, "{file}");
+    }
     let report = json(folder, &["inspect", "a.gguf"]);
     assert_eq!(report["tensors"].as_array().expect("tensors").len(), 28);
 }
