@@ -4,6 +4,7 @@
 //! - [`GgufLayout`] plans a file to be written.
 //! - [`dequantize`] gives the values of a tensor of any [`GgmlType`] that this crate reads; blocks of Q8_0
 //!   and Q4_0 can be taken apart and put together.
+//! - [`tokenizer_json`] rebuilds a `tokenizer.json` from the metadata, [`tokenizer_metadata`] goes the other way.
 //!
 //! Source: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 

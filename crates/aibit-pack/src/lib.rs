@@ -1,8 +1,8 @@
 //! Sources in, one archive out.
 //!
-//! [`ModelSource`] finds a model in a folder, [`hub`] fetches one from the model hub, [`pack`] quantizes it once
-//! and writes the archive. Checkpoints are safetensors files, sharded or not, or torch's `pytorch_model.bin`,
-//! which [`torch`] reads without executing anything in it.
+//! [`ModelSource`] finds a model in a folder or a file, [`hub`] fetches one from the model hub, [`pack`] quantizes it once,
+//! or takes over the codes that it has, and writes the archive. Weights come as safetensors, sharded or not, as torch
+//! checkpoints, which [`torch`] reads without executing anything in them, plain or quantized by bitsandbytes, and as GGUF.
 
 mod bnb;
 mod checkpoint;
