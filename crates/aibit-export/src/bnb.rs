@@ -23,11 +23,10 @@ pub(crate) fn write(
 ) -> Result<(), ExportError> {
     let parameters = model.parameters()?;
     let linears = parameters.iter().filter(|(parameter, _)| parameter.role == Role::Linear);
-    let schemes: Vec<Scheme> = linears.map(|(_, stored)| stored.scheme()).collect();
-    let four_bit: Vec<Scheme> = schemes.iter().copied().filter(|s| is_four_bit(*s)).collect();
+    let layers: Vec<_> = linears.map(|(_, stored)| stored).collect();
     // All layers of a model are quantized alike there.
-    let bits = match four_bit.first() {
-        Some(&first) if schemes.iter().all(|scheme| *scheme == first) => Bits::Four(first),
+    let bits = match layers.iter().find(|stored| stored.four_bit().is_some()).map(|stored| stored.scheme()) {
+        Some(first) if layers.iter().all(|stored| stored.scheme() == first) => Bits::Four(first),
         Some(_) if !options.requantize => {
             let problem =
                 "its layers have different schemes, of which bitsandbytes knows one for a model; pack it \
@@ -60,10 +59,6 @@ pub(crate) fn write(
 enum Bits {
     Eight,
     Four(Scheme),
-}
-
-fn is_four_bit(scheme: Scheme) -> bool {
-    matches!(scheme, Scheme::Nf4 | Scheme::Nf4Dq | Scheme::Fp4 | Scheme::Fp4Dq)
 }
 
 /// What bitsandbytes leaves alone, in the type that it came in; what the archive has quantized as F32, which holds it.
