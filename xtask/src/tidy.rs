@@ -10,19 +10,21 @@ use serde_json::Value;
 use crate::root;
 
 /// Which crates of the workspace a crate may use; see ARCHITECTURE.md.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("aibit-format", &[]),
     ("aibit-quant", &[]),
     ("aibit-gguf", &[]),
     ("aibit-graph", &[]),
     ("aibit-kernels", &["aibit-quant"]),
     ("aibit-gpt2", &["aibit-gguf", "aibit-graph"]),
+    ("aibit-llama", &["aibit-gguf", "aibit-graph"]),
+    ("aibit-families", &["aibit-gguf", "aibit-gpt2", "aibit-graph", "aibit-llama"]),
     ("aibit-runtime", &["aibit-format", "aibit-graph", "aibit-kernels"]),
     (
         "aibit-pack",
-        &["aibit-format", "aibit-gguf", "aibit-gpt2", "aibit-graph", "aibit-quant", "aibit-runtime"],
+        &["aibit-families", "aibit-format", "aibit-gguf", "aibit-graph", "aibit-quant", "aibit-runtime"],
     ),
-    ("aibit-export", &["aibit-format", "aibit-gguf", "aibit-gpt2", "aibit-graph", "aibit-quant"]),
+    ("aibit-export", &["aibit-families", "aibit-format", "aibit-gguf", "aibit-graph", "aibit-quant"]),
     (
         "aibit-cli",
         &["aibit-export", "aibit-format", "aibit-gguf", "aibit-graph", "aibit-pack", "aibit-runtime"],
@@ -35,7 +37,7 @@ const ARROWS: [(&str, &[&str]); 12] = [
 const UNSAFE_FILES: [&str; 2] = ["crates/aibit-format/src/mmap.rs", "crates/aibit-kernels/src/"];
 
 /// Words by which a file would know an architecture; these crates must not.
-const ARCHITECTURES: [&str; 4] = ["gpt2", "gpt-2", "llama", "qwen"];
+const ARCHITECTURES: [&str; 5] = ["gpt2", "gpt-2", "llama", "mistral", "qwen"];
 const BLIND_CRATES: [&str; 3] = ["aibit-format", "aibit-kernels", "aibit-runtime"];
 
 /// Checks everything and lists every violation.

@@ -5,7 +5,7 @@ use std::fmt;
 use aibit_format::{Archive, Dtype, FormatError, Scheme, entry_names};
 use serde::Serialize;
 
-use crate::parameter::Stored;
+use crate::parameter::{Stored, StoredIndex};
 
 /// What to compare.
 #[derive(Debug, Clone, Copy)]
@@ -89,11 +89,11 @@ impl Diff {
 pub fn diff(first: &Archive, second: &Archive, options: &DiffOptions) -> Result<Diff, FormatError> {
     let mut out = Diff::default();
     if options.codes || options.tensors {
-        let [a, b] = [first, second].map(|archive| &archive.manifest().tensors);
-        out.removed = a.keys().filter(|name| !b.contains_key(*name)).cloned().collect();
-        out.added = b.keys().filter(|name| !a.contains_key(*name)).cloned().collect();
-        for name in a.keys().filter(|name| b.contains_key(*name)) {
-            let change = compare(&Stored::find(first, name)?, &Stored::find(second, name)?, options);
+        let [a, b] = [first, second].map(StoredIndex::new);
+        out.removed = a.names().filter(|name| !b.contains(name)).map(str::to_owned).collect();
+        out.added = b.names().filter(|name| !a.contains(name)).map(str::to_owned).collect();
+        for name in a.names().filter(|name| b.contains(name)) {
+            let change = compare(&a.find(name)?, &b.find(name)?, options);
             match change {
                 Some(change) => out.changed.push(change),
                 None => out.equal += 1,

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use aibit_format::{FormatError, Scheme};
 use aibit_gguf::GgufError;
-use aibit_gpt2::ConfigError;
+use aibit_graph::ConfigError;
 use aibit_quant::QuantError;
 
 use crate::Target;
@@ -24,9 +24,18 @@ pub enum ExportError {
     /// The archive is damaged.
     #[error(transparent)]
     Format(#[from] FormatError),
-    /// The archive's configuration is of no family that can be exported.
+    /// The archive's configuration is refused.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The archive is of a family that is not built in.
+    #[error(
+        "the model is of the family \"{found}\", which cannot be exported; supported are {}",
+        aibit_families::Family::supported()
+    )]
+    Family {
+        /// The model's family.
+        found: String,
+    },
     /// Its tokenizer, or its tensors, cannot be said in a GGUF file.
     #[error(transparent)]
     Gguf(#[from] GgufError),

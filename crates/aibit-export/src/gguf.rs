@@ -6,14 +6,15 @@ use std::io::Write;
 
 use aibit_format::{Scheme, entry_names};
 use aibit_gguf::{
-    GgmlType, GgufLayout, Metadata, SpecialIds, Value, join_q4_0, join_q8_0, tokenizer_metadata,
+    GgmlType, GgufLayout, Metadata, SpecialIds, Value, interleave_rows, join_q4_0, join_q8_0,
+    tokenizer_metadata,
 };
 use aibit_graph::Role;
 use aibit_quant::{GROUP, quantize_int8_groups};
 use half::f16;
 
 use crate::export::encode;
-use crate::parameter::{Model, Stored, floats};
+use crate::parameter::{Model, Stored, f32_bytes, floats};
 use crate::{ExportError, ExportOptions, ExportReport, Target};
 
 pub(crate) fn write(
@@ -24,39 +25,57 @@ pub(crate) fn write(
 ) -> Result<(), ExportError> {
     let refused = |problem: String| ExportError::Model { target: Target::Gguf, problem };
     let parameters = model.parameters()?;
+    let header = model.family.gguf_header(model.config).map_err(refused)?;
+    let mut metadata = Metadata::default();
+    for (key, value) in header.metadata {
+        metadata.set(key, value);
+    }
+    let architecture = metadata.string("general.architecture")?.unwrap_or_default().to_owned();
     let mut tensors = Vec::new();
+    let mut head_rows = Vec::new();
     for (parameter, stored) in &parameters {
-        let name = aibit_gpt2::gguf_name(stored.name)
-            .ok_or_else(|| refused(format!("it has no name for `{}`", stored.name)))?;
+        let name = model.family.gguf_names().to_gguf(stored.name);
+        let name = name.ok_or_else(|| refused(format!("it has no name for `{}`", stored.name)))?;
+        head_rows.push(model.family.gguf_interleaved_rows(&metadata, &architecture, &name)?);
         tensors.push((name, dtype(parameter.role, stored, options)?, stored.shape.clone()));
     }
-    let mut metadata = Metadata::default();
-    for (key, value) in aibit_gpt2::gguf_metadata(&model.config).map_err(refused)? {
-        metadata.set(key, value);
+    for (name, values) in &header.constants {
+        tensors.push(((*name).to_owned(), GgmlType::F32, vec![values.len()]));
     }
     metadata.set("general.type", Value::String("model".into()));
     metadata.set("general.quantization_version", Value::U32(2));
     metadata.set("general.file_type", Value::U32(file_type(&tensors)));
     let tokenizer = model.archive.entry(entry_names::TOKENIZER)?.data;
-    for (key, value) in tokenizer_metadata(tokenizer, model.config.vocab_size, &specials(model))? {
+    let vocabulary = model.description.graph.vocabulary;
+    for (key, value) in tokenizer_metadata(tokenizer, vocabulary, &specials(model))? {
         metadata.set(key, value);
     }
     let layout = GgufLayout::new(&metadata, &tensors)?;
     let io = |source| ExportError::Io { action: "write", path: report.output.clone(), source };
     file.write_all(layout.header()).map_err(io)?;
     let mut at = layout.header().len();
+    let mut write = |start: usize, bytes: &[u8]| {
+        file.write_all(&vec![0; start - at]).map_err(io)?;
+        at = start + bytes.len();
+        file.write_all(bytes).map_err(io)
+    };
     let (mut kept, mut requantized) = (0, 0);
-    for ((_, stored), info) in parameters.iter().zip(layout.tensors()) {
-        file.write_all(&vec![0; info.range.start - at]).map_err(io)?;
-        let bytes = blocks(stored, info.dtype)?;
+    let (of_parameters, of_constants) = layout.tensors().split_at(parameters.len());
+    for (((_, stored), head_rows), info) in parameters.iter().zip(head_rows).zip(of_parameters) {
+        let mut bytes = blocks(stored, info.dtype)?;
+        if let Some(head_rows) = head_rows {
+            bytes = interleave_rows(&bytes, stored.shape[0], head_rows);
+        }
         match stored.scheme() {
             Scheme::Int8 | Scheme::Int8G32 | Scheme::Int4G32 => kept += 1,
             scheme => requantized += usize::from(scheme.is_quantized()),
         }
-        file.write_all(&bytes).map_err(io)?;
-        at = info.range.start + bytes.len();
+        write(info.range.start, &bytes)?;
     }
-    file.write_all(&vec![0; layout.file_bytes() - at]).map_err(io)?;
+    for ((_, values), info) in header.constants.iter().zip(of_constants) {
+        write(info.range.start, &f32_bytes(values))?;
+    }
+    write(layout.file_bytes(), &[])?;
     (report.kept, report.requantized) = (kept, requantized);
     Ok(())
 }
@@ -144,7 +163,7 @@ fn file_type(tensors: &[(String, GgmlType, Vec<usize>)]) -> u32 {
 fn specials(model: &Model<'_>) -> SpecialIds {
     let id = |key: &str| {
         let id = model.config_json.get(key)?.as_u64()?;
-        u32::try_from(id).ok().filter(|id| (*id as usize) < model.config.vocab_size)
+        u32::try_from(id).ok().filter(|id| (*id as usize) < model.description.graph.vocabulary)
     };
     let eos = id("eos_token_id");
     SpecialIds { bos: id("bos_token_id").or(eos), eos, pad: id("pad_token_id"), ..SpecialIds::default() }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use aibit_format::Dtype;
-use aibit_graph::{Parameter, SourceLayout};
+use aibit_graph::{Origin, Parameter};
 
 use crate::export::{Tensor, encode, write_model};
 use crate::parameter::{Model, Stored};
@@ -35,7 +35,7 @@ pub(crate) fn write(
 fn tensor(parameter: &Parameter, stored: &Stored<'_>, dtype: Dtype) -> Result<Tensor, ExportError> {
     let mut values = stored.values();
     let mut shape = stored.shape.clone();
-    if parameter.source_layout == SourceLayout::Transposed {
+    if parameter.origin == Origin::Transposed {
         let [rows, columns] = stored.matrix_shape();
         values =
             (0..columns).flat_map(|c| (0..rows).map(move |r| r * columns + c)).map(|i| values[i]).collect();

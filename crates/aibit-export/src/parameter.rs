@@ -1,8 +1,11 @@
 //! A parameter of an archive: its codes as they lie, and its values.
 
-use aibit_format::{Archive, FormatError, Scheme, TensorRecord};
-use aibit_gpt2::Gpt2Config;
-use aibit_graph::{ModelDescription, Parameter};
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use aibit_families::Family;
+use aibit_format::{Archive, FormatError, JoinedRows, Scheme, TensorRecord};
+use aibit_graph::{ConfigError, ModelDescription, Origin, Parameter};
 use aibit_quant::{FOUR_BIT_BLOCK, FourBit, GROUP, NestedAbsmax, dequantize_four_bit, dequantize_int8};
 use half::{bf16, f16};
 
@@ -12,24 +15,31 @@ use crate::ExportError;
 pub(crate) struct Model<'a> {
     pub(crate) archive: &'a Archive,
     /// `config.json` as the archive carries it.
+    pub(crate) config: &'a [u8],
     pub(crate) config_json: serde_json::Map<String, serde_json::Value>,
-    pub(crate) config: Gpt2Config,
+    pub(crate) family: Family,
     pub(crate) description: ModelDescription,
 }
 
 impl<'a> Model<'a> {
     pub(crate) fn open(archive: &'a Archive) -> Result<Self, ExportError> {
-        let bytes = archive.entry(aibit_format::entry_names::CONFIG)?.data;
-        let config_json = serde_json::from_slice(bytes).map_err(aibit_gpt2::ConfigError::from)?;
-        let config = Gpt2Config::from_json(bytes)?;
-        let description = aibit_gpt2::describe(&config);
-        Ok(Self { archive, config_json, config, description })
+        let config = archive.entry(aibit_format::entry_names::CONFIG)?.data;
+        let config_json: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_slice(config).map_err(ConfigError::from)?;
+        let model_type = config_json.get("model_type").and_then(|value| value.as_str()).unwrap_or("(none)");
+        let family = Family::of(model_type)
+            .ok_or_else(|| ExportError::Family { found: model_type.chars().take(60).collect() })?;
+        let description = family.describe(config)?;
+        Ok(Self { archive, config, config_json, family, description })
     }
 
-    /// Every parameter, in the family's order.
+    /// Every parameter that checkpoints have, in the family's order.
     pub(crate) fn parameters(&self) -> Result<Vec<(&Parameter, Stored<'_>)>, FormatError> {
-        let found = self.description.parameters.iter().map(|parameter| {
-            let stored = Stored::find(self.archive, &parameter.name)?;
+        let index = StoredIndex::new(self.archive);
+        let of_checkpoint =
+            self.description.parameters.iter().filter(|p| !matches!(p.origin, Origin::Constant(_)));
+        let found = of_checkpoint.map(|parameter| {
+            let stored = index.find(&parameter.name)?;
             if stored.shape != parameter.shape {
                 let (found, expected) = (&stored.shape, &parameter.shape);
                 let problem = format!("has shape {found:?}, config.json calls for {expected:?}");
@@ -38,6 +48,65 @@ impl<'a> Model<'a> {
             Ok((parameter, stored))
         });
         found.collect()
+    }
+}
+
+/// The parameters of an archive by the names that they have in checkpoints.
+pub(crate) struct StoredIndex<'a> {
+    archive: &'a Archive,
+    /// The tensor that holds it, and its rows there if it has not all of them.
+    places: BTreeMap<&'a str, (&'a str, Option<Range<usize>>)>,
+}
+
+impl<'a> StoredIndex<'a> {
+    pub(crate) fn new(archive: &'a Archive) -> Self {
+        let mut places = BTreeMap::new();
+        for (name, record) in &archive.manifest().tensors {
+            if record.joined.is_empty() {
+                places.insert(name.as_str(), (name.as_str(), None));
+            }
+            let mut start = 0;
+            for JoinedRows { name: part, rows } in &record.joined {
+                places.insert(part, (name, Some(start..start + rows)));
+                start += rows;
+            }
+        }
+        Self { archive, places }
+    }
+
+    /// Every name.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &'a str> {
+        self.places.keys().copied()
+    }
+
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.places.contains_key(name)
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Result<Stored<'a>, FormatError> {
+        let missing = |name: &str| FormatError::Tensor {
+            name: name.to_owned(),
+            problem: "config.json calls for it, the archive does not hold it".into(),
+        };
+        let (&name, (holder, rows)) = self.places.get_key_value(name).ok_or_else(|| missing(name))?;
+        let weights = self.archive.weights();
+        let record = &self.archive.manifest().tensors[*holder];
+        let tensor = weights.get(holder).ok_or_else(|| missing(holder))?;
+        let mut shape = record.scheme.shape(&tensor.info.shape);
+        let parts = record.scheme.parts(holder, &shape);
+        let parts = parts.iter().map(|p| weights.get(&p.name).ok_or_else(|| missing(&p.name)));
+        let parts = parts.collect::<Result<Vec<_>, _>>()?;
+        // What an archive joins has rows of equal length in every tensor, as was checked when it was opened.
+        let all_rows = shape.first().copied().unwrap_or(1);
+        let part_of = |data: &'a [u8]| match rows {
+            Some(rows) => &data[data.len() / all_rows * rows.start..data.len() / all_rows * rows.end],
+            None => data,
+        };
+        if let (Some(rows), Some(first)) = (rows, shape.first_mut()) {
+            *first = rows.len();
+        }
+        let parts = parts.into_iter().map(|part| part_of(part.data)).collect();
+        Ok(Stored { name, shape, record, data: part_of(tensor.data), parts })
     }
 }
 
@@ -51,22 +120,7 @@ pub(crate) struct Stored<'a> {
     pub(crate) parts: Vec<&'a [u8]>,
 }
 
-impl<'a> Stored<'a> {
-    pub(crate) fn find(archive: &'a Archive, name: &'a str) -> Result<Self, FormatError> {
-        let missing = |name: &str| FormatError::Tensor {
-            name: name.to_owned(),
-            problem: "config.json calls for it, the archive does not hold it".into(),
-        };
-        let record = archive.manifest().tensors.get(name).ok_or_else(|| missing(name))?;
-        let tensor = archive.weights().get(name).ok_or_else(|| missing(name))?;
-        let shape = record.scheme.shape(&tensor.info.shape);
-        let part =
-            |name: &str| archive.weights().get(name).map(|part| part.data).ok_or_else(|| missing(name));
-        let parts = record.scheme.parts(name, &shape);
-        let parts = parts.iter().map(|p| part(&p.name)).collect::<Result<_, _>>()?;
-        Ok(Self { name, shape, record, data: tensor.data, parts })
-    }
-
+impl Stored<'_> {
     pub(crate) fn scheme(&self) -> Scheme {
         self.record.scheme
     }

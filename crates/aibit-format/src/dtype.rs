@@ -158,6 +158,11 @@ impl Scheme {
         }
     }
 
+    /// Whether scales belong to the parameter as a whole, so that rows cannot be taken out of it.
+    pub fn has_nested_scales(self) -> bool {
+        matches!(self, Self::Nf4Dq | Self::Fp4Dq)
+    }
+
     /// The shape of the tensor that carries the name of a parameter of `shape`.
     pub fn stored_shape(self, shape: &[usize]) -> Vec<usize> {
         let mut stored = shape.to_vec();

@@ -27,8 +27,8 @@ pub use archive::{Archive, Entry, Tensor, Weights, hex};
 pub use dtype::{Dtype, Part, Scheme};
 pub use error::FormatError;
 pub use manifest::{
-    EntryRecord, FORMAT_VERSION, Manifest, Override, Provenance, Recipe, Source, SourceFile, TensorRecord,
-    entry_names,
+    EntryRecord, FORMAT_VERSION, JoinedRows, Manifest, Override, Provenance, Recipe, Source, SourceFile,
+    TensorRecord, entry_names,
 };
 pub use mmap::{MappedBytes, MappedFile};
 pub use verify::check_values;

@@ -79,6 +79,18 @@ pub struct TensorRecord {
     /// The source stores the matrix as `[in, out]`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub transposed: bool,
+    /// The source's tensors that it was made of, the rows of one after those of another. Empty: it is one of them itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub joined: Vec<JoinedRows>,
+}
+
+/// Rows of a parameter that are a tensor of their own in the source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinedRows {
+    /// The tensor's name there.
+    pub name: String,
+    /// Length of its first dimension.
+    pub rows: usize,
 }
 
 /// Which schemes were asked for.

@@ -8,7 +8,7 @@ use std::fmt;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use crate::{Dtype, FormatError, Manifest, json};
+use crate::{Dtype, FormatError, JoinedRows, Manifest, json};
 
 /// The safetensors limit on headers.
 const MAX_HEADER: u64 = 100_000_000;
@@ -198,6 +198,7 @@ impl WeightsIndex {
             problem,
         };
         let mut part_names = HashSet::new();
+        let mut joined_names = HashSet::new();
         for (name, record) in &manifest.tensors {
             let Some(tensor) = self.get(name) else {
                 return Err(wrong(
@@ -209,6 +210,29 @@ impl WeightsIndex {
             if tensor.dtype != scheme.dtype() {
                 let problem = format!("scheme {scheme} stores {}, found {}", scheme.dtype(), tensor.dtype);
                 return Err(wrong(name, problem));
+            }
+            if !record.joined.is_empty() {
+                if scheme.has_nested_scales() {
+                    let problem =
+                        format!("scheme {scheme} has scales for all rows together and cannot be joined");
+                    return Err(wrong(name, problem));
+                }
+                let rows = record.joined.iter().try_fold(0_usize, |sum, part| sum.checked_add(part.rows));
+                if rows != tensor.shape.first().copied() || record.joined.iter().any(|part| part.rows == 0) {
+                    let problem = format!(
+                        "the rows that it is joined of do not add up to its shape {:?}",
+                        tensor.shape
+                    );
+                    return Err(wrong(name, problem));
+                }
+                for JoinedRows { name: part, .. } in &record.joined {
+                    if manifest.tensors.contains_key(part) || !joined_names.insert(part.as_str()) {
+                        return Err(wrong(
+                            part,
+                            "it is a part of a joined tensor and something else too".into(),
+                        ));
+                    }
+                }
             }
             if !scheme.is_quantized() {
                 continue;
@@ -253,10 +277,13 @@ impl WeightsIndex {
                 ));
             }
         }
-        match manifest.tied.keys().find(|alias| part_names.contains(*alias)) {
-            Some(alias) => Err(wrong(alias, "the manifest calls it an alias, but it holds scales".into())),
-            None => Ok(()),
+        if let Some(alias) = manifest.tied.keys().find(|alias| part_names.contains(*alias)) {
+            return Err(wrong(alias, "the manifest calls it an alias, but it holds scales".into()));
         }
+        if let Some(alias) = manifest.tied.keys().find(|alias| joined_names.contains(alias.as_str())) {
+            return Err(wrong(alias, "the manifest calls it an alias, but it is a part of a tensor".into()));
+        }
+        Ok(())
     }
 }
 

@@ -1,14 +1,11 @@
 //! From configuration to graph and tensors.
 
 use aibit_graph::{
-    ActivationFunction, ActivationPrecision, BufferPlan, Graph, KvPrecision, KvSlot, ModelDescription, Op,
-    Parameter, Role, SourceLayout, Value, ValueId,
+    ActivationFunction, ActivationPrecision, GraphBuilder, KvPrecision, KvSlot, LinearLayer,
+    ModelDescription, Op, Role, ValueId,
 };
 
 use crate::Gpt2Config;
-
-/// Activation magnitude from which LLM.int8() computes in floating point (§3.2 of the paper).
-const OUTLIER_THRESHOLD: f32 = 6.0;
 
 /// The graph of a GPT-2 model and the tensors it names.
 ///
@@ -16,16 +13,16 @@ const OUTLIER_THRESHOLD: f32 = 6.0;
 /// `ln_f` and the head, without bias. Attention scores are scaled by `1 / sqrt(head_dim)` and, where the
 /// configuration says so, by `1 / (layer + 1)`. The graph is plain: one node per operation.
 pub fn describe(config: &Gpt2Config) -> ModelDescription {
-    let mut b = Builder { config, values: Vec::new(), nodes: Vec::new(), parameters: Vec::new() };
+    let mut b = GraphBuilder::default();
     let (n_embd, n_inner) = (config.n_embd, config.n_inner);
     let head_dim = n_embd / config.n_head;
 
     let wte = b.matrix("transformer.wte.weight", [config.vocab_size, n_embd], Role::Embedding);
     let wpe = b.matrix("transformer.wpe.weight", [config.n_ctx, n_embd], Role::PositionEmbedding);
     let tokens = b.value("tokens", n_embd);
-    b.nodes.push(Op::Embed { table: wte.clone(), output: tokens });
+    b.push(Op::Embed { table: wte.clone(), output: tokens });
     let positions = b.value("positions", n_embd);
-    b.nodes.push(Op::PositionEmbed { table: wpe, output: positions });
+    b.push(Op::PositionEmbed { table: wpe, output: positions });
     let mut hidden = b.add("hidden", tokens, positions);
 
     for layer in 0..config.n_layer {
@@ -34,51 +31,25 @@ pub fn describe(config: &Gpt2Config) -> ModelDescription {
         if config.scale_attn_by_inverse_layer_idx {
             scale /= (layer + 1) as f32;
         }
-        let normed = b.layer_norm(&format!("{h}.ln_1"), hidden);
-        let qkv = b.conv1d(&format!("{h}.attn.c_attn"), normed, 3 * n_embd);
+        let slot = b.kv_slot(KvSlot { n_kv_head: config.n_head, head_dim, precision: KvPrecision::F32 });
+        let normed = layer_norm(&mut b, &format!("{h}.ln_1"), hidden, config);
+        let qkv = conv1d(&mut b, &format!("{h}.attn.c_attn"), normed, 3 * n_embd, ActivationPrecision::Int8);
         let mixed = b.value(&format!("{h}.attn"), n_embd);
-        b.nodes.push(Op::Attention { qkv, slot: layer, n_head: config.n_head, scale, output: mixed });
-        let projected = b.conv1d(&format!("{h}.attn.c_proj"), mixed, n_embd);
+        b.push(Op::Attention { qkv, slot, n_head: config.n_head, scale, output: mixed });
+        let projected = conv1d(&mut b, &format!("{h}.attn.c_proj"), mixed, n_embd, ActivationPrecision::Int8);
         hidden = b.add(&format!("{h}.attn.residual"), hidden, projected);
 
-        let normed = b.layer_norm(&format!("{h}.ln_2"), hidden);
-        let up = b.conv1d(&format!("{h}.mlp.c_fc"), normed, n_inner);
+        let normed = layer_norm(&mut b, &format!("{h}.ln_2"), hidden, config);
+        let up = conv1d(&mut b, &format!("{h}.mlp.c_fc"), normed, n_inner, ActivationPrecision::Int8);
         let active = b.value(&format!("{h}.mlp.act"), n_inner);
-        b.nodes.push(Op::Activation { input: up, function: config.activation, output: active });
-        let down = b.conv1d(&format!("{h}.mlp.c_proj"), active, n_embd);
-        b.set_activations(after_activation(config.activation));
+        b.push(Op::Activation { input: up, function: config.activation, output: active });
+        let down =
+            conv1d(&mut b, &format!("{h}.mlp.c_proj"), active, n_embd, after_activation(config.activation));
         hidden = b.add(&format!("{h}.mlp.residual"), hidden, down);
     }
-    let normed = b.layer_norm("transformer.ln_f", hidden);
-    let mut tied = Vec::new();
-    let head = if config.tie_word_embeddings {
-        tied.push(("lm_head.weight".to_owned(), wte.clone()));
-        wte
-    } else {
-        b.matrix("lm_head.weight", [config.vocab_size, n_embd], Role::Head)
-    };
-    b.nodes.push(Op::Logits {
-        input: normed,
-        weight: head,
-        // One token of a prompt needs logits, and one token waits for memory: the second byte costs next to nothing.
-        activations: ActivationPrecision::Int8x2,
-        outlier_threshold: None,
-    });
-
-    let mut graph = Graph {
-        version: Graph::VERSION,
-        context: config.n_ctx,
-        vocabulary: config.vocab_size,
-        values: b.values,
-        kv_slots: vec![
-            KvSlot { n_kv_head: config.n_head, head_dim, precision: KvPrecision::F32 };
-            config.n_layer
-        ],
-        nodes: b.nodes,
-        plan: BufferPlan::default(),
-    };
-    graph.plan_buffers();
-    ModelDescription { architecture: crate::MODEL_TYPE, graph, parameters: b.parameters, tied }
+    let normed = layer_norm(&mut b, "transformer.ln_f", hidden, config);
+    let tied_to = config.tie_word_embeddings.then_some(wte);
+    b.finish(crate::MODEL_TYPE, [config.n_ctx, config.vocab_size], normed, "lm_head.weight", tied_to)
 }
 
 /// How the layer behind an activation function takes its input. Most functions flatten one side, on which a
@@ -90,80 +61,30 @@ fn after_activation(function: ActivationFunction) -> ActivationPrecision {
     }
 }
 
-struct Builder<'c> {
-    config: &'c Gpt2Config,
-    values: Vec<Value>,
-    nodes: Vec<Op>,
-    parameters: Vec<Parameter>,
+fn layer_norm(b: &mut GraphBuilder, name: &str, input: ValueId, config: &Gpt2Config) -> ValueId {
+    let width = b.width(input);
+    let weight = b.vector(&format!("{name}.weight"), width);
+    let bias = Some(b.vector(&format!("{name}.bias"), width));
+    let output = b.value(name, width);
+    b.push(Op::LayerNorm { input, weight, bias, epsilon: config.layer_norm_epsilon, output });
+    output
 }
 
-impl Builder<'_> {
-    fn value(&mut self, name: &str, width: usize) -> ValueId {
-        self.values.push(Value { name: name.to_owned(), width });
-        self.values.len() - 1
-    }
-
-    fn parameter(&mut self, name: &str, shape: &[usize], role: Role, source_layout: SourceLayout) -> String {
-        let (name, shape) = (name.to_owned(), shape.to_vec());
-        self.parameters.push(Parameter { name: name.clone(), shape, role, source_layout });
-        name
-    }
-
-    fn matrix(&mut self, name: &str, shape: [usize; 2], role: Role) -> String {
-        self.parameter(name, &shape, role, SourceLayout::Canonical)
-    }
-
-    fn vector(&mut self, name: &str, width: usize) -> String {
-        self.parameter(name, &[width], Role::Vector, SourceLayout::Canonical)
-    }
-
-    fn add(&mut self, name: &str, a: ValueId, b: ValueId) -> ValueId {
-        let output = self.value(name, self.values[a].width);
-        self.nodes.push(Op::Add { a, b, output });
-        output
-    }
-
-    fn layer_norm(&mut self, name: &str, input: ValueId) -> ValueId {
-        let width = self.values[input].width;
-        let weight = self.vector(&format!("{name}.weight"), width);
-        let bias = Some(self.vector(&format!("{name}.bias"), width));
-        let output = self.value(name, width);
-        let epsilon = self.config.layer_norm_epsilon;
-        self.nodes.push(Op::LayerNorm { input, weight, bias, epsilon, output });
-        output
-    }
-
-    /// Sets how the last linear layer takes its input.
-    fn set_activations(&mut self, precision: ActivationPrecision) {
-        if let Some(Op::Linear { activations, .. }) = self.nodes.last_mut() {
-            *activations = precision;
-        }
-    }
-
-    /// GPT-2's linear layers are `Conv1D` modules, whose weight a checkpoint stores as `[in, out]`.
-    fn conv1d(&mut self, name: &str, input: ValueId, out_features: usize) -> ValueId {
-        let shape = [out_features, self.values[input].width];
-        let weight =
-            self.parameter(&format!("{name}.weight"), &shape, Role::Linear, SourceLayout::Transposed);
-        let bias = Some(self.vector(&format!("{name}.bias"), out_features));
-        let output = self.value(name, out_features);
-        let outlier_threshold = Some(OUTLIER_THRESHOLD);
-        self.nodes.push(Op::Linear {
-            input,
-            weight,
-            bias,
-            activations: ActivationPrecision::Int8,
-            outlier_threshold,
-            function: None,
-            residual: None,
-            output,
-        });
-        output
-    }
+/// GPT-2's linear layers are `Conv1D` modules, whose weight a checkpoint stores as `[in, out]`.
+fn conv1d(
+    b: &mut GraphBuilder,
+    name: &str,
+    input: ValueId,
+    out_features: usize,
+    activations: ActivationPrecision,
+) -> ValueId {
+    b.linear(LinearLayer { name, input, out_features, has_bias: true, is_transposed: true, activations })
 }
 
 #[cfg(test)]
 mod tests {
+    use aibit_graph::Graph;
+
     use super::*;
 
     fn check(config: &str) -> ModelDescription {

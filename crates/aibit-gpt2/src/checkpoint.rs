@@ -1,13 +1,6 @@
 //! Names of tensors in GPT-2 checkpoints.
 
-/// What a tensor of a checkpoint is to a package.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CheckpointName {
-    /// A parameter, under its canonical name.
-    Parameter(String),
-    /// A constant that the graph expresses itself: the causal mask and its fill value.
-    MaskBuffer,
-}
+use aibit_graph::CheckpointName;
 
 /// Maps a checkpoint's tensor name to the canonical one.
 ///
@@ -15,7 +8,7 @@ pub enum CheckpointName {
 /// have it. `attn.bias` and `attn.masked_bias` are mask buffers and not parameters.
 pub fn checkpoint_name(name: &str) -> CheckpointName {
     if name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias") {
-        return CheckpointName::MaskBuffer;
+        return CheckpointName::Buffer;
     }
     let canonical = if name.starts_with("transformer.") || name.starts_with("lm_head.") {
         name.to_owned()
@@ -35,8 +28,8 @@ mod tests {
         assert_eq!(checkpoint_name("wte.weight"), parameter("transformer.wte.weight"));
         assert_eq!(checkpoint_name("transformer.wte.weight"), parameter("transformer.wte.weight"));
         assert_eq!(checkpoint_name("lm_head.weight"), parameter("lm_head.weight"));
-        assert_eq!(checkpoint_name("h.0.attn.bias"), CheckpointName::MaskBuffer);
-        assert_eq!(checkpoint_name("transformer.h.0.attn.masked_bias"), CheckpointName::MaskBuffer);
+        assert_eq!(checkpoint_name("h.0.attn.bias"), CheckpointName::Buffer);
+        assert_eq!(checkpoint_name("transformer.h.0.attn.masked_bias"), CheckpointName::Buffer);
         assert_eq!(checkpoint_name("h.0.attn.c_attn.bias"), parameter("transformer.h.0.attn.c_attn.bias"));
     }
 }

@@ -1,6 +1,6 @@
 //! `config.json` of a GPT-2 model.
 
-use aibit_graph::ActivationFunction;
+use aibit_graph::{ActivationFunction, ConfigError};
 use serde::Deserialize;
 
 /// The settings of a GPT-2 model that decide what it computes, checked.
@@ -30,34 +30,8 @@ pub struct Gpt2Config {
     pub tie_word_embeddings: bool,
 }
 
-/// Why a configuration is refused.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConfigError {
-    /// Not the JSON of a GPT-2 configuration.
-    #[error("config.json: {0}")]
-    Parse(#[from] serde_json::Error),
-    /// A number that no model can have.
-    #[error("config.json: {field} is {found}, allowed is {allowed}")]
-    OutOfRange {
-        /// The field.
-        field: &'static str,
-        /// Its value.
-        found: String,
-        /// What it may be.
-        allowed: String,
-    },
-    /// A setting that would change the result and is not supported.
-    #[error("config.json: {field} = {found} is not supported for GPT-2 ({supported})")]
-    Unsupported {
-        /// The field.
-        field: &'static str,
-        /// Its value.
-        found: String,
-        /// What is supported instead.
-        supported: &'static str,
-    },
-}
+/// The name in messages.
+const FAMILY: &str = "GPT-2";
 
 /// The file's own fields, with transformers' defaults.
 #[derive(Deserialize)]
@@ -119,6 +93,7 @@ impl Gpt2Config {
         if raw.model_type != crate::MODEL_TYPE {
             let found = format!("\"{}\"", raw.model_type);
             return Err(ConfigError::Unsupported {
+                family: FAMILY,
                 field: "model_type",
                 found,
                 supported: "it must be \"gpt2\"",
@@ -130,11 +105,12 @@ impl Gpt2Config {
         ];
         if let Some(&(field, _)) = unsupported.iter().find(|(_, set)| *set) {
             let supported = "a decoder without cross-attention is";
-            return Err(ConfigError::Unsupported { field, found: "true".into(), supported });
+            return Err(ConfigError::Unsupported { family: FAMILY, field, found: "true".into(), supported });
         }
         if !raw.pruned_heads.is_empty() {
             let found = serde_json::to_string(&raw.pruned_heads)?;
             return Err(ConfigError::Unsupported {
+                family: FAMILY,
                 field: "pruned_heads",
                 found,
                 supported: "whole heads are",
@@ -149,20 +125,13 @@ impl Gpt2Config {
             ("n_head", raw.n_head, 1 << 16),
             ("n_inner", n_inner, 65_535), // integer products of longer rows could pass i32
         ] {
-            if !(1..=max).contains(&found) {
-                let (found, allowed) = (found.to_string(), format!("1 to {max}"));
-                return Err(ConfigError::OutOfRange { field, found, allowed });
-            }
+            ConfigError::check_range(field, found, max)?;
         }
         if !raw.n_embd.is_multiple_of(raw.n_head) {
             let allowed = format!("a multiple of n_head = {}", raw.n_head);
             return Err(ConfigError::OutOfRange { field: "n_embd", found: raw.n_embd.to_string(), allowed });
         }
-        let layer_norm_epsilon = raw.layer_norm_epsilon as f32;
-        if !(layer_norm_epsilon.is_finite() && layer_norm_epsilon > 0.0) {
-            let (found, allowed) = (raw.layer_norm_epsilon.to_string(), "a positive number".into());
-            return Err(ConfigError::OutOfRange { field: "layer_norm_epsilon", found, allowed });
-        }
+        let layer_norm_epsilon = ConfigError::check_epsilon("layer_norm_epsilon", raw.layer_norm_epsilon)?;
         Ok(Self {
             vocab_size: raw.vocab_size,
             n_ctx: raw.n_positions,
@@ -170,34 +139,17 @@ impl Gpt2Config {
             n_layer: raw.n_layer,
             n_head: raw.n_head,
             n_inner,
-            activation: activation(&raw.activation_function)?,
+            activation: ActivationFunction::of_config(
+                FAMILY,
+                "activation_function",
+                &raw.activation_function,
+            )?,
             layer_norm_epsilon,
             scale_attn_weights: raw.scale_attn_weights,
             scale_attn_by_inverse_layer_idx: raw.scale_attn_by_inverse_layer_idx,
             tie_word_embeddings: raw.tie_word_embeddings,
         })
     }
-}
-
-/// The names of transformers' `ACT2FN` that GPT-2 configurations use.
-fn activation(name: &str) -> Result<ActivationFunction, ConfigError> {
-    Ok(match name {
-        "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" | "gelu_python_tanh" => ActivationFunction::GeluTanh,
-        "gelu" | "gelu_python" => ActivationFunction::GeluErf,
-        "relu" => ActivationFunction::Relu,
-        "silu" | "swish" => ActivationFunction::Silu,
-        "tanh" => ActivationFunction::Tanh,
-        "quick_gelu" => ActivationFunction::QuickGelu,
-        "sigmoid" => ActivationFunction::Sigmoid,
-        other => {
-            return Err(ConfigError::Unsupported {
-                field: "activation_function",
-                found: format!("\"{other}\""),
-                supported: "gelu_new, gelu_pytorch_tanh, gelu_fast, gelu, relu, silu, swish, tanh, quick_gelu and \
-                            sigmoid are",
-            });
-        }
-    })
 }
 
 #[cfg(test)]

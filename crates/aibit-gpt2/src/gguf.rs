@@ -2,7 +2,7 @@
 //!
 //! Source: llama.cpp, `gguf-py/gguf/constants.py` and `conversion/gpt2.py`.
 
-use aibit_gguf::{GgufError, Metadata, Value};
+use aibit_gguf::{GgufError, Metadata, TensorNames, Value};
 use serde_json::json;
 
 use crate::Gpt2Config;
@@ -17,44 +17,25 @@ const LAYERS: &str = "gpt2.block_count";
 const HEADS: &str = "gpt2.attention.head_count";
 const EPSILON: &str = "gpt2.attention.layer_norm_epsilon";
 
-/// Canonical names and those in GGUF files, outside and inside of blocks.
-const TOP: [(&str, &str); 5] = [
-    ("transformer.wte.weight", "token_embd.weight"),
-    ("transformer.wpe.weight", "position_embd.weight"),
-    ("transformer.ln_f.weight", "output_norm.weight"),
-    ("transformer.ln_f.bias", "output_norm.bias"),
-    ("lm_head.weight", "output.weight"),
-];
-const BLOCK: [(&str, &str); 6] = [
-    ("ln_1", "attn_norm"),
-    ("attn.c_attn", "attn_qkv"),
-    ("attn.c_proj", "attn_output"),
-    ("ln_2", "ffn_norm"),
-    ("mlp.c_fc", "ffn_up"),
-    ("mlp.c_proj", "ffn_down"),
-];
-
-/// The name in GGUF files of a tensor with a canonical name.
-pub fn gguf_name(canonical: &str) -> Option<String> {
-    if let Some((_, name)) = TOP.iter().find(|(known, _)| *known == canonical) {
-        return Some((*name).to_owned());
-    }
-    let (block, rest) = canonical.strip_prefix("transformer.h.")?.split_once('.')?;
-    let (module, kind) = rest.rsplit_once('.')?;
-    let (_, name) = BLOCK.iter().find(|(known, _)| *known == module)?;
-    Some(format!("blk.{block}.{name}.{kind}"))
-}
-
-/// The canonical name of a tensor of a GGUF file.
-pub fn canonical_name(gguf: &str) -> Option<String> {
-    if let Some((name, _)) = TOP.iter().find(|(_, known)| *known == gguf) {
-        return Some((*name).to_owned());
-    }
-    let (block, rest) = gguf.strip_prefix("blk.")?.split_once('.')?;
-    let (module, kind) = rest.rsplit_once('.')?;
-    let (name, _) = BLOCK.iter().find(|(_, known)| *known == module)?;
-    Some(format!("transformer.h.{block}.{name}.{kind}"))
-}
+/// Its tensors there.
+pub const GGUF_NAMES: TensorNames = TensorNames {
+    top: &[
+        ("transformer.wte.weight", "token_embd.weight"),
+        ("transformer.wpe.weight", "position_embd.weight"),
+        ("transformer.ln_f.weight", "output_norm.weight"),
+        ("transformer.ln_f.bias", "output_norm.bias"),
+        ("lm_head.weight", "output.weight"),
+    ],
+    block_prefix: "transformer.h.",
+    block: &[
+        ("ln_1", "attn_norm"),
+        ("attn.c_attn", "attn_qkv"),
+        ("attn.c_proj", "attn_output"),
+        ("ln_2", "ffn_norm"),
+        ("mlp.c_fc", "ffn_up"),
+        ("mlp.c_proj", "ffn_down"),
+    ],
+};
 
 /// The `config.json` that a GGUF file's metadata stand for; `has_head` says whether the head is a tensor of its own.
 ///
@@ -127,10 +108,10 @@ mod tests {
             ("transformer.ln_f.bias", "output_norm.bias"),
             ("lm_head.weight", "output.weight"),
         ] {
-            assert_eq!(gguf_name(canonical).as_deref(), Some(gguf));
-            assert_eq!(canonical_name(gguf).as_deref(), Some(canonical));
+            assert_eq!(GGUF_NAMES.to_gguf(canonical).as_deref(), Some(gguf));
+            assert_eq!(GGUF_NAMES.to_canonical(gguf).as_deref(), Some(canonical));
         }
-        assert_eq!(gguf_name("transformer.h.0.attn.bias"), None);
-        assert_eq!(canonical_name("blk.0.attn_q.weight"), None);
+        assert_eq!(GGUF_NAMES.to_gguf("transformer.h.0.attn.bias"), None);
+        assert_eq!(GGUF_NAMES.to_canonical("blk.0.attn_q.weight"), None);
     }
 }

@@ -10,9 +10,9 @@ mod config;
 mod gguf;
 
 pub use build::describe;
-pub use checkpoint::{CheckpointName, checkpoint_name};
-pub use config::{ConfigError, Gpt2Config};
-pub use gguf::{GGUF_ARCHITECTURE, canonical_name, gguf_config, gguf_metadata, gguf_name};
+pub use checkpoint::checkpoint_name;
+pub use config::Gpt2Config;
+pub use gguf::{GGUF_ARCHITECTURE, GGUF_NAMES, gguf_config, gguf_metadata};
 
 /// The `model_type` in `config.json` that this crate builds.
 pub const MODEL_TYPE: &str = "gpt2";

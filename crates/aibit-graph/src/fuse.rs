@@ -1,6 +1,123 @@
-//! Fusion: ops that only pass over what a linear layer has just written become part of it.
+//! Fusion: linear layers that read the same become one, and ops that only pass over what a linear layer has just
+//! written become part of it.
 
-use crate::{Graph, Op, ValueId};
+use crate::{Graph, ModelDescription, Op, Origin, Parameter, ValueId};
+
+impl ModelDescription {
+    /// Makes one linear layer of those whose outputs only stand side by side in a [`Op::Concat`], then does
+    /// [`Graph::fuse`].
+    ///
+    /// The joined layer's weight has the rows of the one after those of the other, and the name of the `concat`'s
+    /// output, followed by `.weight`; its bias likewise. Each row is the row it was, so the results are the same bits.
+    /// `may_join` says whether parameters may become one; those that are stored in different ways cannot.
+    ///
+    /// The graph must be well-formed ([`Graph::validate`] tells), as an architecture crate emits it.
+    pub fn fuse(&mut self, may_join: impl Fn(&[&Parameter]) -> bool) {
+        let mut at = 0;
+        while at < self.graph.nodes.len() {
+            match self.joined(at, &may_join) {
+                Some(Joined { linears, op, parameters }) => {
+                    self.graph.nodes[at] = op;
+                    for linear in linears.into_iter().rev() {
+                        self.graph.nodes.remove(linear);
+                        at -= 1;
+                    }
+                    for parameter in parameters {
+                        self.replace_parts(parameter);
+                    }
+                }
+                None => at += 1,
+            }
+        }
+        self.graph.fuse();
+    }
+
+    /// What the linear layers become whose outputs node `at` puts side by side.
+    fn joined(&self, at: usize, may_join: &impl Fn(&[&Parameter]) -> bool) -> Option<Joined> {
+        let Op::Concat { parts, output } = &self.graph.nodes[at] else { return None };
+        let mut linears: Vec<_> =
+            parts.iter().map(|part| self.graph.sole_linear(*part)).collect::<Option<_>>()?;
+        let mut op = self.graph.nodes[linears[0]].clone();
+        let (mut weights, mut biases) = (Vec::new(), Vec::new());
+        for linear in &linears {
+            let Op::Linear { weight, bias, .. } = &self.graph.nodes[*linear] else { return None };
+            weights.push(self.parameter(weight)?);
+            biases.extend(bias.as_deref().and_then(|bias| self.parameter(bias)));
+            if !self.graph.nodes[*linear].differs_in_tensors_only(&op) {
+                return None;
+            }
+        }
+        let all_have_biases = biases.len() == weights.len();
+        if !may_join(&weights) || !(biases.is_empty() || all_have_biases && may_join(&biases)) {
+            return None;
+        }
+        let Op::Linear { weight, bias, output: own_output, residual: None, .. } = &mut op else {
+            return None;
+        };
+        let module = &self.graph.values[*output].name;
+        *own_output = *output;
+        *weight = format!("{module}.weight");
+        let mut parameters = vec![join(weight.clone(), &weights)?];
+        if let Some(bias) = bias {
+            *bias = format!("{module}.bias");
+            parameters.push(join(bias.clone(), &biases)?);
+        }
+        linears.sort_unstable();
+        Some(Joined { linears, op, parameters })
+    }
+
+    fn parameter(&self, name: &str) -> Option<&Parameter> {
+        self.parameters.iter().find(|parameter| parameter.name == name)
+    }
+
+    /// Puts a joined parameter in the place of the first of its parts.
+    fn replace_parts(&mut self, joined: Parameter) {
+        let Origin::Joined(parts) = &joined.origin else { return };
+        let is_part = |parameter: &Parameter| parts.iter().any(|part| part.name == parameter.name);
+        let first = self.parameters.iter().position(is_part).expect("the parts are parameters of this model");
+        self.parameters.retain(|parameter| !is_part(parameter));
+        self.parameters.insert(first, joined);
+    }
+}
+
+/// Linear layers that become one.
+struct Joined {
+    /// Ascending.
+    linears: Vec<usize>,
+    op: Op,
+    parameters: Vec<Parameter>,
+}
+
+/// One parameter of several, the rows of one after those of another.
+fn join(name: String, parts: &[&Parameter]) -> Option<Parameter> {
+    let first = parts.first()?;
+    let is_alike = |part: &&&Parameter| {
+        let is_plain = matches!(part.origin, Origin::Canonical | Origin::Transposed);
+        is_plain && part.role == first.role && part.shape.get(1..) == first.shape.get(1..)
+    };
+    if !parts.iter().all(|part| is_alike(&part)) {
+        return None;
+    }
+    let mut shape = first.shape.clone();
+    shape[0] = parts.iter().map(|part| part.shape[0]).sum();
+    let parts = parts.iter().map(|part| (*part).clone()).collect();
+    Some(Parameter { name, shape, role: first.role, origin: Origin::Joined(parts) })
+}
+
+impl Op {
+    /// Whether two linear layers would be the same but for their tensors and outputs.
+    fn differs_in_tensors_only(&self, other: &Self) -> bool {
+        let plain = |op: &Self| {
+            let mut op = op.clone();
+            let Self::Linear { weight, bias, output, .. } = &mut op else { return None };
+            weight.clear();
+            bias.iter_mut().for_each(String::clear);
+            *output = 0;
+            Some(op)
+        };
+        plain(self).is_some_and(|op| Some(op) == plain(other))
+    }
+}
 
 impl Graph {
     /// Moves each activation function and each residual addition into the linear layer whose output it alone reads,

@@ -118,6 +118,42 @@ pub enum Op {
         /// The result.
         output: ValueId,
     },
+    /// `y = x / sqrt(mean(x²) + epsilon) * weight`, for each run of `weight`'s length by itself.
+    RmsNorm {
+        /// Normalized value.
+        input: ValueId,
+        /// Tensor `[run]`; the part of the value that is normalized consists of whole runs.
+        weight: String,
+        /// Added to the mean of the squares; positive.
+        epsilon: f32,
+        /// First element that is normalized and first after them; all others stay as they are. Absent: all are.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        range: Option<[usize; 2]>,
+        /// The result.
+        output: ValueId,
+    },
+    /// Rotary position embedding: pairs of elements are turned by `position * frequency`.
+    Rope {
+        /// Heads side by side.
+        input: ValueId,
+        /// Tensor `[pairs]`, in radians per position; a head's first `2 * pairs` elements are turned.
+        frequencies: String,
+        /// Heads that are turned, from the first on; what follows stays as it is.
+        heads: usize,
+        /// Elements per head.
+        head_dim: usize,
+        /// Which elements are a pair.
+        pairing: RopePairing,
+        /// The result.
+        output: ValueId,
+    },
+    /// The parts side by side.
+    Concat {
+        /// Two or more.
+        parts: Vec<ValueId>,
+        /// As wide as all of them.
+        output: ValueId,
+    },
     /// `y = residual + function(x · weightᵀ + bias)`.
     Linear {
         /// Left operand, `[tokens, in_features]`.
@@ -150,6 +186,15 @@ pub enum Op {
         /// Which function.
         function: ActivationFunction,
         /// The result.
+        output: ValueId,
+    },
+    /// `y = function(first half of x) * second half of x`, element by element.
+    GatedActivation {
+        /// Gate and gated value side by side.
+        input: ValueId,
+        /// Applied to the gate.
+        function: ActivationFunction,
+        /// Half as wide.
         output: ValueId,
     },
     /// Causal self-attention over all positions so far; appends to the KV slot.
@@ -197,6 +242,16 @@ impl ActivationPrecision {
     fn is_default(&self) -> bool {
         *self == Self::default()
     }
+}
+
+/// Which elements of a head are turned together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RopePairing {
+    /// Elements `i` and `i + pairs`.
+    Half,
+    /// Elements `2 i` and `2 i + 1`.
+    Adjacent,
 }
 
 /// Element-wise functions, with the formula of each.
@@ -254,8 +309,12 @@ impl Op {
             Self::PositionEmbed { .. } => "position_embed",
             Self::Add { .. } => "add",
             Self::LayerNorm { .. } => "layer_norm",
+            Self::RmsNorm { .. } => "rms_norm",
+            Self::Rope { .. } => "rope",
+            Self::Concat { .. } => "concat",
             Self::Linear { .. } => "linear",
             Self::Activation { .. } => "activation",
+            Self::GatedActivation { .. } => "gated_activation",
             Self::Attention { .. } => "attention",
             Self::Logits { .. } => "logits",
         }
@@ -263,16 +322,20 @@ impl Op {
 
     /// Values that the op reads.
     pub fn inputs(&self) -> impl Iterator<Item = ValueId> {
-        let (first, second) = match *self {
-            Self::Embed { .. } | Self::PositionEmbed { .. } => (None, None),
-            Self::Add { a, b, .. } => (Some(a), Some(b)),
-            Self::LayerNorm { input, .. } | Self::Activation { input, .. } | Self::Logits { input, .. } => {
-                (Some(input), None)
-            }
-            Self::Linear { input, residual, .. } => (Some(input), residual),
-            Self::Attention { qkv, .. } => (Some(qkv), None),
+        let (first, second, rest) = match *self {
+            Self::Embed { .. } | Self::PositionEmbed { .. } => (None, None, &[][..]),
+            Self::Add { a, b, .. } => (Some(a), Some(b), &[][..]),
+            Self::LayerNorm { input, .. }
+            | Self::RmsNorm { input, .. }
+            | Self::Rope { input, .. }
+            | Self::Activation { input, .. }
+            | Self::GatedActivation { input, .. }
+            | Self::Logits { input, .. } => (Some(input), None, &[][..]),
+            Self::Linear { input, residual, .. } => (Some(input), residual, &[][..]),
+            Self::Attention { qkv, .. } => (Some(qkv), None, &[][..]),
+            Self::Concat { ref parts, .. } => (None, None, parts.as_slice()),
         };
-        first.into_iter().chain(second)
+        first.into_iter().chain(second).chain(rest.iter().copied())
     }
 
     /// The value that the op writes; [`Op::Logits`] writes none.
@@ -282,8 +345,12 @@ impl Op {
             | Self::PositionEmbed { output, .. }
             | Self::Add { output, .. }
             | Self::LayerNorm { output, .. }
+            | Self::RmsNorm { output, .. }
+            | Self::Rope { output, .. }
+            | Self::Concat { output, .. }
             | Self::Linear { output, .. }
             | Self::Activation { output, .. }
+            | Self::GatedActivation { output, .. }
             | Self::Attention { output, .. } => Some(output),
             Self::Logits { .. } => None,
         }
@@ -293,7 +360,9 @@ impl Op {
     pub(crate) fn in_place_input(&self) -> Option<ValueId> {
         match *self {
             Self::Add { a, .. } => Some(a),
-            Self::Activation { input, .. } => Some(input),
+            Self::Activation { input, .. }
+            | Self::Rope { input, .. }
+            | Self::RmsNorm { input, range: Some(_), .. } => Some(input),
             Self::Linear { input, residual, .. } => residual.filter(|residual| *residual != input),
             _ => None,
         }
@@ -304,9 +373,14 @@ impl Op {
         match self {
             Self::Embed { output, .. } | Self::PositionEmbed { output, .. } => edit(output),
             Self::Add { a, b, output } => [a, b, output].into_iter().for_each(edit),
-            Self::LayerNorm { input, output, .. } | Self::Activation { input, output, .. } => {
+            Self::LayerNorm { input, output, .. }
+            | Self::RmsNorm { input, output, .. }
+            | Self::Rope { input, output, .. }
+            | Self::Activation { input, output, .. }
+            | Self::GatedActivation { input, output, .. } => {
                 [input, output].into_iter().for_each(edit);
             }
+            Self::Concat { parts, output } => parts.iter_mut().chain([output]).for_each(edit),
             Self::Linear { input, residual, output, .. } => {
                 [input, output].into_iter().chain(residual).for_each(edit);
             }

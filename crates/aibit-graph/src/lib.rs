@@ -1,13 +1,15 @@
 //! The inference graph as data.
 //!
 //! A [`Graph`] is a list of [`Op`]s in execution order over values of shape `[tokens, width]` in f32. An
-//! architecture crate emits it, [`Graph::fuse`] joins what need not be apart, [`Graph::plan_buffers`] gives every value
+//! architecture crate emits it, [`ModelDescription::fuse`] joins what need not be apart, [`Graph::plan_buffers`] gives every value
 //! a place in one arena, the archive stores the result, and the runtime executes it without knowing which architecture it came from.
 //! Nothing here computes anything, and nothing in a graph is code.
 //!
 //! A graph that comes from a file is hostile until [`Graph::validate`] has passed it: every value, tensor
 //! shape, KV slot and arena range is checked before a kernel sees it.
 
+mod builder;
+mod config_error;
 mod error;
 mod fuse;
 mod graph;
@@ -15,7 +17,11 @@ mod parameter;
 mod plan;
 mod validate;
 
+pub use builder::{GraphBuilder, LinearLayer};
+pub use config_error::ConfigError;
 pub use error::GraphError;
-pub use graph::{ActivationFunction, ActivationPrecision, Graph, KvPrecision, KvSlot, Op, Value, ValueId};
-pub use parameter::{ModelDescription, Parameter, Role, SourceLayout};
+pub use graph::{
+    ActivationFunction, ActivationPrecision, Graph, KvPrecision, KvSlot, Op, RopePairing, Value, ValueId,
+};
+pub use parameter::{CheckpointName, ModelDescription, Origin, Parameter, Role};
 pub use plan::BufferPlan;

@@ -16,7 +16,7 @@ pub struct ModelDescription {
 }
 
 /// A tensor in canonical layout: matrices are `[out_features, in_features]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Parameter {
     /// The checkpoint's own name, with any optional prefix restored.
     pub name: String,
@@ -24,8 +24,8 @@ pub struct Parameter {
     pub shape: Vec<usize>,
     /// What the tensor is for; recipes choose a scheme by it.
     pub role: Role,
-    /// How floating-point checkpoints of this family store it.
-    pub source_layout: SourceLayout,
+    /// Where its elements come from.
+    pub origin: Origin,
 }
 
 /// What a tensor is for.
@@ -39,15 +39,28 @@ pub enum Role {
     PositionEmbedding,
     /// Output head with weights of its own.
     Head,
-    /// Bias or norm vector.
+    /// Bias or norm vector, or another one.
     Vector,
 }
 
-/// Orientation of a matrix in a floating-point checkpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SourceLayout {
-    /// As in the canonical shape.
+/// Where a parameter's elements come from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Origin {
+    /// The checkpoint has it in its canonical shape.
     Canonical,
-    /// `[in_features, out_features]`: to be transposed.
+    /// A floating-point checkpoint has the matrix as `[in_features, out_features]`: to be transposed.
     Transposed,
+    /// No checkpoint has it; these are its elements, by the configuration.
+    Constant(Vec<f32>),
+    /// Other parameters, the rows of one after those of another ([`ModelDescription::fuse`]).
+    Joined(Vec<Parameter>),
+}
+
+/// What a tensor of a checkpoint is to a package.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CheckpointName {
+    /// A parameter, under its canonical name.
+    Parameter(String),
+    /// A constant that the package expresses itself, such as a causal mask.
+    Buffer,
 }

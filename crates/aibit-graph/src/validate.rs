@@ -115,13 +115,55 @@ impl<'s, F: Fn(&str) -> Option<&'s [usize]>> NodeCheck<'_, F> {
             }
             Op::LayerNorm { input, ref weight, ref bias, epsilon, output } => {
                 self.equal_widths(input, output)?;
-                if !(epsilon.is_finite() && epsilon > 0.0) {
-                    return Err(
-                        self.attribute(format!("epsilon is {epsilon}, it must be positive and finite"))
-                    );
-                }
+                self.epsilon(epsilon)?;
                 self.tensor(weight, &[width(input)])?;
                 bias.iter().try_for_each(|bias| self.tensor(bias, &[width(input)]))
+            }
+            Op::RmsNorm { input, ref weight, epsilon, range, output } => {
+                self.equal_widths(input, output)?;
+                self.epsilon(epsilon)?;
+                let [start, end] = range.unwrap_or([0, width(input)]);
+                if start >= end || end > width(input) {
+                    return Err(self.attribute(format!("range {start}..{end} of {} elements", width(input))));
+                }
+                let run = self.vector(weight)?;
+                if !(end - start).is_multiple_of(run) {
+                    return Err(self.attribute(format!(
+                        "{} elements are not whole runs of {run}, the length of `{weight}`",
+                        end - start
+                    )));
+                }
+                Ok(())
+            }
+            Op::Rope { input, ref frequencies, heads, head_dim, output, pairing: _ } => {
+                self.equal_widths(input, output)?;
+                let turned = heads.checked_mul(head_dim).filter(|turned| (1..=width(input)).contains(turned));
+                if turned.is_none() {
+                    return Err(self.attribute(format!(
+                        "{heads} heads of {head_dim} elements do not fit the width {}",
+                        width(input)
+                    )));
+                }
+                let pairs = self.vector(frequencies)?;
+                if pairs.checked_mul(2).is_none_or(|elements| elements > head_dim) {
+                    return Err(self.attribute(format!(
+                        "{pairs} pairs, the length of `{frequencies}`, do not fit heads of {head_dim} elements"
+                    )));
+                }
+                Ok(())
+            }
+            Op::Concat { ref parts, output } => {
+                if parts.len() < 2 {
+                    return Err(self.attribute(format!("{} parts, there must be two or more", parts.len())));
+                }
+                let sum = parts.iter().try_fold(0_usize, |sum, part| sum.checked_add(width(*part)));
+                if sum != Some(width(output)) {
+                    return Err(self.attribute(format!(
+                        "its parts do not add up to the width {} of value {output}",
+                        width(output)
+                    )));
+                }
+                Ok(())
             }
             Op::Linear {
                 input,
@@ -139,6 +181,16 @@ impl<'s, F: Fn(&str) -> Option<&'s [usize]>> NodeCheck<'_, F> {
                 bias.iter().try_for_each(|bias| self.tensor(bias, &[width(output)]))
             }
             Op::Activation { input, output, function: _ } => self.equal_widths(input, output),
+            Op::GatedActivation { input, output, function: _ } => {
+                if width(output).checked_mul(2) != Some(width(input)) {
+                    return Err(self.attribute(format!(
+                        "value {input} of width {} is not twice as wide as value {output} of width {}",
+                        width(input),
+                        width(output)
+                    )));
+                }
+                Ok(())
+            }
             Op::Attention { qkv, slot, n_head, scale, output } => {
                 let Some(kv) = self.graph.kv_slots.get(slot) else {
                     let slots = self.graph.kv_slots.len();
@@ -174,14 +226,34 @@ impl<'s, F: Fn(&str) -> Option<&'s [usize]>> NodeCheck<'_, F> {
         }
     }
 
+    fn shape(&self, name: &str) -> Result<&'s [usize], GraphError> {
+        let (node, op) = (self.node, self.op.name());
+        (self.shape_of)(name).ok_or_else(|| GraphError::MissingTensor { node, op, tensor: name.to_owned() })
+    }
+
+    /// The length of a vector that is free to have one.
+    fn vector(&self, name: &str) -> Result<usize, GraphError> {
+        match *self.shape(name)? {
+            [length] if length > 0 => Ok(length),
+            ref shape => {
+                Err(self.attribute(format!("tensor `{name}` has shape {shape:?}, the node needs a vector")))
+            }
+        }
+    }
+
     fn tensor(&self, name: &str, expected: &[usize]) -> Result<(), GraphError> {
         let (node, op) = (self.node, self.op.name());
-        let Some(found) = (self.shape_of)(name) else {
-            return Err(GraphError::MissingTensor { node, op, tensor: name.to_owned() });
-        };
+        let found = self.shape(name)?;
         if found != expected {
             let (found, expected) = (found.to_vec(), expected.to_vec());
             return Err(GraphError::TensorShape { node, op, tensor: name.to_owned(), found, expected });
+        }
+        Ok(())
+    }
+
+    fn epsilon(&self, epsilon: f32) -> Result<(), GraphError> {
+        if !(epsilon.is_finite() && epsilon > 0.0) {
+            return Err(self.attribute(format!("epsilon is {epsilon}, it must be positive and finite")));
         }
         Ok(())
     }

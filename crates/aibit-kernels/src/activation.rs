@@ -1,4 +1,4 @@
-//! Activation functions, in place.
+//! Activation functions, in place or as a gate.
 
 use crate::{
     isa::{Isa, dispatch},
@@ -36,6 +36,43 @@ pub fn activate(isa: Isa, activation: Activation, x: &mut [f32]) {
         for_each_piece(x, CHUNK, |_, x| dispatch!(isa => apply_to(activation: Activation, x: &mut [f32])));
     } else {
         dispatch!(isa => apply_to(activation: Activation, x: &mut [f32]));
+    }
+}
+
+/// Writes `activation(gate) · value` of each row of `x[m, 2 width]`, which holds `width` gates and as many values, to
+/// `y[m, width]`.
+///
+/// # Panics
+/// If `width` is zero, `y` is not whole rows, or `x` is not twice as long.
+///
+/// Source: Shazeer 2020 (arXiv:2002.05202), §2.
+pub fn gated_activation(isa: Isa, activation: Activation, x: &[f32], width: usize, y: &mut [f32]) {
+    assert!(
+        width > 0 && y.len().is_multiple_of(width) && x.len() == 2 * y.len(),
+        "gated_activation: x has {} elements, y {} in rows of {width}",
+        x.len(),
+        y.len()
+    );
+    let run = |x: &[f32], y: &mut [f32]| {
+        dispatch!(isa => gate_loop(activation: Activation, x: &[f32], width: usize, y: &mut [f32]));
+    };
+    if y.len() >= 2 * CHUNK {
+        let rows = CHUNK.div_ceil(width);
+        for_each_piece(y, rows * width, |index, y| run(&x[2 * index * rows * width..][..2 * y.len()], y));
+    } else {
+        run(x, y);
+    }
+}
+
+#[inline(always)]
+fn gate_loop<S: Simd>(_: S, activation: Activation, x: &[f32], width: usize, y: &mut [f32]) {
+    for (x, y) in x.chunks_exact(2 * width).zip(y.chunks_exact_mut(width)) {
+        let (gates, values) = x.split_at(width);
+        y.copy_from_slice(gates);
+        activation.apply(y);
+        for (y, value) in y.iter_mut().zip(values) {
+            *y *= value;
+        }
     }
 }
 
@@ -107,6 +144,19 @@ mod tests {
         check(Activation::Tanh, f64::tanh);
         check(Activation::QuickGelu, |x| x * sigmoid(f64::from(1.702_f32) * x));
         check(Activation::Sigmoid, sigmoid);
+    }
+
+    #[test]
+    fn a_gate_multiplies_its_value() {
+        // Rows enough for more than one thread.
+        let (width, m) = (3, 20_000);
+        let x: Vec<f32> = (0..2 * width * m).map(|i| (i % 13) as f32 - 6.0).collect();
+        let mut y = vec![0.0; width * m];
+        gated_activation(Isa::SCALAR, Activation::Relu, &x, width, &mut y);
+        for (i, y) in y.iter().enumerate() {
+            let gate = 2 * width * (i / width) + i % width;
+            assert_eq!(*y, x[gate].max(0.0) * x[gate + width], "{i}");
+        }
     }
 
     #[test]

@@ -37,11 +37,12 @@ pub mod limits;
 mod llm_int8;
 mod math;
 mod norm;
+mod rope;
 mod simd;
 mod team;
 mod tiles;
 
-pub use activation::{Activation, activate};
+pub use activation::{Activation, activate, gated_activation};
 pub use aibit_quant::FourBit;
 pub use attention::{AttentionShape, Int8Kv, KvElement, attention, attention_int8, store_kv, store_kv_int8};
 pub use blocks::{BlockMatrix, BlockScales, embed_blocks, linear_blocks};
@@ -53,4 +54,5 @@ pub use int8::{ActivationPrecision, Int8Rowwise, QuantizedRows, gemm_i32, linear
 pub use isa::{Isa, IsaError};
 pub use llm_int8::{ActivationDtype, linear_llm_int8};
 pub use math::{exp, tanh};
-pub use norm::layer_norm;
+pub use norm::{layer_norm, rms_norm, rms_norm_runs};
+pub use rope::{RopeShape, RopeTable, rope};

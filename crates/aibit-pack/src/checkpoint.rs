@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use aibit_format::MappedFile;
-use aibit_gguf::{GgmlType, Gguf, GgufTensor};
+use aibit_gguf::{GgmlType, Gguf, GgufTensor, deinterleave_rows};
 use half::{bf16, f16};
 use ndarray::Array2;
 use safetensors::SafeTensors;
@@ -64,6 +64,8 @@ pub(crate) struct CheckpointTensor {
     pub(crate) shape: Vec<usize>,
     /// Whether every matrix is `[out, in]`, whatever its layer makes of it.
     pub(crate) is_canonical: bool,
+    /// Rows of a head, where the halves of each head's rows are interleaved.
+    interleaved: Option<usize>,
     file: usize,
     place: Place,
 }
@@ -140,7 +142,14 @@ impl Checkpoint {
             let place = Place::Bytes(data_start + begin..data_start + end);
             self.insert(
                 name,
-                CheckpointTensor { dtype, shape: info.shape.clone(), is_canonical: false, file, place },
+                CheckpointTensor {
+                    dtype,
+                    shape: info.shape.clone(),
+                    is_canonical: false,
+                    interleaved: None,
+                    file,
+                    place,
+                },
             )?;
         }
         self.files.push(OpenFile { path: path.to_owned(), map, torch: None });
@@ -157,9 +166,19 @@ impl Checkpoint {
                 GgmlType::Bf16 => TensorDtype::Float(SourceDtype::Bf16),
                 quantized => TensorDtype::Ggml(*quantized),
             };
+            let (canonical, interleaved) = crate::gguf::checkpoint_tensor(gguf.metadata(), name)
+                .map_err(|source| PackError::Gguf { path: path.to_owned(), source })?;
+            if let Some(head_rows) = interleaved
+                && !shape.first().is_some_and(|rows| *rows > 0 && rows.is_multiple_of(head_rows))
+            {
+                let problem = format!("has shape {shape:?}, which is not whole heads of {head_rows} rows");
+                return Err(PackError::Tensor { name: name.clone(), problem });
+            }
             let (shape, place) = (shape.clone(), Place::Bytes(range.clone()));
-            let tensor = CheckpointTensor { dtype, shape, is_canonical: true, file, place };
-            self.insert(crate::gguf::checkpoint_name(name), tensor)?;
+            self.insert(
+                canonical,
+                CheckpointTensor { dtype, shape, is_canonical: true, interleaved, file, place },
+            )?;
         }
         self.files.push(OpenFile { path: path.to_owned(), map, torch: None });
         Ok(())
@@ -182,7 +201,14 @@ impl Checkpoint {
             let shape = tensor.shape.clone();
             self.insert(
                 tensor.name.clone(),
-                CheckpointTensor { dtype, shape, is_canonical: false, file, place: Place::Torch(index) },
+                CheckpointTensor {
+                    dtype,
+                    shape,
+                    is_canonical: false,
+                    interleaved: None,
+                    file,
+                    place: Place::Torch(index),
+                },
             )?;
         }
         self.files.push(OpenFile { path: path.to_owned(), map, torch: Some(torch) });
@@ -202,11 +228,17 @@ impl Checkpoint {
         &self.tensors
     }
 
-    /// A tensor's bytes, row-major; copied only where a torch tensor is strided.
+    /// A tensor's bytes, row-major; copied only where a torch tensor is strided, or rows stand in another order.
     pub(crate) fn bytes(&self, tensor: &CheckpointTensor) -> Result<Cow<'_, [u8]>, PackError> {
         let file = &self.files[tensor.file];
         match &tensor.place {
-            Place::Bytes(range) => Ok(Cow::Borrowed(&file.map[range.clone()])),
+            Place::Bytes(range) => {
+                let bytes = &file.map[range.clone()];
+                Ok(match tensor.interleaved {
+                    Some(head_rows) => deinterleave_rows(bytes, tensor.shape[0], head_rows).into(),
+                    None => Cow::Borrowed(bytes),
+                })
+            }
             Place::Torch(index) => {
                 let torch = file.torch.as_ref().expect("a torch place lies in a torch file");
                 let tensor: &TorchTensor = &torch.tensors()[*index];

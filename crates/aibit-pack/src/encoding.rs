@@ -133,6 +133,12 @@ impl<'a> Elements<'a> {
         Ok(Self { bytes, shape, decoder })
     }
 
+    /// Elements that no checkpoint holds, as a vector.
+    pub(crate) fn constant(values: &[f32]) -> Self {
+        let decoder = Decoder::Float { dtype: SourceDtype::F32, transposed: false };
+        Self { bytes: le_bytes(values).into(), shape: [1, values.len()], decoder }
+    }
+
     /// The values of some rows, each exactly what the format defines.
     pub(crate) fn values(&self, rows: Range<usize>) -> Array2<f32> {
         let columns = self.shape[1];

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use aibit_format::{FormatError, Scheme};
 use aibit_gguf::GgufError;
-use aibit_gpt2::ConfigError;
+use aibit_graph::ConfigError;
 use aibit_quant::QuantError;
 use aibit_runtime::RuntimeError;
 
@@ -50,7 +50,7 @@ pub enum PackError {
         /// The model's family.
         found: String,
         /// Families that are.
-        supported: &'static str,
+        supported: String,
     },
     /// A setting of `config.json` that no family supports.
     #[error("config.json: {field} is set ({found}); {advice}")]

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use aibit_families::Family;
 use aibit_format::entry_names;
-use aibit_gguf::{Gguf, GgufError, special_ids, tokenizer_json};
+use aibit_gguf::{Gguf, GgufError, Metadata, special_ids, tokenizer_json};
 use serde_json::json;
 
 /// The small files of a model folder, made of a GGUF file's metadata.
@@ -15,12 +16,10 @@ pub(crate) fn files(map: &[u8]) -> Result<BTreeMap<&'static str, Vec<u8>>, GgufE
         metadata.string("general.architecture")?.ok_or_else(|| missing("general.architecture"))?;
     let tokens =
         metadata.strings("tokenizer.ggml.tokens")?.ok_or_else(|| missing("tokenizer.ggml.tokens"))?;
-    let config = match architecture {
-        aibit_gpt2::GGUF_ARCHITECTURE => {
-            aibit_gpt2::gguf_config(metadata, tokens.len(), gguf.tensor("output.weight").is_some())?
-        }
+    let config = match Family::of(architecture) {
+        Some(family) => family.gguf_config(&gguf, map, tokens.len())?,
         // Refused by name when the model is described.
-        other => json!({"model_type": other}),
+        None => json!({ "model_type": architecture }),
     };
     let mut files = BTreeMap::from([
         (entry_names::CONFIG, to_json(&config)),
@@ -47,7 +46,15 @@ fn to_json(value: &serde_json::Value) -> Vec<u8> {
     serde_json::to_vec_pretty(value).expect("a value has only string keys")
 }
 
-/// The name that a tensor of a GGUF file has in a checkpoint of its family.
-pub(crate) fn checkpoint_name(name: &str) -> String {
-    aibit_gpt2::canonical_name(name).unwrap_or_else(|| name.to_owned())
+/// What a tensor of a GGUF file is in a checkpoint of its family: its name, and the rows of a head where its rows are
+/// interleaved.
+pub(crate) fn checkpoint_tensor(
+    metadata: &Metadata,
+    name: &str,
+) -> Result<(String, Option<usize>), GgufError> {
+    let architecture = metadata.string("general.architecture")?.unwrap_or_default();
+    let Some(family) = Family::of(architecture) else { return Ok((name.to_owned(), None)) };
+    let canonical = family.gguf_names().to_canonical(name);
+    let head_rows = family.gguf_interleaved_rows(metadata, architecture, name)?;
+    Ok((canonical.unwrap_or_else(|| name.to_owned()), head_rows))
 }

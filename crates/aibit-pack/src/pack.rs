@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
+use aibit_families::Family;
 use aibit_format::{
-    ArchiveWriter, EntryWriter, FORMAT_VERSION, Manifest, Override, Provenance, Scheme, Source, TensorRecord,
-    WeightsLayout, entry_names,
+    ArchiveWriter, EntryWriter, FORMAT_VERSION, JoinedRows, Manifest, Override, Provenance, Scheme, Source,
+    TensorRecord, WeightsLayout, entry_names,
 };
-use aibit_gpt2::{CheckpointName, Gpt2Config, checkpoint_name};
-use aibit_graph::{ModelDescription, Op, Parameter, SourceLayout};
+use aibit_graph::{CheckpointName, ConfigError, ModelDescription, Op, Origin, Parameter};
 use aibit_quant::{
     FourBit, Int8Rowwise, NestedAbsmax, QuantError, quantize_four_bit, quantize_int4_groups,
     quantize_int8_groups,
@@ -19,7 +19,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::bnb::{self, QuantizationConfig};
-use crate::checkpoint::{Checkpoint, CheckpointTensor};
+use crate::checkpoint::{Checkpoint, CheckpointTensor, SourceDtype};
 use crate::encoding::{Block, Elements, Encoding, encoding_of, le_bytes, nested_tables};
 use crate::recipe::{CompiledRecipe, Preset};
 use crate::source::{digest_bytes, digest_file};
@@ -80,8 +80,7 @@ pub fn pack(
     progress: &dyn Progress,
 ) -> Result<PackReport, PackError> {
     let config = source.read(entry_names::CONFIG)?.expect("a model source has a config.json");
-    let mut description = describe(&config)?;
-    description.graph.fuse();
+    let (family, mut description) = describe(&config)?;
     let tokenizer_files = tokenizer_files::load(source)?;
     let compiled_tokenizer = compile_tokenizer(&tokenizer_files.json)?;
     let tokenizer = match &compiled_tokenizer {
@@ -97,8 +96,8 @@ pub fn pack(
         return Err(PackError::SourceFile { path: source.folder.join(entry_names::TOKENIZER), problem });
     }
     let checkpoint = Checkpoint::open(source.weight_files())?;
-    let parameters = description.clone();
-    let tensors = match_tensors(&checkpoint, &parameters)?;
+    let plain = description.clone();
+    let tensors = match_tensors(&checkpoint, family, &plain)?;
     let is_quantized = tensors.iter().any(|t| t.encoding.is_quantized());
     let recipe = CompiledRecipe::new(options.preset, is_quantized, &options.overrides, options.requantize)?;
     for slot in &mut description.graph.kv_slots {
@@ -106,8 +105,7 @@ pub fn pack(
     }
     let typed: Vec<_> = tensors.iter().map(|t| (t.parameter, &t.encoding)).collect();
     let schemes = recipe.schemes(&typed)?;
-    let plan: Vec<_> =
-        tensors.into_iter().zip(schemes).map(|(tensor, scheme)| Planned { tensor, scheme }).collect();
+    let plan = join(&mut description, tensors, schemes);
     let layout = weights_layout(&plan)?;
 
     let mut read_files = vec![(entry_names::CONFIG, config.clone())];
@@ -154,7 +152,7 @@ pub fn pack(
         required_features: Vec::new(),
         architecture: description.architecture.into(),
         entries: Vec::new(),
-        tensors: plan.iter().map(|p| (p.tensor.parameter.name.clone(), p.record())).collect(),
+        tensors: plan.iter().map(|p| (p.parameter.name.clone(), p.record())).collect(),
         tied: description.tied.iter().cloned().collect(),
         recipe: recipe.record(),
         provenance: Provenance {
@@ -177,9 +175,9 @@ pub fn pack(
 }
 
 /// Builds the graph of whichever family `config.json` names.
-fn describe(config: &[u8]) -> Result<ModelDescription, PackError> {
+fn describe(config: &[u8]) -> Result<(Family, ModelDescription), PackError> {
     let fields: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_slice(config).map_err(aibit_gpt2::ConfigError::from)?;
+        serde_json::from_slice(config).map_err(ConfigError::from)?;
     let set = |field: &str| fields.get(field).filter(|value| !value.is_null());
     let shown = |value: &serde_json::Value| value.to_string().chars().take(60).collect::<String>();
     if let Some(found) = set("auto_map") {
@@ -197,19 +195,16 @@ fn describe(config: &[u8]) -> Result<ModelDescription, PackError> {
         }
         threshold = Some(quantization.threshold());
     }
-    match set("model_type").and_then(|value| value.as_str()) {
-        Some(aibit_gpt2::MODEL_TYPE) => {
-            let mut description = aibit_gpt2::describe(&Gpt2Config::from_json(config)?);
-            if let Some(threshold) = threshold {
-                set_outlier_threshold(&mut description, threshold);
-            }
-            Ok(description)
-        }
-        other => Err(PackError::Architecture {
-            found: other.unwrap_or("(none)").to_owned(),
-            supported: aibit_gpt2::MODEL_TYPE,
-        }),
+    let model_type = set("model_type").and_then(|value| value.as_str()).unwrap_or("(none)");
+    let Some(family) = Family::of(model_type) else {
+        let (found, supported) = (model_type.chars().take(60).collect(), Family::supported());
+        return Err(PackError::Architecture { found, supported });
+    };
+    let mut description = family.describe(config)?;
+    if let Some(threshold) = threshold {
+        set_outlier_threshold(&mut description, threshold);
     }
+    Ok((family, description))
 }
 
 /// Gives layers whose activations may have outliers the checkpoint's own threshold, where 0 means that there are none.
@@ -224,50 +219,105 @@ fn set_outlier_threshold(description: &mut ModelDescription, threshold: f32) {
     }
 }
 
-/// A parameter and the checkpoint's tensor for it.
+/// A parameter of the plain graph and the checkpoint's tensor for it.
 struct Matched<'a> {
     parameter: &'a Parameter,
-    tensor: &'a CheckpointTensor,
+    /// `None` for a constant.
+    tensor: Option<&'a CheckpointTensor>,
     encoding: Encoding<'a>,
 }
 
+impl Matched<'_> {
+    /// Quantized weights have left the orientation of their layer behind.
+    fn is_transposed(&self) -> bool {
+        self.parameter.origin == Origin::Transposed
+            && matches!(self.encoding, Encoding::Float(_))
+            && self.tensor.is_some_and(|tensor| !tensor.is_canonical)
+    }
+
+    /// The parameter as a matrix; a vector is one row.
+    fn matrix_shape(&self) -> [usize; 2] {
+        match *self.parameter.shape {
+            [rows, columns] => [rows, columns],
+            _ => [1, self.parameter.shape.iter().product()],
+        }
+    }
+
+    fn elements<'c>(&'c self, checkpoint: &'c Checkpoint) -> Result<Elements<'c>, PackError> {
+        match (self.tensor, &self.parameter.origin) {
+            (Some(tensor), _) => {
+                let shape = self.matrix_shape();
+                Elements::open(checkpoint, tensor, &self.encoding, shape, self.is_transposed())
+            }
+            (None, Origin::Constant(values)) => Ok(Elements::constant(values)),
+            (None, _) => unreachable!("only constants are matched with no tensor"),
+        }
+    }
+}
+
+/// A parameter of the archive, and what of the checkpoint it is made of: the rows of one after those of another.
 struct Planned<'a> {
-    tensor: Matched<'a>,
+    parameter: Parameter,
+    sources: Vec<Matched<'a>>,
     scheme: Scheme,
 }
 
 impl Planned<'_> {
     fn name(&self) -> &str {
-        &self.tensor.parameter.name
+        &self.parameter.name
     }
 
     fn record(&self) -> TensorRecord {
+        let first = &self.sources[0];
+        let part = |source: &Matched<'_>| JoinedRows {
+            name: source.parameter.name.clone(),
+            rows: source.parameter.shape[0],
+        };
         TensorRecord {
             scheme: self.scheme,
-            source_dtype: self.tensor.encoding.name().into(),
-            transposed: self.transposed(),
+            source_dtype: first.encoding.name().into(),
+            transposed: first.is_transposed(),
+            joined: if self.sources.len() > 1 { self.sources.iter().map(part).collect() } else { Vec::new() },
         }
     }
+}
 
-    /// Quantized weights have left the orientation of their layer behind.
-    fn transposed(&self) -> bool {
-        self.tensor.parameter.source_layout == SourceLayout::Transposed
-            && matches!(self.tensor.encoding, Encoding::Float(_))
-            && !self.tensor.tensor.is_canonical
-    }
-
-    /// The parameter as a matrix; a vector is one row.
-    fn matrix_shape(&self) -> [usize; 2] {
-        match *self.tensor.parameter.shape {
-            [rows, columns] => [rows, columns],
-            _ => [1, self.tensor.parameter.shape.iter().product()],
-        }
-    }
+/// Fuses the graph, and joins parameters that it has made one and that are stored alike.
+fn join<'a>(
+    description: &mut ModelDescription,
+    tensors: Vec<Matched<'a>>,
+    schemes: Vec<Scheme>,
+) -> Vec<Planned<'a>> {
+    let mut by_name: HashMap<&str, (Matched<'a>, Scheme)> = tensors
+        .into_iter()
+        .zip(schemes)
+        .map(|(t, scheme)| (t.parameter.name.as_str(), (t, scheme)))
+        .collect();
+    description.fuse(|parameters| {
+        let stored = |parameter: &Parameter| {
+            let (source, scheme) = &by_name[parameter.name.as_str()];
+            (*scheme, source.encoding.name(), source.is_transposed())
+        };
+        let first = stored(parameters[0]);
+        !first.0.has_nested_scales() && parameters.iter().all(|parameter| stored(parameter) == first)
+    });
+    let planned = |parameter: &Parameter| {
+        let parts = match &parameter.origin {
+            Origin::Joined(parts) => parts.as_slice(),
+            _ => std::slice::from_ref(parameter),
+        };
+        let parts =
+            parts.iter().map(|part| by_name.remove(part.name.as_str()).expect("matched, and used once"));
+        let (sources, schemes): (Vec<_>, Vec<_>) = parts.unzip();
+        Planned { parameter: parameter.clone(), sources, scheme: schemes[0] }
+    };
+    description.parameters.iter().map(planned).collect()
 }
 
 /// Finds every parameter in the checkpoint, and a parameter for every tensor.
 fn match_tensors<'a>(
     checkpoint: &'a Checkpoint,
+    family: Family,
     description: &'a ModelDescription,
 ) -> Result<Vec<Matched<'a>>, PackError> {
     let parameters: HashMap<&str, &Parameter> =
@@ -279,7 +329,7 @@ fn match_tensors<'a>(
         if bnb::weight_of(source_name).is_some_and(|weight| checkpoint.tensors().contains_key(&weight)) {
             continue; // read with its weight
         }
-        let CheckpointName::Parameter(name) = checkpoint_name(source_name) else { continue };
+        let CheckpointName::Parameter(name) = family.checkpoint_name(source_name) else { continue };
         if let Some((_, target)) = description.tied.iter().find(|(alias, _)| *alias == name) {
             aliases.push((source_name, tensor, target));
             continue;
@@ -294,8 +344,9 @@ fn match_tensors<'a>(
             return Err(wrong(source_name, format!("is the same parameter as `{twin}`")));
         }
     }
-    let missing: Vec<_> =
-        description.parameters.iter().filter(|p| !found.contains_key(p.name.as_str())).collect();
+    let is_missing =
+        |p: &&Parameter| !matches!(p.origin, Origin::Constant(_)) && !found.contains_key(p.name.as_str());
+    let missing: Vec<_> = description.parameters.iter().filter(is_missing).collect();
     if !missing.is_empty() {
         let examples = missing.iter().take(3).map(|p| format!("`{}`", p.name)).collect::<Vec<_>>().join(", ");
         return Err(PackError::MissingTensors { count: missing.len(), examples });
@@ -313,11 +364,14 @@ fn match_tensors<'a>(
         .parameters
         .iter()
         .map(|parameter| {
+            if let Origin::Constant(_) = parameter.origin {
+                return Ok(Matched { parameter, tensor: None, encoding: Encoding::Float(SourceDtype::F32) });
+            }
             let (source_name, tensor) = found[parameter.name.as_str()];
             let encoding = encoding_of(checkpoint, source_name, tensor, &parameter.shape)?;
             if let Encoding::Float(_) | Encoding::Ggml(_) = encoding {
                 let mut expected = parameter.shape.clone();
-                if parameter.source_layout == SourceLayout::Transposed && !tensor.is_canonical {
+                if parameter.origin == Origin::Transposed && !tensor.is_canonical {
                     expected.reverse();
                 }
                 if tensor.shape != expected {
@@ -327,7 +381,7 @@ fn match_tensors<'a>(
                     ));
                 }
             }
-            Ok(Matched { parameter, tensor, encoding })
+            Ok(Matched { parameter, tensor: Some(tensor), encoding })
         })
         .collect()
 }
@@ -335,7 +389,7 @@ fn match_tensors<'a>(
 fn weights_layout(plan: &[Planned<'_>]) -> Result<WeightsLayout, PackError> {
     let mut tensors = Vec::new();
     for planned in plan {
-        let (scheme, shape) = (planned.scheme, &planned.tensor.parameter.shape);
+        let (scheme, shape) = (planned.scheme, &planned.parameter.shape);
         if scheme.is_quantized() && shape.len() != 2 {
             let (name, problem) = (planned.name().to_owned(), "quantization takes matrices".into());
             return Err(PackError::Scheme { name, scheme, problem });
@@ -358,7 +412,7 @@ fn write_weights(
     let mut by_name: HashMap<String, &Planned<'_>> = HashMap::new();
     for planned in plan {
         by_name.insert(planned.name().to_owned(), planned);
-        let parts = planned.scheme.parts(planned.name(), &planned.tensor.parameter.shape);
+        let parts = planned.scheme.parts(planned.name(), &planned.parameter.shape);
         by_name.extend(parts.into_iter().map(|part| (part.name, planned)));
     }
     let mut kept: HashMap<String, Vec<u8>> = HashMap::new();
@@ -391,50 +445,59 @@ fn write_parameter(
     checkpoint: &Checkpoint,
     planned: &Planned<'_>,
 ) -> Result<Vec<(String, Vec<u8>)>, PackError> {
-    let shape @ [rows, columns] = planned.matrix_shape();
-    let Matched { parameter, tensor, encoding } = &planned.tensor;
-    let elements = Elements::open(checkpoint, tensor, encoding, shape, planned.transposed())?;
-    let is_kept = encoding.is_quantized() && encoding.scheme(columns) == Some(planned.scheme);
-    let block_rows = (BLOCK_ELEMENTS / columns).max(1);
-    let starts: Vec<_> = (0..rows).step_by(block_rows).collect();
-    let names = planned.scheme.parts(&parameter.name, &parameter.shape);
+    let names = planned.scheme.parts(planned.name(), &planned.parameter.shape);
     let mut parts = vec![Vec::new(); names.len()];
-    for batch in starts.chunks(2 * rayon::current_num_threads()) {
-        let blocks: Vec<_> = batch
-            .par_iter()
-            .map(|&start| {
-                let wanted = start..(start + block_rows).min(rows);
-                if is_kept {
-                    Ok(elements.codes(wanted))
-                } else {
-                    encode(planned, start, &elements.values(wanted))
+    let mut is_kept = true;
+    for source in &planned.sources {
+        let [rows, columns] = source.matrix_shape();
+        let elements = source.elements(checkpoint)?;
+        is_kept = source.encoding.is_quantized() && source.encoding.scheme(columns) == Some(planned.scheme);
+        let block_rows = (BLOCK_ELEMENTS / columns).max(1);
+        let starts: Vec<_> = (0..rows).step_by(block_rows).collect();
+        for batch in starts.chunks(2 * rayon::current_num_threads()) {
+            let blocks: Vec<_> = batch
+                .par_iter()
+                .map(|&start| {
+                    let wanted = start..(start + block_rows).min(rows);
+                    if is_kept {
+                        Ok(elements.codes(wanted))
+                    } else {
+                        encode(source, planned.scheme, start, &elements.values(wanted))
+                    }
+                })
+                .collect::<Result<_, PackError>>()?;
+            for block in blocks {
+                if let Some(entry) = entry.as_deref_mut() {
+                    entry.write_all(&block.data)?;
                 }
-            })
-            .collect::<Result<_, PackError>>()?;
-        for block in blocks {
-            if let Some(entry) = entry.as_deref_mut() {
-                entry.write_all(&block.data)?;
+                parts.iter_mut().zip(block.parts).for_each(|(part, bytes)| part.extend(bytes));
             }
-            parts.iter_mut().zip(block.parts).for_each(|(part, bytes)| part.extend(bytes));
+        }
+        drop(elements);
+        if let Some(tensor) = source.tensor {
+            checkpoint.release(tensor);
         }
     }
-    if !is_kept && matches!(planned.scheme, Scheme::Nf4Dq | Scheme::Fp4Dq) {
+    if !is_kept && planned.scheme.has_nested_scales() {
         let absmax: Vec<f32> = parts[0].as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
         let nested = NestedAbsmax::quantize(&absmax);
         let tables = nested_tables(&nested);
         parts = [vec![nested.codes], tables.into()].concat();
     }
-    drop(elements);
-    checkpoint.release(tensor);
     Ok(names.into_iter().map(|part| part.name).zip(parts).collect())
 }
 
 /// Encodes some rows of a parameter, the first of which is row `start`. A scheme with double quantization gets its absmax
 /// as it is: that needs all rows.
-fn encode(planned: &Planned<'_>, start: usize, values: &ndarray::Array2<f32>) -> Result<Block, PackError> {
-    let name = planned.name();
-    let columns = planned.matrix_shape()[1];
-    let place = |index: usize| match *planned.tensor.parameter.shape {
+fn encode(
+    source: &Matched<'_>,
+    scheme: Scheme,
+    start: usize,
+    values: &ndarray::Array2<f32>,
+) -> Result<Block, PackError> {
+    let name = &source.parameter.name;
+    let columns = source.matrix_shape()[1];
+    let place = |index: usize| match *source.parameter.shape {
         [_, columns] => format!("row {}, column {}", start + index / columns, index % columns),
         _ => format!("element {index}"),
     };
@@ -450,7 +513,7 @@ fn encode(planned: &Planned<'_>, start: usize, values: &ndarray::Array2<f32>) ->
                 let problem = format!(
                     "{} holds {value}, which {} rounds to infinity; keep this tensor in f32",
                     place(index),
-                    planned.scheme
+                    scheme
                 );
                 return Err(PackError::Tensor { name: name.to_owned(), problem });
             }
@@ -475,7 +538,7 @@ fn encode(planned: &Planned<'_>, start: usize, values: &ndarray::Array2<f32>) ->
     };
     let flat = values.as_slice().expect("rows side by side");
     let halves = |scales: &[f16]| scales.iter().flat_map(|scale| scale.to_le_bytes()).collect();
-    match planned.scheme {
+    match scheme {
         Scheme::F32 => Ok(Block { data: le_bytes(flat), parts: Vec::new() }),
         Scheme::F16 => narrow(&|v| (f16::from_f32(v).to_le_bytes(), f16::from_f32(v).is_finite())),
         Scheme::Bf16 => narrow(&|v| (bf16::from_f32(v).to_le_bytes(), bf16::from_f32(v).is_finite())),
@@ -494,7 +557,7 @@ fn encode(planned: &Planned<'_>, start: usize, values: &ndarray::Array2<f32>) ->
             Ok(Block { data: quantized.codes, parts: vec![halves(&quantized.scales)] })
         }
         Scheme::Nf4 | Scheme::Nf4Dq | Scheme::Fp4 | Scheme::Fp4Dq => {
-            let is_nf4 = matches!(planned.scheme, Scheme::Nf4 | Scheme::Nf4Dq);
+            let is_nf4 = matches!(scheme, Scheme::Nf4 | Scheme::Nf4Dq);
             let kind = if is_nf4 { FourBit::Nf4 } else { FourBit::Fp4 };
             let quantized = quantize_four_bit(flat, kind).map_err(failed)?;
             Ok(Block { data: quantized.codes, parts: vec![le_bytes(&quantized.absmax)] })
@@ -510,8 +573,8 @@ fn report(
     file_bytes: u64,
 ) -> PackReport {
     let mut schemes = BTreeMap::new();
-    for planned in plan {
-        let count: usize = planned.tensor.parameter.shape.iter().product();
+    for planned in plan.iter().filter(|planned| !matches!(planned.parameter.origin, Origin::Constant(_))) {
+        let count: usize = planned.parameter.shape.iter().product();
         *schemes.entry(planned.scheme.name()).or_default() += count as u64;
     }
     let parameters: u64 = schemes.values().sum();

@@ -130,11 +130,14 @@ fn named_model(json: &[u8]) -> Option<String> {
     Some(name.rsplit('/').next().unwrap_or(name).to_owned())
 }
 
+/// The family that the proof of concept packed.
+const MODEL_TYPE: &str = "gpt2";
+
 /// A configuration by the shapes of the tensors, for the sizes of GPT-2, whose heads are 64 wide and whose other settings
 /// are transformers' defaults.
 fn configuration(path: &Path, model: &str, weights: &Path) -> Result<Vec<u8>, PackError> {
-    if !model.starts_with(aibit_gpt2::MODEL_TYPE) {
-        return Err(PackError::Architecture { found: model.to_owned(), supported: aibit_gpt2::MODEL_TYPE });
+    if !model.starts_with(MODEL_TYPE) {
+        return Err(PackError::Architecture { found: model.to_owned(), supported: MODEL_TYPE.into() });
     }
     let checkpoint = Checkpoint::open(&[weights.to_owned()])?;
     let shape = |name: &str| {
@@ -154,7 +157,7 @@ fn configuration(path: &Path, model: &str, weights: &Path) -> Result<Vec<u8>, Pa
     let layers = (0..).take_while(|i| shape(&format!("h.{i}.attn.c_attn.weight")).is_ok()).count();
     let is_quantized = checkpoint.tensors().values().any(|tensor| tensor.dtype == TensorDtype::I8);
     let mut config = json!({
-        "model_type": aibit_gpt2::MODEL_TYPE,
+        "model_type": MODEL_TYPE,
         "vocab_size": vocabulary,
         "n_positions": context,
         "n_embd": width,

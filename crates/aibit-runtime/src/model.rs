@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use aibit_format::{Archive, Dtype, FormatError, Manifest, Part, Scheme, Weights, entry_names};
-use aibit_graph::{ActivationFunction, Graph, Op, ValueId};
+use aibit_graph::{ActivationFunction, Graph, Op, RopePairing, ValueId};
 use aibit_kernels::{
     Activation, ActivationPrecision, BlockMatrix, BlockScales, FloatMatrix, FourBit, Int8Rowwise, Isa,
+    RopeShape,
 };
 use half::{bf16, f16};
 use tracing::info_span;
@@ -25,6 +26,8 @@ pub struct Model {
     graph: Graph,
     weights: Weights,
     pub(crate) steps: Vec<Step>,
+    /// What the rotary embeddings of the graph turn by, each once.
+    pub(crate) rope_frequencies: Vec<Vector>,
     isa: Isa,
 }
 
@@ -58,6 +61,24 @@ pub(crate) enum Step {
         epsilon: f32,
         output: ValueId,
     },
+    RmsNorm {
+        input: ValueId,
+        weight: Vector,
+        epsilon: f32,
+        range: Option<[usize; 2]>,
+        output: ValueId,
+    },
+    Rope {
+        input: ValueId,
+        /// Index into [`Model::rope_frequencies`].
+        frequencies: usize,
+        shape: RopeShape,
+        output: ValueId,
+    },
+    Concat {
+        parts: Vec<ValueId>,
+        output: ValueId,
+    },
     Linear {
         input: ValueId,
         weight: Matrix,
@@ -68,6 +89,11 @@ pub(crate) enum Step {
         output: ValueId,
     },
     Activation {
+        input: ValueId,
+        function: Activation,
+        output: ValueId,
+    },
+    GatedActivation {
         input: ValueId,
         function: Activation,
         output: ValueId,
@@ -176,9 +202,18 @@ impl Model {
         info_span!("validate graph")
             .in_scope(|| graph.validate(|name| shapes.get(name).map(Vec::as_slice)))?;
         let _span = info_span!("bind tensors").entered();
-        let binder = Binder { weights: &weights, manifest };
+        let mut binder = Binder { weights: &weights, manifest, graph: &graph, frequencies: HashMap::new() };
+        let mut rope_frequencies = Vec::new();
+        for op in &graph.nodes {
+            if let Op::Rope { frequencies, .. } = op
+                && !binder.frequencies.contains_key(frequencies.as_str())
+            {
+                binder.frequencies.insert(frequencies, rope_frequencies.len());
+                rope_frequencies.push(binder.vector(frequencies)?);
+            }
+        }
         let steps = graph.nodes.iter().map(|op| binder.bind(op)).collect::<Result<_, _>>()?;
-        Ok(Self { graph, weights, steps, isa })
+        Ok(Self { graph, weights, steps, rope_frequencies, isa })
     }
 
     /// The graph that is executed.
@@ -269,6 +304,9 @@ fn elements<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(data: &[u8]) -> Cow
 struct Binder<'a> {
     weights: &'a Weights,
     manifest: &'a Manifest,
+    graph: &'a Graph,
+    /// Indices into [`Model::rope_frequencies`] by name.
+    frequencies: HashMap<&'a str, usize>,
 }
 
 impl Binder<'_> {
@@ -286,6 +324,17 @@ impl Binder<'_> {
                 epsilon,
                 output,
             },
+            Op::RmsNorm { input, ref weight, epsilon, range, output } => {
+                Step::RmsNorm { input, weight: self.vector(weight)?, epsilon, range, output }
+            }
+            Op::Rope { input, ref frequencies, heads, head_dim, pairing, output } => {
+                let frequencies = self.frequencies[frequencies.as_str()];
+                let width = self.graph.values[input].width;
+                let is_adjacent = pairing == RopePairing::Adjacent;
+                let shape = RopeShape { width, heads, head_dim, is_adjacent };
+                Step::Rope { input, frequencies, shape, output }
+            }
+            Op::Concat { ref parts, output } => Step::Concat { parts: parts.clone(), output },
             Op::Linear {
                 input,
                 ref weight,
@@ -306,6 +355,9 @@ impl Binder<'_> {
             },
             Op::Activation { input, function, output } => {
                 Step::Activation { input, function: kernel_of(function), output }
+            }
+            Op::GatedActivation { input, function, output } => {
+                Step::GatedActivation { input, function: kernel_of(function), output }
             }
             Op::Attention { qkv, slot, n_head, scale, output } => {
                 Step::Attention { qkv, slot, n_head, scale, output }

@@ -6,9 +6,10 @@ use std::str::FromStr;
 
 use aibit_graph::{KvPrecision, KvSlot, ValueId};
 use aibit_kernels::{
-    ActivationDtype, ActivationPrecision, AttentionShape, Epilogue, Int8Kv, Isa, QuantizedRows, activate,
-    add, add_assign, attention, attention_int8, embed_blocks, embed_float, embed_int8, layer_norm,
-    linear_blocks, linear_float, linear_int8, linear_llm_int8, quantize_rows, store_kv, store_kv_int8,
+    ActivationDtype, ActivationPrecision, AttentionShape, Epilogue, Int8Kv, Isa, QuantizedRows, RopeTable,
+    activate, add, add_assign, attention, attention_int8, embed_blocks, embed_float, embed_int8,
+    gated_activation, layer_norm, linear_blocks, linear_float, linear_int8, linear_llm_int8, quantize_rows,
+    rms_norm, rms_norm_runs, rope, store_kv, store_kv_int8,
 };
 use half::f16;
 use memmap2::MmapMut;
@@ -228,6 +229,8 @@ pub struct Session<'m> {
     /// Tokens of the last pass, whose final values lie in the arena.
     tokens: usize,
     quantized: QuantizedRows,
+    /// One for each of [`Model::rope_frequencies`], for the positions of the last pass.
+    rope_tables: Vec<RopeTable>,
     logits: Vec<f32>,
 }
 
@@ -245,6 +248,7 @@ impl<'m> Session<'m> {
             arena: Zeroed::new::<f32>(1, "intermediate results")?,
             tokens: 0,
             quantized: QuantizedRows::default(),
+            rope_tables: model.rope_frequencies.iter().map(|_| RopeTable::default()).collect(),
             logits: Vec::new(),
         })
     }
@@ -336,6 +340,9 @@ impl<'m> Session<'m> {
         let m = ids.len();
         let past = self.kv.len;
         self.tokens = m;
+        for (table, frequencies) in self.rope_tables.iter_mut().zip(&model.rope_frequencies) {
+            table.fill(model.vector(frequencies), past, m);
+        }
         let arena = self.arena.as_mut::<f32>();
         for step in &model.steps {
             match step {
@@ -353,12 +360,40 @@ impl<'m> Session<'m> {
                     let weight = model.vector(weight);
                     layer_norm(model.isa(), x, weight.len(), weight, bias, *epsilon, y);
                 }
+                Step::RmsNorm { input, weight, epsilon, range: None, output } => {
+                    let [x, y] = disjoint(arena, model, [*input, *output], m);
+                    let (weight, width) = (model.vector(weight), model.graph().values[*input].width);
+                    if weight.len() == width {
+                        rms_norm(model.isa(), x, weight, *epsilon, y);
+                    } else {
+                        y.copy_from_slice(x);
+                        rms_norm_runs(model.isa(), y, width, 0..width, weight, *epsilon);
+                    }
+                }
+                Step::RmsNorm { input, weight, epsilon, range: Some([start, end]), output } => {
+                    let y = in_place(arena, model, *input, *output, m);
+                    let width = model.graph().values[*input].width;
+                    rms_norm_runs(model.isa(), y, width, *start..*end, model.vector(weight), *epsilon);
+                }
+                Step::Rope { input, frequencies, shape, output } => {
+                    let y = in_place(arena, model, *input, *output, m);
+                    rope(model.isa(), *shape, &self.rope_tables[*frequencies], y);
+                }
+                Step::Concat { parts, output } => {
+                    let (to, width) = (model.arena_range(*output, m), model.graph().values[*output].width);
+                    let mut column = 0;
+                    for part in parts {
+                        let (from, part) = (model.arena_range(*part, m), model.graph().values[*part].width);
+                        for row in 0..m {
+                            let start = from.start + row * part;
+                            arena.copy_within(start..start + part, to.start + row * width + column);
+                        }
+                        column += part;
+                    }
+                }
                 Step::Linear { input, weight, bias, activations, function, residual, output } => {
                     if let Some(residual) = residual {
-                        let (from, to) = (model.arena_range(*residual, m), model.arena_range(*output, m));
-                        if from != to {
-                            arena.copy_within(from, to.start);
-                        }
+                        in_place(arena, model, *residual, *output, m);
                     }
                     let [x, y] = disjoint(arena, model, [*input, *output], m);
                     let bias = bias.as_ref().map(|bias| model.vector(bias));
@@ -366,11 +401,11 @@ impl<'m> Session<'m> {
                     linear(model, self.profile, x, weight, &epilogue, *activations, &mut self.quantized, y);
                 }
                 Step::Activation { input, function, output } => {
-                    let (from, to) = (model.arena_range(*input, m), model.arena_range(*output, m));
-                    if from != to {
-                        arena.copy_within(from, to.start);
-                    }
-                    activate(model.isa(), *function, &mut arena[to]);
+                    activate(model.isa(), *function, in_place(arena, model, *input, *output, m));
+                }
+                Step::GatedActivation { input, function, output } => {
+                    let [x, y] = disjoint(arena, model, [*input, *output], m);
+                    gated_activation(model.isa(), *function, x, model.graph().values[*output].width, y);
                 }
                 Step::Attention { qkv, slot, n_head, scale, output } => {
                     let kv = model.graph().kv_slots[*slot];
@@ -413,6 +448,21 @@ fn add_values(model: &Model, arena: &mut [f32], a: ValueId, b: ValueId, output: 
         let [a, b, y] = disjoint(arena, model, [a, b, output], m);
         add(model.isa(), a, b, y);
     }
+}
+
+/// The arena's part of `output`, which holds what `input` does.
+fn in_place<'a>(
+    arena: &'a mut [f32],
+    model: &Model,
+    input: ValueId,
+    output: ValueId,
+    tokens: usize,
+) -> &'a mut [f32] {
+    let (from, to) = (model.arena_range(input, tokens), model.arena_range(output, tokens));
+    if from != to {
+        arena.copy_within(from, to.start);
+    }
+    &mut arena[to]
 }
 
 /// The arena's parts of values that a valid plan keeps apart.

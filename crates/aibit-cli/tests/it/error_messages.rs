@@ -185,7 +185,7 @@ fn a_tokenizer_that_is_not_one() {
 
 #[test]
 fn another_architecture() {
-    assert_snapshot!(pack(&Tiny::new().with_config("model_type", json!("llama")), &[]), @r#"error: the model is of the family "llama", which is not supported yet; supported are gpt2"#);
+    assert_snapshot!(pack(&Tiny::new().with_config("model_type", json!("bert")), &[]), @r#"error: the model is of the family "bert", which is not supported yet; supported are gpt2, llama, mistral, qwen2, qwen3"#);
 }
 
 #[test]

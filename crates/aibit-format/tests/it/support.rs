@@ -107,7 +107,12 @@ pub(crate) fn media_type(name: &str) -> &'static str {
 }
 
 pub(crate) fn record(scheme: Scheme) -> TensorRecord {
-    TensorRecord { scheme, source_dtype: "F32".to_owned(), transposed: scheme == Scheme::Int8 }
+    TensorRecord {
+        scheme,
+        source_dtype: "F32".to_owned(),
+        transposed: scheme == Scheme::Int8,
+        joined: Vec::new(),
+    }
 }
 
 /// A manifest without tensors or entries.

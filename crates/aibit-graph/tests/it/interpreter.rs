@@ -1,6 +1,6 @@
 //! The meaning of a graph, in the plainest form: f32, one buffer per value, one loop per op, no plan.
 
-use aibit_graph::{ActivationFunction, Graph, Op, ValueId};
+use aibit_graph::{ActivationFunction, Graph, Op, RopePairing, ValueId};
 
 use crate::support::Shapes;
 
@@ -34,6 +34,50 @@ pub(crate) fn last_logits(graph: &Graph, shapes: &Shapes, ids: &[usize]) -> Vec<
                     }
                 }
                 (*output, result)
+            }
+            Op::RmsNorm { input, weight, epsilon, range, output } => {
+                let weight = tensor(weight);
+                let [start, end] = range.unwrap_or([0, width(*input)]);
+                let mut result = values[*input].clone();
+                for x in result.chunks_mut(width(*input)) {
+                    for run in x[start..end].chunks_mut(weight.len()) {
+                        let mean = run.iter().map(|x| x.powi(2)).sum::<f32>() / run.len() as f32;
+                        run.iter_mut().zip(&weight).for_each(|(x, w)| *x *= w / (mean + epsilon).sqrt());
+                    }
+                }
+                (*output, result)
+            }
+            Op::Rope { input, frequencies, heads, head_dim, pairing, output } => {
+                let frequencies = tensor(frequencies);
+                let mut result = values[*input].clone();
+                for (position, x) in result.chunks_mut(width(*input)).enumerate() {
+                    for head in x.chunks_mut(*head_dim).take(*heads) {
+                        for (pair, frequency) in frequencies.iter().enumerate() {
+                            let (a, b) = match pairing {
+                                RopePairing::Half => (pair, pair + frequencies.len()),
+                                RopePairing::Adjacent => (2 * pair, 2 * pair + 1),
+                            };
+                            let (sin, cos) = (position as f32 * frequency).sin_cos();
+                            (head[a], head[b]) =
+                                (head[a] * cos - head[b] * sin, head[b] * cos + head[a] * sin);
+                        }
+                    }
+                }
+                (*output, result)
+            }
+            Op::Concat { parts, output } => {
+                let row = |t: usize| {
+                    let part = |part: &ValueId| values[*part][t * width(*part)..][..width(*part)].to_vec();
+                    parts.iter().flat_map(part).collect::<Vec<_>>()
+                };
+                (*output, (0..m).flat_map(row).collect())
+            }
+            Op::GatedActivation { input, function, output } => {
+                let gate = |x: &[f32]| {
+                    let (gates, gated) = x.split_at(x.len() / 2);
+                    gates.iter().zip(gated).map(|(g, x)| apply(*function, *g) * x).collect::<Vec<_>>()
+                };
+                (*output, values[*input].chunks(width(*input)).flat_map(gate).collect())
             }
             Op::Linear { input, weight, bias, function, residual, output, .. } => {
                 let mut y = product(&values[*input], width(*input), &tensor(weight));
@@ -101,6 +145,7 @@ fn apply(function: ActivationFunction, x: f32) -> f32 {
             0.5 * x * (1.0 + ((2.0 / std::f32::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh())
         }
         ActivationFunction::Relu => x.max(0.0),
+        ActivationFunction::Silu => x / (1.0 + (-x).exp()),
         other => panic!("no test here uses {other:?}"),
     }
 }

@@ -1,98 +1,27 @@
 //! Packed models against transformers and bitsandbytes: `fixtures/golden/tiny-gpt2` (random weights, logits of
 //! every pipeline) and `fixtures/aibit-small-gpt2` (trained). Tolerances are those of the golden README.
 
-use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use aibit_families::Family;
 use aibit_format::{Archive, Dtype, Scheme, entry_names};
-use aibit_gpt2::{Gpt2Config, describe};
 use aibit_graph::{Graph, KvPrecision, Op};
 use aibit_kernels::Isa;
-use aibit_pack::{ModelSource, PackOptions, Preset, pack};
-use aibit_runtime::sampler::SamplerOptions;
-use aibit_runtime::{GenerateOptions, Model, Profile, Session, Tokenizer, generate};
+use aibit_pack::Preset;
+use aibit_runtime::{Model, Profile, Session, Tokenizer};
 use safetensors::SafeTensors;
 use tempfile::TempDir;
 
-fn fixture(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(path)
-}
+use crate::support::{Golden, all_logits, fixture, gathered, greedy, largest_difference, packed};
 
 /// The tiny model's files, which lie apart, in one folder.
 fn tiny(weights: &str) -> TempDir {
-    let folder = tempfile::tempdir().expect("temporary folder");
-    for from in [format!("golden/tiny-gpt2/{weights}"), "golden/tiny-gpt2/tokenizer".into()] {
-        for file in std::fs::read_dir(fixture(&from)).expect("fixture") {
-            let file = file.expect("file").path();
-            std::fs::copy(&file, folder.path().join(file.file_name().expect("name"))).expect("copy");
-        }
-    }
-    folder
-}
-
-fn packed(folder: &Path, preset: impl Into<Option<Preset>>) -> (TempDir, Archive) {
-    let out = tempfile::tempdir().expect("temporary folder");
-    let target = out.path().join("model.aibit");
-    let source = ModelSource::open(folder).expect("a model");
-    pack(&source, &target, &PackOptions { preset: preset.into(), ..PackOptions::default() }, &())
-        .expect("packed");
-    let archive = Archive::open(&target).expect("opened");
-    (out, archive)
-}
-
-struct Golden(Vec<u8>);
-
-impl Golden {
-    fn load() -> Self {
-        Self(std::fs::read(fixture("golden/tiny-gpt2/expected.safetensors")).expect("golden file"))
-    }
-
-    fn bytes(&self, name: &str) -> Vec<u8> {
-        let file = SafeTensors::deserialize(&self.0).expect("golden file");
-        file.tensor(name).expect("golden tensor").data().to_vec()
-    }
-
-    fn ids(&self, name: &str) -> Vec<u32> {
-        self.bytes(name).as_chunks().0.iter().map(|b| i64::from_le_bytes(*b) as u32).collect()
-    }
-
-    fn f32s(&self, name: &str) -> Vec<f64> {
-        self.bytes(name).as_chunks().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect()
-    }
-
-    fn f64s(&self, name: &str) -> Vec<f64> {
-        self.bytes(name).as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)).collect()
-    }
-}
-
-fn all_logits(model: &Model, profile: Profile, ids: &[u32]) -> Vec<f32> {
-    let mut all = Vec::new();
-    let mut session = Session::new(model, profile, ids.len()).expect("memory");
-    session.append_all(ids, |_, logits| all.extend_from_slice(logits)).expect("logits");
-    all
-}
-
-fn greedy(model: &Model, tokenizer: &Tokenizer, profile: Profile, prompt: &[u32], n: usize) -> Vec<u32> {
-    let options = GenerateOptions {
-        max_tokens: Some(n),
-        sampler: SamplerOptions::greedy(),
-        stop_ids: Vec::new(),
-        stop_strings: Vec::new(),
-    };
-    let mut session = Session::new(model, profile, usize::MAX).expect("memory");
-    generate(&mut session, tokenizer, prompt, &options, &mut |_| ControlFlow::Continue(()))
-        .expect("generated")
-        .ids
-}
-
-fn largest_difference(found: &[f32], expected: &[f64]) -> f64 {
-    assert_eq!(found.len(), expected.len());
-    found.iter().zip(expected).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max)
+    gathered(&[&format!("tiny-gpt2/{weights}"), "tiny-gpt2/tokenizer"])
 }
 
 #[test]
 fn tiny_f32_gives_the_logits_and_ids_of_transformers() {
-    let (folder, golden) = (tiny("fp32"), Golden::load());
+    let (folder, golden) = (tiny("fp32"), Golden::load("tiny-gpt2"));
     let (_out, archive) = packed(folder.path(), Preset::F32);
     let (model, tokenizer) =
         (Model::load(&archive).expect("model"), Tokenizer::load(&archive).expect("tokenizer"));
@@ -106,7 +35,7 @@ fn tiny_f32_gives_the_logits_and_ids_of_transformers() {
 
 #[test]
 fn tiny_bnb_int8_in_exact_gives_the_logits_and_ids_of_bitsandbytes() {
-    let (folder, golden) = (tiny("fp32"), Golden::load());
+    let (folder, golden) = (tiny("fp32"), Golden::load("tiny-gpt2"));
     let (_out, archive) = packed(folder.path(), Preset::BnbInt8);
     let (model, tokenizer) =
         (Model::load(&archive).expect("model"), Tokenizer::load(&archive).expect("tokenizer"));
@@ -120,7 +49,7 @@ fn tiny_bnb_int8_in_exact_gives_the_logits_and_ids_of_bitsandbytes() {
 
 #[test]
 fn tiny_bnb_int8_without_outliers_gives_the_logits_of_threshold_zero() {
-    let (folder, golden) = (tiny("fp32"), Golden::load());
+    let (folder, golden) = (tiny("fp32"), Golden::load("tiny-gpt2"));
     let (_out, archive) = packed(folder.path(), Preset::BnbInt8);
     let tokenizer = Tokenizer::load(&archive).expect("tokenizer");
     let mut graph = graph(&archive);
@@ -144,7 +73,7 @@ fn graph(archive: &Archive) -> Graph {
 /// Weights in F32 are multiplied alike in every profile, so what differs is the cache.
 #[test]
 fn the_preset_sets_the_precision_of_the_cache_and_profiles_follow_it() {
-    let (folder, ids) = (tiny("fp32"), Golden::load().ids("input_ids"));
+    let (folder, ids) = (tiny("fp32"), Golden::load("tiny-gpt2").ids("input_ids"));
     for (preset, precision) in [
         (Preset::Int8, KvPrecision::Int8),
         (Preset::BnbInt8, KvPrecision::F32),
@@ -175,12 +104,12 @@ fn the_preset_sets_the_precision_of_the_cache_and_profiles_follow_it() {
 
 #[test]
 fn the_stored_graph_is_fused_and_gives_the_bits_of_the_plain_one() {
-    let (folder, golden) = (tiny("fp32"), Golden::load());
+    let (folder, golden) = (tiny("fp32"), Golden::load("tiny-gpt2"));
     let prompt = golden.ids("input_ids");
     for preset in [Preset::Int8, Preset::BnbInt8, Preset::F32] {
         let (_out, archive) = packed(folder.path(), preset);
-        let config = Gpt2Config::from_json(archive.entry(entry_names::CONFIG).expect("config").data);
-        let mut plain = describe(&config.expect("config")).graph;
+        let config = archive.entry(entry_names::CONFIG).expect("config").data;
+        let mut plain = Family::Gpt2.describe(config).expect("config").graph;
         let stored = Model::load(&archive).expect("model");
         assert!(stored.graph().nodes.len() < plain.nodes.len());
         plain.kv_slots.clone_from(&stored.graph().kv_slots);
@@ -215,7 +144,7 @@ fn packed_codes_are_those_that_bitsandbytes_saved() {
 /// The checkpoints that bitsandbytes saved, taken over as they are: its own logits, and its own ids.
 #[test]
 fn quantized_checkpoints_give_the_logits_and_ids_of_their_maker() {
-    let golden = Golden::load();
+    let golden = Golden::load("tiny-gpt2");
     let prompt = golden.ids("input_ids");
     let check = |folder: &Path, profile: Profile, name: &str, tolerance: f64| {
         let (_out, archive) = packed(folder, None);
@@ -256,7 +185,7 @@ fn quantized_checkpoints_give_the_logits_and_ids_of_their_maker() {
 
 #[test]
 fn a_threshold_of_zero_is_taken_from_the_checkpoint() {
-    let (folder, golden) = (tiny("int8"), Golden::load());
+    let (folder, golden) = (tiny("int8"), Golden::load("tiny-gpt2"));
     let path = folder.path().join("config.json");
     let config = std::fs::read_to_string(&path).expect("config");
     assert!(config.contains("\"llm_int8_threshold\": 6.0"));

@@ -363,7 +363,12 @@ fn the_header_says_what_is_wrong() {
 /// Writes a package with nothing to run but its tokenizer.
 fn archive(path: &Path, compiled: Option<&[u8]>) -> Archive {
     let layout = WeightsLayout::new(&[("w".to_owned(), Dtype::F32, vec![1])]).expect("a layout");
-    let tensor = TensorRecord { scheme: Scheme::F32, source_dtype: "F32".to_owned(), transposed: false };
+    let tensor = TensorRecord {
+        scheme: Scheme::F32,
+        source_dtype: "F32".to_owned(),
+        transposed: false,
+        joined: Vec::new(),
+    };
     let manifest = Manifest {
         format: "aibit".to_owned(),
         version: FORMAT_VERSION,

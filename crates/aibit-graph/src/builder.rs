@@ -1,0 +1,136 @@
+//! Building a graph node by node, with the parameters that it needs.
+
+use crate::{
+    ActivationPrecision, BufferPlan, Graph, KvSlot, ModelDescription, Op, Origin, Parameter, Role, Value,
+    ValueId,
+};
+
+/// Activation magnitude from which LLM.int8() computes in floating point (Dettmers et al. 2022, §3.2).
+const OUTLIER_THRESHOLD: f32 = 6.0;
+
+/// Collects the nodes, values and parameters of a model in the order of execution.
+#[derive(Debug, Default)]
+pub struct GraphBuilder {
+    values: Vec<Value>,
+    nodes: Vec<Op>,
+    kv_slots: Vec<KvSlot>,
+    parameters: Vec<Parameter>,
+}
+
+/// A linear layer to be built.
+#[derive(Debug, Clone, Copy)]
+pub struct LinearLayer<'a> {
+    /// The module's name: its weight is `{name}.weight`, its bias `{name}.bias`.
+    pub name: &'a str,
+    /// What it reads.
+    pub input: ValueId,
+    /// Width of its output.
+    pub out_features: usize,
+    /// Whether it has a bias.
+    pub has_bias: bool,
+    /// How checkpoints store its weight.
+    pub is_transposed: bool,
+    /// How it takes its input where its weight is quantized.
+    pub activations: ActivationPrecision,
+}
+
+impl GraphBuilder {
+    /// A new value of `width` elements per token.
+    pub fn value(&mut self, name: &str, width: usize) -> ValueId {
+        self.values.push(Value { name: name.to_owned(), width });
+        self.values.len() - 1
+    }
+
+    /// Elements per token of a value.
+    pub fn width(&self, value: ValueId) -> usize {
+        self.values[value].width
+    }
+
+    /// A new parameter; its name.
+    pub fn parameter(&mut self, name: &str, shape: &[usize], role: Role, origin: Origin) -> String {
+        let (name, shape) = (name.to_owned(), shape.to_vec());
+        self.parameters.push(Parameter { name: name.clone(), shape, role, origin });
+        name
+    }
+
+    /// A new matrix that checkpoints have as it is; its name.
+    pub fn matrix(&mut self, name: &str, shape: [usize; 2], role: Role) -> String {
+        self.parameter(name, &shape, role, Origin::Canonical)
+    }
+
+    /// A new vector that checkpoints have; its name.
+    pub fn vector(&mut self, name: &str, width: usize) -> String {
+        self.parameter(name, &[width], Role::Vector, Origin::Canonical)
+    }
+
+    /// Appends a node.
+    pub fn push(&mut self, op: Op) {
+        self.nodes.push(op);
+    }
+
+    /// Appends the sum of two values.
+    pub fn add(&mut self, name: &str, a: ValueId, b: ValueId) -> ValueId {
+        let output = self.value(name, self.width(a));
+        self.push(Op::Add { a, b, output });
+        output
+    }
+
+    /// Appends a linear layer with its parameters.
+    pub fn linear(&mut self, layer: LinearLayer<'_>) -> ValueId {
+        let LinearLayer { name, input, out_features, has_bias, is_transposed, activations } = layer;
+        let shape = [out_features, self.width(input)];
+        let origin = if is_transposed { Origin::Transposed } else { Origin::Canonical };
+        let weight = self.parameter(&format!("{name}.weight"), &shape, Role::Linear, origin);
+        let bias = has_bias.then(|| self.vector(&format!("{name}.bias"), out_features));
+        let output = self.value(name, out_features);
+        self.push(Op::Linear {
+            input,
+            weight,
+            bias,
+            activations,
+            outlier_threshold: Some(OUTLIER_THRESHOLD),
+            function: None,
+            residual: None,
+            output,
+        });
+        output
+    }
+
+    /// A new slot for keys and values; its index.
+    pub fn kv_slot(&mut self, slot: KvSlot) -> usize {
+        self.kv_slots.push(slot);
+        self.kv_slots.len() - 1
+    }
+
+    /// Appends the head, which ends every graph. It multiplies by `head`, or by the table `embedding` where that serves
+    /// as the head too, which checkpoints may call `head` as well.
+    pub fn finish(
+        mut self,
+        architecture: &'static str,
+        [context, vocabulary]: [usize; 2],
+        input: ValueId,
+        head: &str,
+        tied_to: Option<String>,
+    ) -> ModelDescription {
+        let mut tied = Vec::new();
+        let weight = match tied_to {
+            Some(embedding) => {
+                tied.push((head.to_owned(), embedding.clone()));
+                embedding
+            }
+            None => self.matrix(head, [vocabulary, self.width(input)], Role::Head),
+        };
+        self.push(Op::Logits {
+            input,
+            weight,
+            // One token of a prompt needs logits, and one token waits for memory: the second byte costs next to nothing.
+            activations: ActivationPrecision::Int8x2,
+            outlier_threshold: None,
+        });
+        let Self { values, nodes, kv_slots, parameters } = self;
+        let plan = BufferPlan::default();
+        let mut graph = Graph { version: Graph::VERSION, context, vocabulary, values, kv_slots, nodes, plan };
+        graph.plan_buffers();
+        ModelDescription { architecture, graph, parameters, tied }
+    }
+}

@@ -1,0 +1,29 @@
+//! Names of tensors in checkpoints of the family.
+
+use aibit_graph::CheckpointName;
+
+/// Maps a checkpoint's tensor name to the canonical one.
+///
+/// Checkpoints of the model without its head leave out the `model.` prefix; canonical names have it. `inv_freq`, the
+/// frequencies of the rotary embedding that old checkpoints carry, follows from the configuration.
+pub fn checkpoint_name(name: &str) -> CheckpointName {
+    if name.ends_with("rotary_emb.inv_freq") {
+        return CheckpointName::Buffer;
+    }
+    let has_prefix = name.starts_with("model.") || name.starts_with("lm_head.");
+    CheckpointName::Parameter(if has_prefix { name.to_owned() } else { format!("model.{name}") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_prefix_is_restored_and_frequencies_are_told_apart() {
+        let parameter = |name: &str| CheckpointName::Parameter(name.to_owned());
+        assert_eq!(checkpoint_name("norm.weight"), parameter("model.norm.weight"));
+        assert_eq!(checkpoint_name("model.norm.weight"), parameter("model.norm.weight"));
+        assert_eq!(checkpoint_name("lm_head.weight"), parameter("lm_head.weight"));
+        assert_eq!(checkpoint_name("model.layers.0.self_attn.rotary_emb.inv_freq"), CheckpointName::Buffer);
+    }
+}
