@@ -19,6 +19,15 @@ pub(super) fn byte_of(c: char) -> Option<u8> {
     }
 }
 
+/// The characters of the alphabet, by the byte that they stand for.
+pub(super) fn characters() -> [char; 256] {
+    let mut characters = ['\0'; 256];
+    for (byte, c) in ('\0'..='\u{143}').filter_map(|c| Some((byte_of(c)?, c))) {
+        characters[usize::from(byte)] = c;
+    }
+    characters
+}
+
 /// The bytes that a token stands for; `None` if a character is not of the alphabet.
 pub(super) fn bytes_of(token: &str) -> Option<Vec<u8>> {
     token.chars().map(byte_of).collect()

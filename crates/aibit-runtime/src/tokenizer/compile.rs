@@ -4,17 +4,23 @@ use std::collections::{BTreeSet, HashMap};
 
 use serde::Deserialize;
 use tokenizers::models::bpe::BPE;
-use tokenizers::{AddedToken, DecoderWrapper, ModelWrapper, PostProcessorWrapper, PreTokenizerWrapper};
+use tokenizers::pre_tokenizers::split::SplitPattern;
+use tokenizers::{
+    AddedToken, DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
+    SplitDelimiterBehavior,
+};
 
 use super::byte_alphabet;
-use super::layout::{self, Counts, MAX_IDS, MAX_PROBES, NONE};
+use super::compiled::composed;
+use super::layout::{self, Header, MAX_IDS, MAX_PROBES, NONE, Steps};
 use super::merge::{EMPTY_SLOT, MergeTable, Merger, SLOT_BYTES, first_slot};
+use super::pretokenize::Splitting;
 use crate::RuntimeError;
 
 /// Compiles `tokenizer.json` into a form that is used where it lies, the same bytes for the same tokenizer.
 ///
-/// `None` for what the form cannot express: anything but byte-level BPE with GPT-2's pre-tokenization, without
-/// normalizer, and with added tokens that are searched for as they are written.
+/// `None` for what the form cannot express: anything but byte-level BPE with one of the pre-tokenizations that are
+/// known, without normalizer or with NFC, and with added tokens that are searched for as they are written.
 ///
 /// # Errors
 /// [`RuntimeError::Tokenizer`] for a malformed file.
@@ -26,6 +32,7 @@ pub fn compile(tokenizer_json: &[u8]) -> Result<Option<Vec<u8>>, RuntimeError> {
 
 /// What is compiled.
 struct Vocabulary {
+    steps: Steps,
     /// The bytes of every id up to the largest; `None` where there is no token.
     tokens: Vec<Option<Vec<u8>>>,
     byte_ids: [u32; 256],
@@ -37,6 +44,8 @@ struct Vocabulary {
     added_second: Vec<u32>,
     /// Ascending.
     special: Vec<u32>,
+    /// The tokens that a piece can be before anything is merged, by id; `None` if pieces are always merged.
+    whole: Option<Vec<usize>>,
 }
 
 /// The part of `tokenizer.json` that the library reads but does not hand out.
@@ -78,12 +87,9 @@ impl Vocabulary {
         }
 
         let vocabulary = bpe.get_vocab();
-        let mut byte_ids = [NONE; 256];
-        for c in '\0'..='\u{143}' {
-            if let Some(byte) = byte_alphabet::byte_of(c) {
-                byte_ids[usize::from(byte)] = vocabulary.get(&c.to_string()).copied().unwrap_or(NONE);
-            }
-        }
+        let characters = byte_alphabet::characters();
+        let byte_ids = characters.map(|c| vocabulary.get(&c.to_string()).copied().unwrap_or(NONE));
+        let steps = steps(library, &removal(characters, byte_ids))?;
         if (bpe.unk_token.is_some() || bpe.byte_fallback) && byte_ids.contains(&NONE) {
             return None;
         }
@@ -97,8 +103,24 @@ impl Vocabulary {
         };
         let mut special: Vec<u32> = added.iter().filter(|(_, t)| t.special).map(|(&id, _)| id).collect();
         special.sort_unstable();
+        let is_composed =
+            |&id: &u32| added.get(&id).is_none_or(|t| composed(&t.content) == t.content.as_str());
+        let added_second: Vec<u32> = group(true);
+        if steps.composed && !added_second.iter().all(is_composed) {
+            return None;
+        }
+        let whole = if bpe.ignore_merges { Some(whole_tokens(&vocabulary, &tokens)?) } else { None };
         let merges = merges(json, &vocabulary)?;
-        Some(Self { tokens, byte_ids, merges, added_first: group(false), added_second: group(true), special })
+        Some(Self {
+            steps,
+            tokens,
+            byte_ids,
+            merges,
+            added_first: group(false),
+            added_second,
+            special,
+            whole,
+        })
     }
 
     fn compile(&self) -> Option<Vec<u8>> {
@@ -128,7 +150,7 @@ impl Vocabulary {
             .collect();
 
         let table = MergeTable { slots: &merge_slots, probes: merge_probes, id_limit };
-        let pieces = self.whole_pieces(table);
+        let pieces = self.whole.clone().unwrap_or_else(|| self.whole_pieces(table));
         let token = |id: usize| self.tokens[id].as_deref().unwrap_or_default();
         let place = |slots, id: usize| layout::first_piece_slot(token(id), slots);
         let (piece_slots, piece_probes) = hash_table(&pieces, place)?;
@@ -136,11 +158,10 @@ impl Vocabulary {
 
         let mut added = self.added_group(&self.added_first, 0);
         added.extend(self.added_group(&self.added_second, self.added_first.len()));
-        let counts = Counts {
+        let header = Header {
             id_limit,
-            merges: self.merges.len() as u32,
+            steps: self.steps,
             merge_probes,
-            pieces: pieces.len() as u32,
             piece_probes,
             longest_piece: pieces.iter().map(|&id| token(id).len()).max().unwrap_or(0) as u32,
             added_first: self.added_first.len() as u32,
@@ -154,7 +175,7 @@ impl Vocabulary {
             merge_slots.as_flattened(),
             &numbers(piece_slots),
         ];
-        Some(layout::write(counts, sections))
+        Some(layout::write(header, sections))
     }
 
     /// The tokens that their own bytes merge into, as ids.
@@ -194,18 +215,102 @@ impl Vocabulary {
 fn is_expressible(library: &tokenizers::Tokenizer, bpe: &BPE) -> bool {
     let is_empty = |affix: &Option<String>| affix.as_deref().unwrap_or_default().is_empty();
     let is_literal = |token: &AddedToken| !token.single_word && !token.lstrip && !token.rstrip;
-    library.get_normalizer().is_none()
-        && matches!(
-            library.get_pre_tokenizer(),
-            Some(PreTokenizerWrapper::ByteLevel(split)) if !split.add_prefix_space && split.use_regex
-        )
-        && matches!(library.get_post_processor(), None | Some(PostProcessorWrapper::ByteLevel(_)))
+    library.get_post_processor().is_none_or(keeps_ids)
         && matches!(library.get_decoder(), Some(DecoderWrapper::ByteLevel(_)))
         && bpe.dropout.is_none_or(|probability| probability == 0.0)
         && is_empty(&bpe.continuing_subword_prefix)
         && is_empty(&bpe.end_of_word_suffix)
-        && !bpe.ignore_merges
         && library.get_added_tokens_decoder().values().all(is_literal)
+}
+
+/// Whether a post-processor leaves the ids of a text alone when no special tokens are to be added.
+fn keeps_ids(post_processor: &PostProcessorWrapper) -> bool {
+    match post_processor {
+        PostProcessorWrapper::ByteLevel(_) => true,
+        PostProcessorWrapper::Sequence(steps) => steps.as_ref().iter().all(keeps_ids),
+        PostProcessorWrapper::Template(template) => {
+            let single = serde_json::to_value(&template.single).unwrap_or_default();
+            let mut texts = single.as_array().into_iter().flatten().filter_map(|piece| piece.get("Sequence"));
+            texts.next().is_some_and(|text| text["id"] == "A") && texts.next().is_none()
+        }
+        _ => false,
+    }
+}
+
+/// What is done to a text before merging; `None` for steps that the form does not have. `removal` is the expression
+/// of a step that takes out the bytes without a token.
+fn steps(library: &tokenizers::Tokenizer, removal: &str) -> Option<Steps> {
+    let composed = match library.get_normalizer() {
+        None => false,
+        Some(NormalizerWrapper::NFC(_)) => true,
+        Some(_) => return None,
+    };
+    let mut steps = Vec::new();
+    flatten(library.get_pre_tokenizer()?, &mut steps);
+    let separated = match steps.last()? {
+        PreTokenizerWrapper::Split(split) => {
+            let is_removal = split.behavior == SplitDelimiterBehavior::Removed
+                && !split.invert
+                && matches!(&split.pattern, SplitPattern::Regex(regex) if regex == removal);
+            if !is_removal {
+                return None;
+            }
+            steps.pop();
+            true
+        }
+        _ => false,
+    };
+    let splitting = match steps.as_slice() {
+        [PreTokenizerWrapper::ByteLevel(bytes)] if !bytes.add_prefix_space && bytes.use_regex => {
+            Splitting::Words
+        }
+        [PreTokenizerWrapper::Digits(digits), PreTokenizerWrapper::ByteLevel(bytes)]
+            if digits.individual_digits && !bytes.add_prefix_space && bytes.use_regex =>
+        {
+            Splitting::WordsBetweenDigits
+        }
+        [PreTokenizerWrapper::Split(split), PreTokenizerWrapper::ByteLevel(bytes)]
+            if split.behavior == SplitDelimiterBehavior::Isolated
+                && !split.invert
+                && !bytes.add_prefix_space
+                && !bytes.use_regex =>
+        {
+            let SplitPattern::Regex(expression) = &split.pattern else { return None };
+            Splitting::of_expression(expression)?
+        }
+        _ => return None,
+    };
+    Some(Steps { composed, splitting, separated })
+}
+
+fn flatten<'a>(step: &'a PreTokenizerWrapper, steps: &mut Vec<&'a PreTokenizerWrapper>) {
+    match step {
+        PreTokenizerWrapper::Sequence(parts) => parts.as_ref().iter().for_each(|part| flatten(part, steps)),
+        step => steps.push(step),
+    }
+}
+
+/// The expression that matches the bytes that texts can have but no token is, in the byte alphabet.
+fn removal(characters: [char; 256], byte_ids: [u32; 256]) -> String {
+    let in_utf8 = |byte: usize| !matches!(byte, 0xc0 | 0xc1 | 0xf5..);
+    let missing = (0..256).filter(|&byte| in_utf8(byte) && byte_ids[byte] == NONE);
+    let codes: String = missing.map(|byte| format!(r"\x{{{:x}}}", u32::from(characters[byte]))).collect();
+    format!("[{codes}]")
+}
+
+/// The tokens that a piece can be; `None` if one of them is written in the byte alphabet but stands for other bytes.
+fn whole_tokens(vocabulary: &HashMap<String, u32>, tokens: &[Option<Vec<u8>>]) -> Option<Vec<usize>> {
+    let mut whole = Vec::new();
+    for (text, &id) in vocabulary {
+        // An added token stands for its own characters; a piece can never be one that the alphabet lacks.
+        let Some(bytes) = byte_alphabet::bytes_of(text) else { continue };
+        if tokens.get(id as usize)?.as_ref() != Some(&bytes) {
+            return None;
+        }
+        whole.push(id as usize);
+    }
+    whole.sort_unstable();
+    Some(whole)
 }
 
 /// The merges of a `tokenizer.json`; of two with the same pair the last counts.

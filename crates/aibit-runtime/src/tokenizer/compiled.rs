@@ -4,16 +4,17 @@
 //! short prompt, is checked where it is used: every access is bounded, and every loop ends. So broken tables give
 //! wrong ids, which digests and golden ids catch, but never a panic.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::{Deref, Range};
 
 use aibit_format::MappedBytes;
+use tokenizers::NormalizedString;
 
 use super::added_tokens::{AddedTokens, Part};
 use super::byte_alphabet;
-use super::layout::{self, ADDED_BYTES, Counts, NONE, Sections, broken};
+use super::layout::{self, ADDED_BYTES, Header, NONE, Sections, Steps, broken};
 use super::merge::{MergeTable, Merger};
-use super::pretokenize::pieces;
 use crate::RuntimeError;
 
 /// Bytes of a compiled tokenizer, and what keeps them in memory.
@@ -58,7 +59,7 @@ impl fmt::Debug for CompiledBytes {
 #[derive(Debug)]
 pub(super) struct Compiled {
     file: CompiledBytes,
-    counts: Counts,
+    header: Header,
     sections: Sections,
     /// Which bytes an added token of the first and of the second group begins with.
     first_bytes: [[bool; 256]; 2],
@@ -84,13 +85,13 @@ impl Compiled {
     /// # Errors
     /// [`RuntimeError::Settings`] that names the entry and says what is wrong.
     pub(super) fn open(file: CompiledBytes) -> Result<Self, RuntimeError> {
-        let (counts, sections) = layout::read(&file)?;
-        let mut compiled = Self { file, counts, sections, first_bytes: [[false; 256]; 2] };
+        let (header, sections) = layout::read(&file)?;
+        let mut compiled = Self { file, header, sections, first_bytes: [[false; 256]; 2] };
         let mut first_bytes = [[false; 256]; 2];
         let view = compiled.view();
-        view.check(counts.id_limit)?;
+        view.check(header.id_limit)?;
         for index in 0..view.added.len() {
-            let group = usize::from(index >= counts.added_first as usize);
+            let group = usize::from(index >= header.added_first as usize);
             first_bytes[group][usize::from(view.added_bytes(index)[0])] = true;
         }
         compiled.first_bytes = first_bytes;
@@ -112,7 +113,8 @@ impl Compiled {
             end,
             first_bytes: &self.first_bytes[group],
         };
-        let split = self.counts.added_first as usize;
+        let Steps { composed, splitting, separated } = self.header.steps;
+        let split = self.header.added_first as usize;
         let (first, second) = (group(0..split, 0), group(split..count, 1));
         let mut ids = Vec::with_capacity(text.len() / 3);
         let mut merger = Merger::default();
@@ -124,12 +126,23 @@ impl Compiled {
                 }
                 Part::Text(text) => text,
             };
-            for part in second.parts(text) {
-                match part {
-                    Part::Token(id) => ids.push(id),
-                    Part::Text(text) => {
-                        pieces(text)
-                            .for_each(|piece| view.encode_piece(piece.as_bytes(), &mut merger, &mut ids));
+            let text = if composed { self::composed(text) } else { Cow::Borrowed(text) };
+            for part in second.parts(&text) {
+                let text = match part {
+                    Part::Token(id) => {
+                        ids.push(id);
+                        continue;
+                    }
+                    Part::Text(text) => text,
+                };
+                for piece in splitting.pieces(text).map(str::as_bytes) {
+                    if separated {
+                        let parts = piece.split(|&byte| view.byte_id(byte) == NONE);
+                        parts
+                            .filter(|part| !part.is_empty())
+                            .for_each(|part| view.encode_piece(part, &mut merger, &mut ids));
+                    } else {
+                        view.encode_piece(piece, &mut merger, &mut ids);
                     }
                 }
             }
@@ -155,12 +168,12 @@ impl Compiled {
             return Some(id);
         }
         let bytes = byte_alphabet::bytes_of(token).filter(|bytes| !bytes.is_empty())?;
-        (0..self.counts.id_limit).find(|&id| view.bytes(id) == bytes && added.all(|added| added != id))
+        (0..self.header.id_limit).find(|&id| view.bytes(id) == bytes && added.all(|added| added != id))
     }
 
     /// One more than the largest id.
     pub(super) fn id_limit(&self) -> usize {
-        self.counts.id_limit as usize
+        self.header.id_limit as usize
     }
 
     fn view(&self) -> View<'_> {
@@ -175,12 +188,12 @@ impl Compiled {
             bytes: part(&sections.bytes),
             merges: MergeTable {
                 slots: part(&sections.merges).as_chunks().0,
-                probes: self.counts.merge_probes,
-                id_limit: self.counts.id_limit,
+                probes: self.header.merge_probes,
+                id_limit: self.header.id_limit,
             },
             pieces: numbers(&sections.pieces),
-            piece_probes: self.counts.piece_probes,
-            longest_piece: self.counts.longest_piece as usize,
+            piece_probes: self.header.piece_probes,
+            longest_piece: self.header.longest_piece as usize,
         }
     }
 }
@@ -202,6 +215,11 @@ impl<'a> View<'a> {
         (u32::from_le_bytes([a, b, c, d]), (parent != NONE).then_some(parent as usize))
     }
 
+    /// The id of a byte's own token, [`NONE`] without one.
+    fn byte_id(self, byte: u8) -> u32 {
+        u32::from_le_bytes(self.byte_ids[usize::from(byte)])
+    }
+
     /// The bytes of an added token.
     pub(super) fn added_bytes(self, index: usize) -> &'a [u8] {
         self.bytes(self.added(index).0)
@@ -213,14 +231,14 @@ impl<'a> View<'a> {
             ids.push(id);
             return;
         }
-        let byte_ids = piece.iter().map(|&byte| u32::from_le_bytes(self.byte_ids[usize::from(byte)]));
+        let byte_ids = piece.iter().map(|&byte| self.byte_id(byte));
         merger.symbols.clear();
         merger.symbols.extend(byte_ids.filter(|&id| id != NONE)); // a byte without a token is passed over
         merger.merge(self.merges);
         ids.extend_from_slice(&merger.symbols);
     }
 
-    /// The id of a piece that merges into one token.
+    /// The id of a piece that is one token.
     fn whole_piece(self, piece: &[u8]) -> Option<u32> {
         if piece.len() > self.longest_piece {
             return None;
@@ -263,4 +281,15 @@ impl<'a> View<'a> {
         }
         Ok(())
     }
+}
+
+/// A text in Unicode's normalization form C, as the library has it.
+pub(super) fn composed(text: &str) -> Cow<'_, str> {
+    // Characters below U+0300, whose first byte is 0xcc, neither change nor compose with each other.
+    if text.bytes().all(|byte| byte < 0xcc) {
+        return Cow::Borrowed(text);
+    }
+    let mut text = NormalizedString::from(text);
+    text.nfc();
+    Cow::Owned(text.get().to_owned())
 }

@@ -5,12 +5,13 @@ use std::ops::Range;
 use aibit_format::entry_names;
 
 use super::merge::SLOT_BYTES;
+use super::pretokenize::Splitting;
 use crate::RuntimeError;
 
 pub(super) const MAGIC: [u8; 8] = *b"aibitBPE";
 
 /// Newest version, the one that is written.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 /// Bytes of the header, the table of sections included.
 pub(super) const HEADER_BYTES: usize = 152;
@@ -27,17 +28,30 @@ pub(super) const MAX_PROBES: u32 = 128;
 /// Bytes of one added token: id, and the index of the longest other one that it begins with.
 pub(super) const ADDED_BYTES: usize = 8;
 
-/// The numbers of the header, in its order.
+/// Bits of the header's options; all others are zero.
+const OPTION_COMPOSED: u32 = 1;
+const OPTION_SEPARATED: u32 = 2;
+
+/// How a text becomes the pieces that are merged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Steps {
+    /// Whether texts are brought to Unicode's normalization form C first.
+    pub(super) composed: bool,
+    /// The rule of splitting.
+    pub(super) splitting: Splitting,
+    /// Whether a byte without a token separates what stands on either side; else it is passed over.
+    pub(super) separated: bool,
+}
+
+/// What the header says, in its order.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Counts {
+pub(super) struct Header {
     /// One more than the largest id.
     pub(super) id_limit: u32,
-    /// Merges in the table.
-    pub(super) merges: u32,
+    /// Splitting and options.
+    pub(super) steps: Steps,
     /// Slots to look at for a pair.
     pub(super) merge_probes: u32,
-    /// Pieces in the table.
-    pub(super) pieces: u32,
     /// Slots to look at for a piece.
     pub(super) piece_probes: u32,
     /// Bytes of the longest piece in the table.
@@ -71,14 +85,15 @@ pub(super) fn broken(problem: impl Into<String>) -> RuntimeError {
 }
 
 /// Puts header and sections together.
-pub(super) fn write(counts: Counts, sections: [&[u8]; 7]) -> Vec<u8> {
+pub(super) fn write(header: Header, sections: [&[u8]; 7]) -> Vec<u8> {
     let mut file = Vec::with_capacity(HEADER_BYTES + sections.iter().map(|s| s.len() + 8).sum::<usize>());
     file.extend(MAGIC);
-    let Counts { id_limit, merges, merge_probes, pieces, piece_probes, longest_piece, added_first } = counts;
-    for number in [VERSION, id_limit, merges, merge_probes, pieces, piece_probes, longest_piece, added_first]
-    {
-        file.extend(number.to_le_bytes());
-    }
+    let Header { id_limit, steps, merge_probes, piece_probes, longest_piece, added_first } = header;
+    let splitting = steps.splitting as u32;
+    let options = OPTION_COMPOSED * u32::from(steps.composed) + OPTION_SEPARATED * u32::from(steps.separated);
+    let numbers =
+        [VERSION, id_limit, splitting, options, merge_probes, piece_probes, longest_piece, added_first];
+    file.extend(numbers.map(u32::to_le_bytes).as_flattened());
     let mut at = HEADER_BYTES;
     for section in sections {
         file.extend((at as u64).to_le_bytes());
@@ -100,7 +115,7 @@ pub(super) fn is_other_version(file: &[u8]) -> bool {
 }
 
 /// Reads the header: what the sections hold is not looked at, but each has a length that fits the others.
-pub(super) fn read(file: &[u8]) -> Result<(Counts, Sections), RuntimeError> {
+pub(super) fn read(file: &[u8]) -> Result<(Header, Sections), RuntimeError> {
     if file.len() < HEADER_BYTES {
         return Err(broken(format!("{} bytes, the header alone has {HEADER_BYTES}", file.len())));
     }
@@ -109,14 +124,15 @@ pub(super) fn read(file: &[u8]) -> Result<(Counts, Sections), RuntimeError> {
     }
     let u32_at = |at: usize| u32::from_le_bytes(file[at..at + 4].try_into().expect("4 bytes"));
     let u64_at = |at: usize| u64::from_le_bytes(file[at..at + 8].try_into().expect("8 bytes"));
-    let [version, id_limit, merges, merge_probes, pieces, piece_probes, longest_piece, added_first] =
+    let [version, id_limit, splitting, options, merge_probes, piece_probes, longest_piece, added_first] =
         std::array::from_fn(|i| u32_at(8 + 4 * i));
     if version != VERSION {
         return Err(broken(format!(
             "version {version}, this build reads {VERSION}; update aibit or pack the model again"
         )));
     }
-    let counts = Counts { id_limit, merges, merge_probes, pieces, piece_probes, longest_piece, added_first };
+    let steps = steps(splitting, options)?;
+    let header = Header { id_limit, steps, merge_probes, piece_probes, longest_piece, added_first };
 
     let mut end = HEADER_BYTES as u64;
     let mut ranges = [const { 0..0 }; 7];
@@ -153,9 +169,23 @@ pub(super) fn read(file: &[u8]) -> Result<(Counts, Sections), RuntimeError> {
     let sections =
         Sections { byte_ids, added, special, offsets, bytes, merges: merge_table, pieces: piece_table };
     if !sound {
-        return Err(broken(format!("its numbers contradict each other: {counts:?}, {sections:?}")));
+        return Err(broken(format!("its numbers contradict each other: {header:?}, {sections:?}")));
     }
-    Ok((counts, sections))
+    Ok((header, sections))
+}
+
+fn steps(splitting: u32, options: u32) -> Result<Steps, RuntimeError> {
+    if options & !(OPTION_COMPOSED | OPTION_SEPARATED) != 0 {
+        return Err(broken(format!("its options are {options:#x}, version {VERSION} has none above 0x3")));
+    }
+    let Some(splitting) = Splitting::of_number(splitting) else {
+        return Err(broken(format!("it splits by rule {splitting}, which version {VERSION} does not have")));
+    };
+    Ok(Steps {
+        composed: options & OPTION_COMPOSED != 0,
+        splitting,
+        separated: options & OPTION_SEPARATED != 0,
+    })
 }
 
 /// Where the search for a piece begins, in a table of `slots` slots, a power of two and at least two.

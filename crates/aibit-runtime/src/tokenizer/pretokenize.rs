@@ -1,12 +1,92 @@
-//! GPT-2's pre-tokenization: text to the pieces that merges never cross.
+//! Pre-tokenization: text to the pieces that merges never cross.
 //!
-//! The rule is the regular expression of GPT-2's `encoder.py`,
-//! `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`, applied by hand: every
-//! alternative is decided by one or two characters, so one pass finds the pieces without backtracking.
+//! The rules are regular expressions, applied by hand: every alternative is decided by the first characters and by
+//! how far a run of one class goes, so one pass finds the pieces without backtracking. `docs/format.md` says whose
+//! they are.
 
 use super::char_classes::RUNS;
 
-/// What the rule sees of a character: `\p{L}`, `\p{N}`, `\s`, or none of them.
+/// The rules, by what they do; the numbers are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Splitting {
+    /// [`WORDS`].
+    Words = 0,
+    /// Every numeric character alone, then [`WORDS`] on what lies between.
+    WordsBetweenDigits = 1,
+    /// [`LINES_AND_TRIPLES`].
+    LinesAndTriples = 2,
+    /// [`LINES_AND_DIGITS`].
+    LinesAndDigits = 3,
+}
+
+/// Contractions; words, numbers and signs, each with the space before it; white space, but for that last space.
+pub(super) const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+
+/// Contractions in both cases; words with any sign or space before them; up to three digits; signs, and the line
+/// ends after them; white space up to its last line end.
+pub(super) const LINES_AND_TRIPLES: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// The same, but every digit alone.
+pub(super) const LINES_AND_DIGITS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+impl Splitting {
+    const ALL: [Self; 4] =
+        [Self::Words, Self::WordsBetweenDigits, Self::LinesAndTriples, Self::LinesAndDigits];
+
+    /// The rule that is stored as this number.
+    pub(super) fn of_number(number: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|&splitting| splitting as u32 == number)
+    }
+
+    /// The rule that matches this expression again and again.
+    pub(super) fn of_expression(expression: &str) -> Option<Self> {
+        match expression {
+            WORDS => Some(Self::Words),
+            LINES_AND_TRIPLES => Some(Self::LinesAndTriples),
+            LINES_AND_DIGITS => Some(Self::LinesAndDigits),
+            _ => None,
+        }
+    }
+
+    /// The pieces of `text`, in order; together they are `text`.
+    pub(super) fn pieces(self, text: &str) -> impl Iterator<Item = &str> {
+        let (mut rest, mut segment) = (text, "");
+        std::iter::from_fn(move || {
+            if segment.is_empty() {
+                if rest.is_empty() {
+                    return None;
+                }
+                (segment, rest) = rest.split_at(self.segment_len(rest));
+            }
+            let (piece, after) = segment.split_at(self.piece_len(segment));
+            segment = after;
+            Some(piece)
+        })
+    }
+
+    /// Length of the part of a text, which is not empty, that is split without a look at what follows.
+    fn segment_len(self, text: &str) -> usize {
+        match self {
+            Self::Words | Self::LinesAndTriples | Self::LinesAndDigits => text.len(),
+            Self::WordsBetweenDigits => match text.find(char::is_numeric) {
+                Some(0) => text.chars().next().map_or(0, char::len_utf8),
+                Some(at) => at,
+                None => text.len(),
+            },
+        }
+    }
+
+    /// Length of the piece that a segment, which is not empty, begins with.
+    fn piece_len(self, segment: &str) -> usize {
+        match self {
+            Self::Words | Self::WordsBetweenDigits => words_piece_len(segment),
+            Self::LinesAndTriples => lines_piece_len(segment, 3),
+            Self::LinesAndDigits => lines_piece_len(segment, 1),
+        }
+    }
+}
+
+/// What the rules see of a character: `\p{L}`, `\p{N}`, `\s`, or none of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
     Letter,
@@ -15,21 +95,8 @@ pub(super) enum Class {
     Other,
 }
 
-/// The pieces of `text`, in order; together they are `text`.
-pub(super) fn pieces(text: &str) -> impl Iterator<Item = &str> {
-    let mut rest = text;
-    std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
-        }
-        let (piece, after) = rest.split_at(piece_len(rest));
-        rest = after;
-        Some(piece)
-    })
-}
-
-/// Length of the piece that a text, which is not empty, begins with.
-fn piece_len(text: &str) -> usize {
+/// Length of the first match of [`WORDS`].
+fn words_piece_len(text: &str) -> usize {
     let bytes = text.as_bytes();
     if bytes[0] == b'\'' {
         match bytes[1..] {
@@ -41,17 +108,71 @@ fn piece_len(text: &str) -> usize {
     let start = usize::from(bytes[0] == b' ');
     match class_at(text, start) {
         None | Some((Class::Space, _)) => space_len(text),
-        Some((class, first)) => {
-            let mut end = start + first;
-            while let Some((next, length)) = class_at(text, end) {
-                if next != class {
-                    break;
-                }
-                end += length;
-            }
-            end
-        }
+        Some((class, _)) => run_end(text, start, class),
     }
+}
+
+/// Length of the first match of [`LINES_AND_TRIPLES`], with `digits` in place of three.
+fn lines_piece_len(text: &str, digits: usize) -> usize {
+    let bytes = text.as_bytes();
+    if bytes[0] == b'\''
+        && let Some(length) = contraction_len(&bytes[1..])
+    {
+        return 1 + length;
+    }
+    let Some((class, first)) = class_at(text, 0) else { return text.len() };
+    match class {
+        Class::Letter => return run_end(text, first, Class::Letter),
+        Class::Number => {
+            let mut end = first;
+            for _ in 1..digits {
+                match class_at(text, end) {
+                    Some((Class::Number, length)) => end += length,
+                    _ => break,
+                }
+            }
+            return end;
+        }
+        Class::Space | Class::Other => {}
+    }
+    if !is_line_end(bytes[0]) && matches!(class_at(text, first), Some((Class::Letter, _))) {
+        return run_end(text, first, Class::Letter);
+    }
+    let start = usize::from(bytes[0] == b' ');
+    if matches!(class_at(text, start), Some((Class::Other, _))) {
+        let end = run_end(text, start, Class::Other);
+        return end + bytes[end..].iter().take_while(|&&byte| is_line_end(byte)).count();
+    }
+    let spaces = &bytes[..run_end(text, 0, Class::Space)];
+    match spaces.iter().rposition(|&byte| is_line_end(byte)) {
+        Some(last) => last + 1,
+        None => space_len(text),
+    }
+}
+
+/// Length of what `(?i:s|t|re|ve|m|ll|d)` matches at the beginning.
+fn contraction_len(bytes: &[u8]) -> Option<usize> {
+    match bytes {
+        [b's' | b'S' | b't' | b'T' | b'm' | b'M' | b'd' | b'D', ..] => Some(1),
+        [b'r' | b'R' | b'v' | b'V', b'e' | b'E', ..] | [b'l' | b'L', b'l' | b'L', ..] => Some(2),
+        [0xc5, 0xbf, ..] => Some(2), // U+017F, the long s, is an s in another case
+        _ => None,
+    }
+}
+
+fn is_line_end(byte: u8) -> bool {
+    matches!(byte, b'\r' | b'\n')
+}
+
+/// Where characters from `at` on stop to be of this class.
+fn run_end(text: &str, at: usize, class: Class) -> usize {
+    let mut end = at;
+    while let Some((next, length)) = class_at(text, end)
+        && next == class
+    {
+        end += length;
+    }
+    end
 }
 
 /// `\s+(?!\S)|\s+`: white space up to the end of the text; before anything else all but its last character, which
@@ -94,9 +215,16 @@ fn class_of(c: char) -> Class {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use proptest::prelude::*;
     use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-    use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
+    use tokenizers::pre_tokenizers::digits::Digits;
+    use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+    use tokenizers::{
+        OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, PreTokenizerWrapper,
+        SplitDelimiterBehavior,
+    };
 
     use super::*;
 
@@ -148,13 +276,51 @@ mod tests {
         }
     }
 
+    /// The library's steps for each rule.
+    static ORACLES: LazyLock<[(Splitting, Vec<PreTokenizerWrapper>); 4]> = LazyLock::new(|| {
+        let bytes = |use_regex| ByteLevel::new(false, true, use_regex).into();
+        let split = |regex: &str| {
+            let pattern = SplitPattern::Regex(regex.to_owned());
+            Split::new(pattern, SplitDelimiterBehavior::Isolated, false).expect("a pattern").into()
+        };
+        [
+            (Splitting::Words, vec![bytes(true)]),
+            (Splitting::WordsBetweenDigits, vec![Digits::new(true).into(), bytes(true)]),
+            (Splitting::LinesAndTriples, vec![split(LINES_AND_TRIPLES), bytes(false)]),
+            (Splitting::LinesAndDigits, vec![split(LINES_AND_DIGITS), bytes(false)]),
+        ]
+    });
+
     #[track_caller]
     fn check(text: &str) {
-        let mut oracle = PreTokenizedString::from(text);
-        ByteLevel::new(false, true, true).pre_tokenize(&mut oracle).expect("split");
-        let splits = oracle.get_splits(OffsetReferential::Original, OffsetType::Byte);
-        let expected: Vec<&str> = splits.iter().map(|(_, (start, end), _)| &text[*start..*end]).collect();
-        assert_eq!(pieces(text).collect::<Vec<_>>(), expected, "{text:?}");
+        for (splitting, steps) in &*ORACLES {
+            let mut oracle = PreTokenizedString::from(text);
+            steps.iter().for_each(|step| step.pre_tokenize(&mut oracle).expect("split"));
+            let splits = oracle.get_splits(OffsetReferential::Original, OffsetType::Byte);
+            let expected: Vec<&str> = splits.iter().map(|(_, (start, end), _)| &text[*start..*end]).collect();
+            assert_eq!(splitting.pieces(text).collect::<Vec<_>>(), expected, "{splitting:?}: {text:?}");
+        }
+    }
+
+    #[test]
+    fn every_rule_is_found_by_its_number_and_by_its_expression() {
+        for (index, (splitting, _)) in ORACLES.iter().enumerate() {
+            assert_eq!(Splitting::of_number(index as u32), Some(*splitting));
+        }
+        assert_eq!(Splitting::of_number(4), None);
+        assert_eq!(Splitting::of_expression(WORDS), Some(Splitting::Words));
+        assert_eq!(Splitting::of_expression(r"\s+"), None);
+    }
+
+    #[test]
+    fn characters_of_every_run_of_a_class_are_split_off_as_the_regular_expression_does_it() {
+        let edges = RUNS.iter().flat_map(|&(first, _)| [first.saturating_sub(1), first]);
+        let characters: Vec<char> = (0..0x3100).chain(edges).filter_map(char::from_u32).collect();
+        for (before, between) in [("", ""), ("a ", "1"), ("'", " "), ("\n", "l")] {
+            for part in characters.chunks(64) {
+                check(&part.iter().map(|c| format!("{before}{c}{between}")).collect::<String>());
+            }
+        }
     }
 
     #[test]
@@ -216,6 +382,47 @@ mod tests {
             "\u{feff}a",
             " '",
             " ' s",
+            "'S'T'RE'VE'M'LL'D",
+            "'rE'Ve'lL'r'v'l",
+            "it'\u{17f}a",
+            "'\u{212a}",
+            "'\u{1e9e}",
+            " 'sa",
+            "!abc",
+            " !abc",
+            "!!abc",
+            "\tabc",
+            "\rabc",
+            "\u{85}abc",
+            "\u{a0}\u{a0}abc",
+            "\u{301}abc",
+            "1",
+            "12",
+            "123",
+            "1234",
+            "1234567 12 345",
+            "a1234b",
+            "१२३४ ٣٤٥٦",
+            "²³¹½Ⅷ㊿",
+            "〇一二三",
+            "߀߁𝟘𝟙",
+            "  1  2",
+            "a  1",
+            "!\n",
+            " !\r\n\n a",
+            "!\r\n!\n",
+            "a\r\nb",
+            " \r\n \r\n b",
+            "\n\n  \n  b",
+            "\n \t",
+            " \t\nb",
+            "\u{85}\n\u{2028}b",
+            "\r",
+            "\r\r",
+            " \r",
+            "漢字。\nかな!1",
+            "👩\u{200d}🚀👍🏽a",
+            "\u{fffd}",
         ] {
             check(text);
         }
@@ -228,7 +435,10 @@ mod tests {
         fn pieces_of_any_text_are_those_of_the_regular_expression(
             text in prop_oneof![
                 "[ \t\n\u{a0}\u{3000}a1'stremvld!\u{301}é漢½²]{0,24}",
+                "['stremvldSTREMVLD\u{17f} \r\n.]{0,24}",
+                "[ \r\n\t\u{85}\u{2028}a!1]{0,24}",
                 "(['a ]|'s|'re|'ll| |\n|\\PC){0,16}",
+                "([0-9]{1,8}|[ ½٣१𝟘\r\n]|\\pN|\\pM|a|'[sS]|'[lL]{2}){0,16}",
                 prop::collection::vec(any::<char>(), 0..24).prop_map(String::from_iter),
             ]
         ) {

@@ -1,3 +1,4 @@
 //! The runtime, from outside.
 
 mod tokenizer;
+mod tokenizer_steps;
