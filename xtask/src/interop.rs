@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::python::{self, answer, needs};
 use crate::{e2e, root};
 
-const SCRIPTS: [&str; 2] = ["check_bnb.py", "check_gguf.py"];
+const SCRIPTS: [&str; 3] = ["check_bnb.py", "check_compressed_tensors.py", "check_gguf.py"];
 
 /// Marks the part of `docs/interop.md` that this task writes.
 const MARKS: [&str; 2] = ["<!-- written by `cargo xtask interop` -->\n", "<!-- end -->"];

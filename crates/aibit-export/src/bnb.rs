@@ -5,10 +5,11 @@
 
 use std::path::Path;
 
-use aibit_format::{Dtype, Scheme};
+use aibit_format::Scheme;
 use aibit_graph::{Op, Role};
 use aibit_quant::{FOUR_BIT_BLOCK, FourBit, Int8Rowwise, NESTED_BLOCK};
 use ndarray::ArrayView2;
+use safetensors::Dtype;
 use serde_json::json;
 
 use crate::export::{Tensor, encode, write_model};
@@ -63,15 +64,18 @@ enum Bits {
 
 /// What bitsandbytes leaves alone, in the type that it came in; what the archive has quantized as F32, which holds it.
 fn float(stored: &Stored<'_>) -> Result<Tensor, ExportError> {
-    let came_as = Dtype::from_name(&stored.record.source_dtype);
-    let dtype = match came_as {
-        Some(dtype @ (Dtype::F16 | Dtype::Bf16)) if !stored.scheme().is_quantized() => dtype,
+    let dtype = match stored.record.source_dtype.as_str() {
+        _ if stored.scheme().is_quantized() => Dtype::F32,
+        "F16" => Dtype::F16,
+        "BF16" => Dtype::BF16,
         _ => Dtype::F32,
     };
     let values = stored.values();
     // A value that has been rounded on the way in, or never was of that type.
-    let data = encode(&values, dtype).unwrap_or_else(|| f32_bytes(&values));
-    let dtype = if data.len() == values.len() * dtype.size() { dtype } else { Dtype::F32 };
+    let (dtype, data) = match encode(&values, dtype) {
+        Some(data) => (dtype, data),
+        None => (Dtype::F32, f32_bytes(&values)),
+    };
     Ok(Tensor { name: stored.name.to_owned(), dtype, shape: stored.shape.clone(), data })
 }
 

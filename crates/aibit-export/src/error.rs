@@ -39,6 +39,14 @@ pub enum ExportError {
     /// Its tokenizer, or its tensors, cannot be said in a GGUF file.
     #[error(transparent)]
     Gguf(#[from] GgufError),
+    /// An option that means nothing for the target.
+    #[error("{option} has no meaning for {target}; leave it out")]
+    Option {
+        /// The target.
+        target: Target,
+        /// The option on the command line.
+        option: &'static str,
+    },
     /// The target cannot hold this model.
     #[error("{target} cannot hold this model: {problem}")]
     Model {

@@ -1,25 +1,52 @@
 //! One archive to one target.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use aibit_format::{Archive, Dtype, WeightsLayout, entry_names};
+use aibit_format::{Archive, entry_names};
 use half::{bf16, f16};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
 use serde::Serialize;
 use tempfile::NamedTempFile;
 
 use crate::parameter::{Model, f32_bytes};
-use crate::{ExportError, Target, bnb, gguf, hf};
+use crate::{ExportError, Target, bnb, compressed_tensors, gguf, hf};
 
 /// How to export.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ExportOptions {
     /// Whether codes that the target cannot hold may be quantized again.
     pub requantize: bool,
-    /// The type of floating-point weights, where the target leaves a choice.
-    pub dtype: FloatDtype,
+    /// The type of floating-point weights, where the target leaves a choice; F16 unless said.
+    pub dtype: Option<FloatDtype>,
+    /// How the engine is to take activations, where the target leaves a choice.
+    pub activations: ActivationDtype,
+}
+
+/// What an engine that loads an export multiplies weights with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ActivationDtype {
+    /// Activations in floating point: the weights lose nothing more.
+    #[default]
+    Float,
+    /// Activations in INT8, one scale per token: faster, and what CPUs want.
+    Int8,
+}
+
+impl FromStr for ActivationDtype {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "float" => Ok(Self::Float),
+            "int8" => Ok(Self::Int8),
+            _ => Err(format!("unknown type `{name}`, known are float and int8")),
+        }
+    }
 }
 
 /// A floating-point type of weights.
@@ -38,6 +65,14 @@ impl FloatDtype {
         match self {
             Self::F16 => "f16",
             Self::F32 => "f32",
+        }
+    }
+
+    /// The type of tensors, and its name in `config.json`.
+    pub(crate) fn tensors(self) -> (Dtype, &'static str) {
+        match self {
+            Self::F16 => (Dtype::F16, "float16"),
+            Self::F32 => (Dtype::F32, "float32"),
         }
     }
 }
@@ -80,12 +115,12 @@ pub fn export(
     path: &Path,
     options: &ExportOptions,
 ) -> Result<ExportReport, ExportError> {
-    if target == Target::CompressedTensors {
-        // compressed-tensors `compressors/base.py`; vLLM `models/gpt2.py` transposes what it takes for Conv1D weights.
-        let problem = "it knows layers of the kind Linear, and GPT-2's are of the kind Conv1D: transformers does not \
-                       load such a model, and vLLM would turn the codes around; use `--to hf`, which both load"
-            .into();
-        return Err(ExportError::Model { target, problem });
+    let unused = |option: &'static str| ExportError::Option { target, option };
+    if options.dtype.is_some() && !matches!(target, Target::Hf | Target::CompressedTensors) {
+        return Err(unused("--dtype"));
+    }
+    if options.activations != ActivationDtype::Float && target != Target::CompressedTensors {
+        return Err(unused("--activations"));
     }
     let mut report = ExportReport {
         output: path.to_owned(),
@@ -106,12 +141,17 @@ pub fn export(
         let model = Model::open(archive)?;
         match target {
             Target::Bnb => bnb::write(&model, folder.path(), options, &mut report)?,
+            Target::CompressedTensors => {
+                compressed_tensors::write(&model, folder.path(), options, &mut report)?;
+            }
             _ => hf::write(&model, folder.path(), options, &mut report)?,
         }
         write_small_files(archive, folder.path())?;
         for entry in fs::read_dir(folder.path()).map_err(io("read"))? {
             report.bytes += entry.and_then(|entry| entry.metadata()).map_err(io("read"))?.len();
         }
+        let model = folder.path().join("model.safetensors");
+        fs::File::open(model).and_then(|file| file.sync_all()).map_err(io("write"))?;
         // Kept under its final name; on failure the temporary one is removed.
         fs::rename(folder.path(), path).map_err(io("create"))?;
         let _ = folder.keep();
@@ -162,19 +202,15 @@ pub(crate) fn write_model(
     tensors: &[Tensor],
     config: &serde_json::Map<String, serde_json::Value>,
 ) -> Result<(), ExportError> {
-    let list: Vec<_> = tensors.iter().map(|t| (t.name.clone(), t.dtype, t.shape.clone())).collect();
-    let layout = WeightsLayout::new(&list)?;
     let path = folder.join("model.safetensors");
-    let write = || -> std::io::Result<()> {
-        let mut file = std::io::BufWriter::new(fs::File::create(&path)?);
-        file.write_all(layout.header())?;
-        for info in layout.tensors() {
-            let tensor = tensors.iter().find(|t| t.name == info.name).expect("planned from this list");
-            file.write_all(&tensor.data)?;
-        }
-        file.into_inner()?.sync_all()
-    };
-    write().map_err(|source| ExportError::Io { action: "write", path: path.clone(), source })?;
+    let views = tensors.iter().map(|Tensor { name, dtype, shape, data }| {
+        TensorView::new(*dtype, shape.clone(), data).map(|view| (name.as_str(), view))
+    });
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    views
+        .collect::<Result<Vec<_>, _>>()
+        .and_then(|views| safetensors::serialize_to_file(views, Some(metadata), &path))
+        .map_err(|e| ExportError::Io { action: "write", path, source: std::io::Error::other(e) })?;
     let path = folder.join(entry_names::CONFIG);
     let json = serde_json::to_vec_pretty(config).expect("a value has only string keys");
     fs::write(&path, json).map_err(|source| ExportError::Io { action: "write", path, source })
@@ -190,7 +226,7 @@ pub(crate) fn encode(values: &[f32], dtype: Dtype) -> Option<Vec<u8>> {
                 .all(|v| v.is_finite())
                 .then(|| halves.iter().flat_map(|v| v.to_le_bytes()).collect())
         }
-        Dtype::Bf16 => {
+        Dtype::BF16 => {
             let brains: Vec<bf16> = values.iter().map(|v| bf16::from_f32(*v)).collect();
             brains
                 .iter()

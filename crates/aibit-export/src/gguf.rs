@@ -13,7 +13,6 @@ use aibit_graph::Role;
 use aibit_quant::{GROUP, quantize_int8_groups};
 use half::f16;
 
-use crate::export::encode;
 use crate::parameter::{Model, Stored, f32_bytes, floats};
 use crate::{ExportError, ExportOptions, ExportReport, Target};
 
@@ -133,9 +132,7 @@ fn blocks(stored: &Stored<'_>, dtype: GgmlType) -> Result<Vec<u8>, ExportError> 
         }
         Scheme::Int8G32 => join_q8_0(&codes(), &halves(stored.parts[0])),
         Scheme::Int4G32 => join_q4_0(stored.data, &halves(stored.parts[0])),
-        Scheme::F32 | Scheme::F16 | Scheme::Bf16 if dtype == GgmlType::F32 => {
-            encode(&stored.values(), aibit_format::Dtype::F32).expect("F32 holds every value")
-        }
+        Scheme::F32 | Scheme::F16 | Scheme::Bf16 if dtype == GgmlType::F32 => f32_bytes(&stored.values()),
         Scheme::F32 | Scheme::F16 | Scheme::Bf16 => stored.data.to_vec(),
         Scheme::Nf4 | Scheme::Fp4 | Scheme::Nf4Dq | Scheme::Fp4Dq => {
             let groups = quantize_int8_groups(&stored.values()).map_err(quant)?;
@@ -162,7 +159,9 @@ fn file_type(tensors: &[(String, GgmlType, Vec<usize>)]) -> u32 {
 /// The special tokens by the model's configuration.
 fn specials(model: &Model<'_>) -> SpecialIds {
     let id = |key: &str| {
-        let id = model.config_json.get(key)?.as_u64()?;
+        let id = model.config_json.get(key)?;
+        // Of several, the first ends a text.
+        let id = id.as_array().and_then(|ids| ids.first()).unwrap_or(id).as_u64()?;
         u32::try_from(id).ok().filter(|id| (*id as usize) < model.description.graph.vocabulary)
     };
     let eos = id("eos_token_id");

@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use aibit_format::Dtype;
 use aibit_graph::{Origin, Parameter};
+use safetensors::Dtype;
 
 use crate::export::{Tensor, encode, write_model};
 use crate::parameter::{Model, Stored};
-use crate::{ExportError, ExportOptions, ExportReport, FloatDtype, Target};
+use crate::{ExportError, ExportOptions, ExportReport, Target};
 
 pub(crate) fn write(
     model: &Model<'_>,
@@ -15,10 +15,7 @@ pub(crate) fn write(
     options: &ExportOptions,
     report: &mut ExportReport,
 ) -> Result<(), ExportError> {
-    let (dtype, name) = match options.dtype {
-        FloatDtype::F16 => (Dtype::F16, "float16"),
-        FloatDtype::F32 => (Dtype::F32, "float32"),
-    };
+    let (dtype, name) = options.dtype.unwrap_or_default().tensors();
     let mut tensors = Vec::new();
     for (parameter, stored) in model.parameters()? {
         report.dequantized += usize::from(stored.scheme().is_quantized());

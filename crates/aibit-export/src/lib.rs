@@ -4,6 +4,7 @@
 //! what it cannot hold is refused, or quantized once more where that was asked for.
 
 mod bnb;
+mod compressed_tensors;
 mod diff;
 mod error;
 mod export;
@@ -12,7 +13,8 @@ mod hf;
 mod parameter;
 mod target;
 
+pub use compressed_tensors::check_compressed_tensors;
 pub use diff::{Count, Diff, DiffOptions, MetadataDiff, TensorDiff, diff};
 pub use error::ExportError;
-pub use export::{ExportOptions, ExportReport, FloatDtype, export};
+pub use export::{ActivationDtype, ExportOptions, ExportReport, FloatDtype, export};
 pub use target::Target;

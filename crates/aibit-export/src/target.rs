@@ -12,7 +12,7 @@ pub enum Target {
     Bnb,
     /// A GGUF file for llama.cpp.
     Gguf,
-    /// A folder for vLLM in the format of compressed-tensors. No family of today can be held by it.
+    /// A folder for vLLM, and for transformers with compressed-tensors.
     CompressedTensors,
     /// The archive's own tensors, one safetensors file.
     Safetensors,

@@ -184,7 +184,9 @@ fn what_a_target_cannot_hold_is_refused() {
     let folder = around.path();
     succeeds(folder, &["pack", "source", "-o", "f16.aibit", "-q", "f16"]);
     let message = refuses(folder, &["export", "f16.aibit", "--to", "compressed-tensors", "-o", "out"]);
-    assert!(message.contains("GPT-2's are of the kind Conv1D"), "{message}");
+    assert!(message.contains("are of the kind Conv1D"), "{message}");
+    let message = refuses(folder, &["export", "f16.aibit", "--to", "gguf", "--dtype", "f32", "-o", "out"]);
+    assert!(message.contains("--dtype has no meaning for gguf"), "{message}");
     let message = refuses(folder, &["export", "f16.aibit", "--to", "bnb", "-o", "out"]);
     assert!(message.contains("bnb cannot hold `transformer.h.0.attn.c_attn.weight` as f16"), "{message}");
     assert!(!folder.join("out").exists());
