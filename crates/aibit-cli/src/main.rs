@@ -38,6 +38,7 @@ struct Cli {
 enum Command {
     Pack(commands::pack::Args),
     Run(commands::run::Args),
+    Chat(commands::chat::Args),
     Export(commands::export::Args),
     Convert(commands::convert::Args),
     Diff(commands::diff::Args),
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Pack(args) => commands::pack::run(args, &mut out),
         Command::Run(args) => commands::run::run(args, &mut out),
+        Command::Chat(args) => commands::chat::run(args, &mut out),
         Command::Export(args) => commands::export::run(args, &mut out),
         Command::Convert(args) => commands::convert::run(args, &mut out),
         Command::Diff(args) => commands::diff::run(args, &mut out),

@@ -38,6 +38,14 @@ pub enum RuntimeError {
         /// What is wrong.
         problem: String,
     },
+    /// A package's chat template cannot be used, or refuses the conversation.
+    #[error("{file}, chat template: {problem}")]
+    ChatTemplate {
+        /// Name of the entry that it comes from.
+        file: &'static str,
+        /// What is wrong, with the line of the template where that is known.
+        problem: String,
+    },
     /// A stored tensor cannot be executed in its place in the graph.
     #[error("tensor `{name}` is stored as {scheme}, {problem}")]
     Scheme {

@@ -73,6 +73,18 @@ pub fn generate(
     options: &GenerateOptions,
     on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
 ) -> Result<Generation, RuntimeError> {
+    generate_after(session, tokenizer, prompt, 0, options, on_text)
+}
+
+/// As [`generate`], where the session ends with the first `computed` ids of `prompt`.
+pub(crate) fn generate_after(
+    session: &mut Session<'_>,
+    tokenizer: &Tokenizer,
+    prompt: &[u32],
+    computed: usize,
+    options: &GenerateOptions,
+    on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
+) -> Result<Generation, RuntimeError> {
     let start = Instant::now();
     let mut sampler = Sampler::new(options.sampler.clone())?;
     let mut stream = TextStream::new(options.stop_strings.clone())?;
@@ -82,7 +94,7 @@ pub fn generate(
     let mut decode_steps = 0;
 
     let mut until_first_token = Some(info_span!("first token").entered());
-    let mut logits = info_span!("prefill").in_scope(|| session.append(prompt))?;
+    let mut logits = info_span!("prefill").in_scope(|| session.append(&prompt[computed..]))?;
     let prefill = start.elapsed();
     let mut first_token = None;
     let mut stop_reason = loop {

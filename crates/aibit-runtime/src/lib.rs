@@ -4,11 +4,13 @@
 //! - [`Session`]: one sequence, its KV cache and its buffers. Prefill and decode are one code path.
 //! - [`generate`](fn@generate): prompt to continuation, with a [`sampler`], stop conditions, and text that
 //!   comes out in whole characters.
+//! - [`Chat`]: a conversation, written as the package's [`ChatTemplate`] says, in one session.
 //! - [`perplexity`](fn@perplexity): how well a model predicts a text.
 //! - [`Golden`]: what a package must give, recorded when it is packed and replayed to verify it.
 //!
 //! Nothing here knows an architecture by name, and no weight is converted or copied when a model is loaded.
 
+mod chat;
 mod defaults;
 mod error;
 mod generate;
@@ -20,6 +22,7 @@ mod session;
 pub mod text_stream;
 mod tokenizer;
 
+pub use chat::{Chat, ChatMessage, ChatTemplate};
 pub use defaults::PackageDefaults;
 pub use error::RuntimeError;
 pub use generate::{GenerateOptions, Generation, StopReason, generate};

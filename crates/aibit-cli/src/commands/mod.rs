@@ -1,23 +1,31 @@
 //! One file per command: arguments, what it does, and a report that is both text and JSON.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use aibit_format::Archive;
 use aibit_pack::{ModelSource, PackOptions, Preset, Progress, pack};
 use anyhow::Context;
+use signal_hook::consts::SIGINT;
 use tempfile::TempDir;
 
 pub(crate) mod bench;
+pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod convert;
 pub(crate) mod diff;
 pub(crate) mod eval;
 pub(crate) mod export;
+mod generation;
 mod gguf;
 pub(crate) mod inspect;
 pub(crate) mod pack;
 pub(crate) mod run;
 pub(crate) mod verify;
+
+/// Exit code of a program that was interrupted.
+pub(crate) const INTERRUPTED: i32 = 130;
 
 /// The archive that a command works on.
 #[derive(clap::Args)]
@@ -87,4 +95,14 @@ impl Opened {
 /// Reads a text file, whole.
 pub(crate) fn read_text(path: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// A flag that the first Ctrl-C sets; one that comes while it is set ends the program.
+pub(crate) fn watch_for_interrupt() -> anyhow::Result<Arc<AtomicBool>> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    // In this order, or the first would end the program as well.
+    signal_hook::flag::register_conditional_shutdown(SIGINT, INTERRUPTED, Arc::clone(&interrupted))
+        .and_then(|_| signal_hook::flag::register(SIGINT, Arc::clone(&interrupted)))
+        .context("cannot watch for Ctrl-C")?;
+    Ok(interrupted)
 }

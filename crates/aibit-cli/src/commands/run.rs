@@ -3,25 +3,18 @@ use std::io::Read;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use aibit_format::Archive;
-use aibit_runtime::sampler::SamplerOptions;
-use aibit_runtime::{
-    GenerateOptions, Generation, Model, PackageDefaults, Profile, Session, StopReason, Tokenizer, generate,
-};
+use aibit_runtime::{ChatMessage, Generation, Model, PackageDefaults, StopReason, Tokenizer, generate};
 use anyhow::Context;
 use serde::Serialize;
-use signal_hook::consts::SIGINT;
 use tracing::info_span;
 
-use super::{ArchiveArg, ThreadsArg, read_text, verify};
+use super::generation::GenerationArgs;
+use super::{ArchiveArg, INTERRUPTED, chat, read_text, verify, watch_for_interrupt};
 use crate::output::Output;
 use crate::timings::{Recorder, Spans};
-
-/// Exit code of a program that was interrupted.
-const INTERRUPTED: i32 = 130;
 
 /// Generate text
 ///
@@ -33,7 +26,8 @@ const INTERRUPTED: i32 = 130;
 #[command(after_help = "Examples:\n  \
         aibit run gpt2.aibit -p \"The history of the city begins\" -n 48\n  \
         aibit run gpt2.aibit -p \"Once upon a time\" --temp 0.8 --top-k 40 --seed 7\n  \
-        echo \"Dear reader,\" | aibit run gpt2.aibit -f - --stop \"\\n\\n\"")]
+        echo \"Dear reader,\" | aibit run gpt2.aibit -f - --stop \"\\n\\n\"\n  \
+        aibit run assistant.aibit -p \"Which colour is the sky?\" --chat")]
 pub(crate) struct Args {
     #[command(flatten)]
     archive: ArchiveArg,
@@ -43,69 +37,12 @@ pub(crate) struct Args {
     /// Read the prompt from a file; `-` is standard input
     #[arg(short, long, value_name = "FILE", conflicts_with = "prompt")]
     file: Option<PathBuf>,
-    /// Most tokens to generate; -1: until something else ends the text
-    #[arg(
-        short = 'n',
-        long = "predict",
-        value_name = "N",
-        default_value_t = 128,
-        allow_negative_numbers = true,
-        value_parser = clap::value_parser!(i64).range(-1..),
-        aliases = ["n-predict", "num-predict", "max-tokens"]
-    )]
-    predict: i64,
-    /// Tokens of context to reserve, prompt included [default: the model's context]
-    #[arg(short, long, value_name = "N", alias = "num-ctx")]
-    ctx_size: Option<usize>,
-    /// Temperature; 0 takes the most likely token [default: 0]
-    #[arg(long = "temp", value_name = "T", alias = "temperature", allow_negative_numbers = true)]
-    temperature: Option<f32>,
-    /// Consider only the K most likely tokens; 0: all [default: 40]
-    #[arg(long, value_name = "K")]
-    top_k: Option<usize>,
-    /// Consider the most likely tokens up to this probability mass; 1: all [default: 0.95]
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
-    top_p: Option<f32>,
-    /// Drop tokens below this share of the largest probability; 0: none [default: 0.05]
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
-    min_p: Option<f32>,
-    /// Penalty on tokens that have occurred; 1: none [default: 1]
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
-    repeat_penalty: Option<f32>,
-    /// Tokens that the penalties look back on; 0: none, -1: all
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 64,
-        allow_negative_numbers = true,
-        value_parser = clap::value_parser!(i64).range(-1..)
-    )]
-    repeat_last_n: i64,
-    /// Subtracted once from the logit of each token that has occurred
-    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
-    presence_penalty: f32,
-    /// Subtracted from a token's logit for each time it has occurred
-    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
-    frequency_penalty: f32,
-    /// Seed of the sampler; -1: a random one
-    #[arg(
-        short,
-        long,
-        value_name = "SEED",
-        default_value_t = -1,
-        allow_negative_numbers = true,
-        value_parser = clap::value_parser!(i64).range(-1..)
-    )]
-    seed: i64,
-    /// End the text before this string; may be repeated
-    #[arg(long, value_name = "TEXT")]
-    stop: Vec<String>,
-    /// End the text at this token id; may be repeated
-    #[arg(long, value_name = "ID")]
-    stop_id: Vec<u32>,
-    /// Do not stop at the package's end-of-text token
+    /// Take the prompt for a user's message, and write the conversation as the package's chat template says
     #[arg(long)]
-    ignore_eos: bool,
+    chat: bool,
+    /// The system message of the conversation
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    system: Option<String>,
     /// Print the text when it is complete, not as it comes
     #[arg(long)]
     no_stream: bool,
@@ -118,11 +55,8 @@ pub(crate) struct Args {
     /// times it ran. What the system needs to load the program comes before and is not counted.
     #[arg(long)]
     timings: bool,
-    /// How integer products are computed: fast; precise, with two bytes per activation; or exact, as bitsandbytes does
-    #[arg(long, default_value_t = Profile::Fast)]
-    profile: Profile,
     #[command(flatten)]
-    threads: ThreadsArg,
+    generation: GenerationArgs,
 }
 
 #[derive(Serialize)]
@@ -161,7 +95,7 @@ impl fmt::Display for Report {
 
 pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     let recorder = args.timings.then(|| Recorder::install(out.start())).transpose()?;
-    let threads = info_span!("threads").in_scope(|| args.threads.start())?;
+    let threads = info_span!("threads").in_scope(|| args.generation.threads.start())?;
     let archive = if args.check {
         match verify::open_checked(args.archive.path(), &out.progress())? {
             Ok(archive) => archive,
@@ -181,20 +115,20 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     let model = Model::load(&archive)?;
     let tokenizer = Tokenizer::load(&archive)?;
     let defaults = PackageDefaults::load(&archive)?;
-    let options = options(args, &defaults);
+    let options = args.generation.options(&defaults);
     options.sampler.validate()?;
-    let prompt = prompt(args)?;
+    let mut prompt = prompt(args)?;
+    if args.chat {
+        let system = args.system.iter().map(|system| ChatMessage::new("system", system));
+        let messages: Vec<_> = system.chain([ChatMessage::new("user", prompt)]).collect();
+        prompt = chat::template(&archive)?.render(&messages, true)?;
+    }
     let prompt_ids = info_span!("encode prompt").in_scope(|| tokenizer.encode(&prompt))?;
     let load = out.elapsed();
 
-    let interrupted = Arc::new(AtomicBool::new(false));
-    // Registered in this order, the first Ctrl-C ends the text and the second ends the program.
-    signal_hook::flag::register_conditional_shutdown(SIGINT, INTERRUPTED, Arc::clone(&interrupted))
-        .and_then(|_| signal_hook::flag::register(SIGINT, Arc::clone(&interrupted)))
-        .context("cannot watch for Ctrl-C")?;
+    let interrupted = watch_for_interrupt()?;
 
-    let capacity = args.ctx_size.unwrap_or(usize::MAX).min(model.graph().context);
-    let mut session = Session::new(&model, args.profile, capacity)?;
+    let mut session = args.generation.session(&model)?;
     let stream = !args.no_stream && !out.is_json();
     let mut failure = None;
     let mut on_text = |text: &str| {
@@ -227,7 +161,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
         timings.prefill_tokens_per_s,
         prompt_ids.len(),
         generation.ids.len(),
-        args.profile,
+        args.generation.profile,
         model.isa().name(),
     );
     if stream {
@@ -241,7 +175,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
             seed: options.sampler.seed,
             timings,
             peak_rss_bytes: peak_rss_bytes(),
-            profile: args.profile.name(),
+            profile: args.generation.profile.name(),
             isa: model.isa().name(),
             threads,
         })?;
@@ -257,43 +191,12 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Options given, else what the package asks for, else the documented defaults.
-fn options(args: &Args, package: &PackageDefaults) -> GenerateOptions {
-    let mut stop_ids = args.stop_id.clone();
-    if !args.ignore_eos {
-        stop_ids.extend(&package.stop_ids);
-    }
-    let sampler = SamplerOptions {
-        temperature: args.temperature.or(package.temperature).unwrap_or(0.0),
-        top_k: args.top_k.or(package.top_k).unwrap_or(40),
-        top_p: args.top_p.or(package.top_p).unwrap_or(0.95),
-        min_p: args.min_p.or(package.min_p).unwrap_or(0.05),
-        repeat_penalty: args.repeat_penalty.or(package.repeat_penalty).unwrap_or(1.0),
-        repeat_last_n: usize::try_from(args.repeat_last_n).unwrap_or(usize::MAX),
-        presence_penalty: args.presence_penalty,
-        frequency_penalty: args.frequency_penalty,
-        seed: u64::try_from(args.seed).unwrap_or_else(|_| random_seed()),
-    };
-    GenerateOptions {
-        max_tokens: usize::try_from(args.predict).ok(),
-        sampler,
-        stop_ids,
-        stop_strings: args.stop.clone(),
-    }
-}
-
 /// The most memory that this process has held, mapped files included.
 fn peak_rss_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kilobytes: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
     Some(1024 * kilobytes)
-}
-
-/// A seed that differs from run to run, small enough for any JSON reader to hold.
-fn random_seed() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(std::process::id()) >> 12
 }
 
 fn prompt(args: &Args) -> anyhow::Result<String> {

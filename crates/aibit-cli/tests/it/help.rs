@@ -26,6 +26,11 @@ fn of_run() {
 }
 
 #[test]
+fn of_chat() {
+    check("chat");
+}
+
+#[test]
 fn of_export() {
     check("export");
 }
@@ -75,9 +80,19 @@ fn without_arguments_the_help_is_an_error_message() {
 #[test]
 fn every_command_tells_the_version() {
     let version = format!(" {}\n", env!("CARGO_PKG_VERSION"));
-    for command in
-        ["pack", "run", "export", "convert", "diff", "inspect", "verify", "eval", "bench", "completions"]
-    {
+    for command in [
+        "pack",
+        "run",
+        "chat",
+        "export",
+        "convert",
+        "diff",
+        "inspect",
+        "verify",
+        "eval",
+        "bench",
+        "completions",
+    ] {
         assert!(succeeds(shelf(), &[command, "--version"]).ends_with(&version), "{command}");
     }
     assert_eq!(succeeds(shelf(), &["-V"]), format!("aibit{version}"));

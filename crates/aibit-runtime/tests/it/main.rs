@@ -1,4 +1,5 @@
 //! The runtime, from outside.
 
+mod chat;
 mod tokenizer;
 mod tokenizer_steps;

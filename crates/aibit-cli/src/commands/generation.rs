@@ -1,0 +1,118 @@
+//! How text is generated: the options that `run` and `chat` share.
+
+use aibit_runtime::sampler::SamplerOptions;
+use aibit_runtime::{GenerateOptions, Model, PackageDefaults, Profile, RuntimeError, Session};
+
+use super::ThreadsArg;
+
+/// How text is generated.
+#[derive(clap::Args)]
+pub(crate) struct GenerationArgs {
+    /// Most tokens to generate; -1: until something else ends the text
+    #[arg(
+        short = 'n',
+        long = "predict",
+        value_name = "N",
+        default_value_t = 128,
+        allow_negative_numbers = true,
+        value_parser = clap::value_parser!(i64).range(-1..),
+        aliases = ["n-predict", "num-predict", "max-tokens"]
+    )]
+    predict: i64,
+    /// Tokens of context to reserve, prompt included [default: the model's context]
+    #[arg(short, long, value_name = "N", alias = "num-ctx")]
+    ctx_size: Option<usize>,
+    /// Temperature; 0 takes the most likely token [default: 0]
+    #[arg(long = "temp", value_name = "T", alias = "temperature", allow_negative_numbers = true)]
+    temperature: Option<f32>,
+    /// Consider only the K most likely tokens; 0: all [default: 40]
+    #[arg(long, value_name = "K")]
+    top_k: Option<usize>,
+    /// Consider the most likely tokens up to this probability mass; 1: all [default: 0.95]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    top_p: Option<f32>,
+    /// Drop tokens below this share of the largest probability; 0: none [default: 0.05]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    min_p: Option<f32>,
+    /// Penalty on tokens that have occurred; 1: none [default: 1]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    repeat_penalty: Option<f32>,
+    /// Tokens that the penalties look back on; 0: none, -1: all
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 64,
+        allow_negative_numbers = true,
+        value_parser = clap::value_parser!(i64).range(-1..)
+    )]
+    repeat_last_n: i64,
+    /// Subtracted once from the logit of each token that has occurred
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    presence_penalty: f32,
+    /// Subtracted from a token's logit for each time it has occurred
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    frequency_penalty: f32,
+    /// Seed of the sampler; -1: a random one
+    #[arg(
+        short,
+        long,
+        value_name = "SEED",
+        default_value_t = -1,
+        allow_negative_numbers = true,
+        value_parser = clap::value_parser!(i64).range(-1..)
+    )]
+    seed: i64,
+    /// End the text before this string; may be repeated
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    /// End the text at this token id; may be repeated
+    #[arg(long, value_name = "ID")]
+    stop_id: Vec<u32>,
+    /// Do not stop at the package's end-of-text token
+    #[arg(long)]
+    ignore_eos: bool,
+    /// How integer products are computed: fast; precise, with two bytes per activation; or exact, as bitsandbytes does
+    #[arg(long, default_value_t = Profile::Fast)]
+    pub(crate) profile: Profile,
+    #[command(flatten)]
+    pub(crate) threads: ThreadsArg,
+}
+
+impl GenerationArgs {
+    /// Options given, else what the package asks for, else the documented defaults.
+    pub(crate) fn options(&self, package: &PackageDefaults) -> GenerateOptions {
+        let mut stop_ids = self.stop_id.clone();
+        if !self.ignore_eos {
+            stop_ids.extend(&package.stop_ids);
+        }
+        let sampler = SamplerOptions {
+            temperature: self.temperature.or(package.temperature).unwrap_or(0.0),
+            top_k: self.top_k.or(package.top_k).unwrap_or(40),
+            top_p: self.top_p.or(package.top_p).unwrap_or(0.95),
+            min_p: self.min_p.or(package.min_p).unwrap_or(0.05),
+            repeat_penalty: self.repeat_penalty.or(package.repeat_penalty).unwrap_or(1.0),
+            repeat_last_n: usize::try_from(self.repeat_last_n).unwrap_or(usize::MAX),
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            seed: u64::try_from(self.seed).unwrap_or_else(|_| random_seed()),
+        };
+        GenerateOptions {
+            max_tokens: usize::try_from(self.predict).ok(),
+            sampler,
+            stop_ids,
+            stop_strings: self.stop.clone(),
+        }
+    }
+
+    /// An empty sequence with the context asked for, or all that the model has.
+    pub(crate) fn session<'m>(&self, model: &'m Model) -> Result<Session<'m>, RuntimeError> {
+        let capacity = self.ctx_size.unwrap_or(usize::MAX).min(model.graph().context);
+        Session::new(model, self.profile, capacity)
+    }
+}
+
+/// A seed that differs from run to run, small enough for any JSON reader to hold.
+fn random_seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::process::id()) >> 12
+}
