@@ -1,8 +1,8 @@
 //! From configuration to graph and tensors.
 
 use aibit_graph::{
-    ActivationFunction, ActivationPrecision, GraphBuilder, KvPrecision, KvSlot, LinearLayer,
-    ModelDescription, Op, Role, ValueId,
+    ActivationFunction, ActivationPrecision, GraphBuilder, KvPrecision, KvSlot, LLM_INT8_THRESHOLD,
+    LinearLayer, ModelDescription, Op, Role, ValueId,
 };
 
 use crate::Gpt2Config;
@@ -78,7 +78,17 @@ fn conv1d(
     out_features: usize,
     activations: ActivationPrecision,
 ) -> ValueId {
-    b.linear(LinearLayer { name, input, out_features, has_bias: true, is_transposed: true, activations })
+    let outlier_threshold = LLM_INT8_THRESHOLD;
+    let (has_bias, is_transposed) = (true, true);
+    b.linear(LinearLayer {
+        name,
+        input,
+        out_features,
+        has_bias,
+        is_transposed,
+        activations,
+        outlier_threshold,
+    })
 }
 
 #[cfg(test)]

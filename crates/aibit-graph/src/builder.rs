@@ -6,7 +6,7 @@ use crate::{
 };
 
 /// Activation magnitude from which LLM.int8() computes in floating point (Dettmers et al. 2022, §3.2).
-const OUTLIER_THRESHOLD: f32 = 6.0;
+pub const LLM_INT8_THRESHOLD: f32 = 6.0;
 
 /// Collects the nodes, values and parameters of a model in the order of execution.
 #[derive(Debug, Default)]
@@ -32,6 +32,9 @@ pub struct LinearLayer<'a> {
     pub is_transposed: bool,
     /// How it takes its input where its weight is quantized.
     pub activations: ActivationPrecision,
+    /// From which magnitude on its input stays in floating point there, [`LLM_INT8_THRESHOLD`] where nothing better is
+    /// known.
+    pub outlier_threshold: f32,
 }
 
 impl GraphBuilder {
@@ -77,7 +80,7 @@ impl GraphBuilder {
 
     /// Appends a linear layer with its parameters.
     pub fn linear(&mut self, layer: LinearLayer<'_>) -> ValueId {
-        let LinearLayer { name, input, out_features, has_bias, is_transposed, activations } = layer;
+        let LinearLayer { name, input, out_features, has_bias, is_transposed, activations, .. } = layer;
         let shape = [out_features, self.width(input)];
         let origin = if is_transposed { Origin::Transposed } else { Origin::Canonical };
         let weight = self.parameter(&format!("{name}.weight"), &shape, Role::Linear, origin);
@@ -88,7 +91,7 @@ impl GraphBuilder {
             weight,
             bias,
             activations,
-            outlier_threshold: Some(OUTLIER_THRESHOLD),
+            outlier_threshold: Some(layer.outlier_threshold),
             function: None,
             residual: None,
             output,

@@ -47,6 +47,13 @@ impl ModelDescription {
                 return None;
             }
         }
+        // A tensor that another layer uses too stays under its own name.
+        let is_used_once = |parameter: &&Parameter| {
+            self.graph.nodes.iter().flat_map(Op::tensors).filter(|name| *name == parameter.name).count() == 1
+        };
+        if !weights.iter().chain(&biases).all(is_used_once) {
+            return None;
+        }
         let all_have_biases = biases.len() == weights.len();
         if !may_join(&weights) || !(biases.is_empty() || all_have_biases && may_join(&biases)) {
             return None;

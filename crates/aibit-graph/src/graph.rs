@@ -356,6 +356,24 @@ impl Op {
         }
     }
 
+    /// Tensors that the op names.
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = &str> {
+        let (first, second) = match self {
+            Self::Embed { table, .. } | Self::PositionEmbed { table, .. } => (Some(table), None),
+            Self::LayerNorm { weight, bias, .. } | Self::Linear { weight, bias, .. } => {
+                (Some(weight), bias.as_ref())
+            }
+            Self::RmsNorm { weight, .. } | Self::Logits { weight, .. } => (Some(weight), None),
+            Self::Rope { frequencies, .. } => (Some(frequencies), None),
+            Self::Add { .. }
+            | Self::Concat { .. }
+            | Self::Activation { .. }
+            | Self::GatedActivation { .. }
+            | Self::Attention { .. } => (None, None),
+        };
+        first.into_iter().chain(second).map(String::as_str)
+    }
+
     /// The one input whose buffer the output may take over: what is done element by element can be done in place.
     pub(crate) fn in_place_input(&self) -> Option<ValueId> {
         match *self {

@@ -17,7 +17,7 @@ mod parameter;
 mod plan;
 mod validate;
 
-pub use builder::{GraphBuilder, LinearLayer};
+pub use builder::{GraphBuilder, LLM_INT8_THRESHOLD, LinearLayer};
 pub use config_error::ConfigError;
 pub use error::GraphError;
 pub use graph::{

@@ -92,9 +92,13 @@ pub fn gguf_config(gguf: &Gguf, file: &[u8], vocabulary: usize) -> Result<serde_
         return Err(bad(&key("expert_count"), "asks for a mixture of experts, which is not supported"));
     }
     let float = |name: &str| -> Result<Option<f64>, GgufError> {
+        let Some(value) = metadata.float(&key(name))? else { return Ok(None) };
+        // JSON has no such numbers: it would be as if the key were missing.
+        if !(value as f32).is_finite() {
+            return Err(bad(&key(name), &format!("is {value}, it must be a finite F32")));
+        }
         // An F32 there, the shortest number that rounds to it here.
-        let short = |value: f64| (value as f32).to_string().parse().unwrap_or(value);
-        Ok(metadata.float(&key(name))?.map(short))
+        Ok(Some((value as f32).to_string().parse().unwrap_or(value)))
     };
     let epsilon = key("attention.layer_norm_rms_epsilon");
     let heads = integer("attention.head_count")?;
@@ -113,6 +117,10 @@ pub fn gguf_config(gguf: &Gguf, file: &[u8], vocabulary: usize) -> Result<serde_
         }
         let factors: Vec<f32> =
             tensor.bytes(file).as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        let pairs = gguf_head_dim(metadata, architecture)? / 2;
+        if factors.len() != pairs {
+            return Err(bad(FACTORS, &format!("has {} factors, heads have {pairs} pairs", factors.len())));
+        }
         let theta = rope["rope_theta"].as_f64().unwrap_or_default();
         rope = llama3_settings(theta, &factors).ok_or_else(|| {
             bad(FACTORS, "are not the factors of Llama 3, which are the only ones supported")
@@ -145,7 +153,20 @@ pub fn gguf_config(gguf: &Gguf, file: &[u8], vocabulary: usize) -> Result<serde_
 /// every model so far but for the factor.
 fn llama3_settings(theta: f64, factors: &[f32]) -> Option<serde_json::Value> {
     let factor = factors.iter().copied().fold(1.0, f32::max);
-    [8192, 4096, 2048, 16_384, 32_768, 131_072].into_iter().find_map(|original: u32| {
+    let is_number = |factor: &f32| factor.is_finite() && *factor >= 1.0;
+    if !factors.iter().all(is_number) {
+        return None;
+    }
+    // Blended frequencies say what the original context was; without any, all that blends none gives the same.
+    let plain = Rope { theta, scaling: RopeScaling::Default }.frequencies(2 * factors.len());
+    let blended = factors.iter().zip(plain).find(|(divisor, _)| **divisor > 1.0 && **divisor < factor);
+    let solved = blended.map(|(divisor, frequency)| {
+        let [divisor, factor, frequency] = [*divisor, factor, frequency].map(f64::from);
+        let smooth = (divisor.recip() - factor.recip()) / (1.0 - factor.recip());
+        ((1.0 + 3.0 * smooth) * std::f64::consts::TAU / frequency).round() as u32
+    });
+    let known = [8192, 4096, 2048, 16_384, 32_768, 131_072];
+    solved.into_iter().chain(known).find_map(|original: u32| {
         let scaling = RopeScaling::Llama3 {
             factor: factor.into(),
             low_freq_factor: 1.0,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use aibit_format::Archive;
-use aibit_pack::{ModelSource, PackOptions, Preset, Progress, pack};
+use aibit_pack::{ModelSource, PackError, PackOptions, Preset, Progress, pack};
 use anyhow::Context;
 use signal_hook::consts::SIGINT;
 use tempfile::TempDir;
@@ -81,7 +81,7 @@ impl Opened {
         let source = match ModelSource::open(path) {
             Ok(source) => source,
             // Of a file that is neither the first message says more.
-            Err(_) if path.is_file() => return Err(not_an_archive.into()),
+            Err(PackError::NotAModel { .. }) if path.is_file() => return Err(not_an_archive.into()),
             Err(error) => return Err(error.into()),
         };
         let folder = tempfile::tempdir().context("cannot create a temporary folder")?;

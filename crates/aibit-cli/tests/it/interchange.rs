@@ -33,7 +33,7 @@ fn tiny(checkpoint: &str) -> TempDir {
 }
 
 /// Every tensor of one safetensors file in the other, byte for byte, and no other there.
-fn same_tensors(found: &Path, expected: &Path) {
+pub(crate) fn same_tensors(found: &Path, expected: &Path) {
     let [found, expected] = [found, expected].map(|path| fs::read(path).expect("weights"));
     let found = SafeTensors::deserialize(&found).expect("safetensors");
     let expected = SafeTensors::deserialize(&expected).expect("safetensors");
@@ -140,6 +140,10 @@ fn gguf_files_come_and_go_byte_for_byte() {
         succeeds(folder, &["export", "again.aibit", "--to", "gguf", "-o", "again.gguf"]);
         let [first, second] = [&file, "again.gguf"].map(|name| fs::read(folder.join(name)).expect("file"));
         assert!(first == second, "{preset}: {} and {} bytes", first.len(), second.len());
+        // What cannot be read is said of the file that it is.
+        fs::write(folder.join("cut.gguf"), &first[..first.len() / 2]).expect("written");
+        let message = refuses(folder, &["diff", &archive, "cut.gguf"]);
+        assert!(message.contains("the file is cut short"), "{message}");
         // And it computes the same from either.
         let ids = |archive: &str| {
             json(folder, &["run", archive, "-p", "Row by row", "-n", "8"])["generated_ids"].clone()

@@ -6,6 +6,7 @@ mod generation;
 mod help;
 mod interchange;
 mod json_output;
+mod llama;
 #[cfg(target_os = "linux")]
 mod memory;
 mod models;

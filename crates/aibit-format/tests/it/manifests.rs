@@ -441,3 +441,158 @@ fn long_texts_are_not_repeated_in_full() {
     check(|m| m["tied"] = json!({ long.as_str(): long.as_str() }), &["tied: `xxx"]);
     check(|m| m["tensors"][long.as_str()] = json!({"scheme": "f32", "source_dtype": ""}), &["tensor `xxx"]);
 }
+
+/// An archive with tensors of every way to be joined, its manifest edited.
+fn joined(edit: impl FnOnce(&mut Value)) -> Vec<u8> {
+    let parts = Parts::of(&[
+        ("h.0.weight", Scheme::Int8, &[16, 64]),
+        ("h.1.weight", Scheme::Int4G32, &[5, 64]),
+        ("h.2.weight", Scheme::Nf4, &[6, 64]),
+        ("h.3.weight", Scheme::Nf4Dq, &[4, 64]),
+        ("h.0.bias", Scheme::F32, &[16]),
+        ("wte.weight", Scheme::F16, &[5, 7]),
+    ]);
+    let mut manifest = serde_json::to_value(parts.full_manifest()).expect("a manifest is JSON");
+    let rows = |parts: &[(&str, usize)]| -> Value {
+        parts.iter().map(|(name, rows)| json!({"name": name, "rows": rows})).collect()
+    };
+    let tensors = &mut manifest["tensors"];
+    tensors["h.0.weight"]["joined"] = rows(&[("q.weight", 8), ("k.weight", 4), ("v.weight", 4)]);
+    tensors["h.0.bias"]["joined"] = rows(&[("q.bias", 8), ("k.bias", 4), ("v.bias", 4)]);
+    tensors["h.1.weight"]["joined"] = rows(&[("gate.weight", 2), ("up.weight", 3)]);
+    tensors["h.2.weight"]["joined"] = rows(&[("a.weight", 5), ("b.weight", 1)]);
+    edit(&mut manifest);
+    parts.zip_with_manifest(manifest.to_string().as_bytes()).bytes()
+}
+
+/// Checks that the archive with joined tensors is refused after an edit of one tensor's record.
+#[track_caller]
+fn check_joined(tensor: &str, parts: Value, fragments: &[&str]) {
+    check_refused(&joined(|m| m["tensors"][tensor]["joined"] = parts), fragments);
+}
+
+fn rows(name: &str, rows: impl Into<Value>) -> Value {
+    let rows: Value = rows.into();
+    json!({"name": name, "rows": rows})
+}
+
+#[test]
+fn joined_tensors_name_their_rows() {
+    let archive = open(&joined(|_| {})).expect("open");
+    let of = |name: &str| -> Vec<(String, usize)> {
+        archive.manifest().tensors[name].joined.iter().map(|part| (part.name.clone(), part.rows)).collect()
+    };
+    let want =
+        [("q.weight", 8), ("k.weight", 4), ("v.weight", 4)].map(|(name, rows)| (name.to_owned(), rows));
+    assert_eq!(of("h.0.weight"), want);
+    assert_eq!(of("h.1.weight")[1], ("up.weight".to_owned(), 3));
+    assert_eq!(of("wte.weight"), []);
+    // Parts that are told apart by case only, a part in many bytes, and one part alone.
+    open(&joined(|m| {
+        m["tensors"]["h.2.weight"]["joined"] = json!([rows("Ω.weight", 5), rows("ω.weight", 1)])
+    }))
+    .expect("open");
+    open(&joined(|m| m["tensors"]["h.2.weight"]["joined"] = json!([rows("alone", 6)]))).expect("open");
+    open(&joined(|m| m["tensors"]["h.2.weight"]["joined"] = json!([]))).expect("open");
+    // Keys of later versions.
+    open(&joined(|m| m["tensors"]["h.2.weight"]["joined"][0]["columns"] = json!(64))).expect("open");
+}
+
+#[test]
+fn rows_of_joined_tensors_add_up_and_none_is_empty() {
+    let not = ["tensor `h.0.weight`: the rows that it is joined of do not add up to its shape [16, 64]"];
+    for parts in [
+        json!([rows("q", 8), rows("k", 4), rows("v", 3)]),
+        json!([rows("q", 8), rows("k", 4), rows("v", 5)]),
+        json!([rows("q", 16), rows("k", 0)]),
+        json!([rows("q", 0)]),
+        json!([rows("q", 15)]),
+        json!([rows("q", 64)]), // the columns
+        json!([rows("q", 1024)]),
+        json!([rows("q", usize::MAX)]),
+        json!([rows("q", usize::MAX), rows("k", 17)]), // wraps to the right number
+        json!([rows("q", 1_u64 << 63), rows("k", 1_u64 << 63), rows("v", 16)]),
+    ] {
+        check_joined("h.0.weight", parts, &not);
+    }
+    check_joined(
+        "h.0.bias",
+        json!([rows("q.b", 8), rows("k.b", 4)]),
+        &["tensor `h.0.bias`: the rows that it is joined of do not add up to its shape [16]"],
+    );
+}
+
+#[test]
+fn a_tensor_with_scales_for_all_its_rows_is_not_joined() {
+    check_joined(
+        "h.3.weight",
+        json!([rows("c.weight", 2), rows("d.weight", 2)]),
+        &["tensor `h.3.weight`: scheme nf4-dq has scales for all rows together and cannot be joined"],
+    );
+}
+
+#[test]
+fn a_part_of_a_joined_tensor_is_nothing_else() {
+    let problem = "it is a part of a joined tensor and something else too";
+    // A tensor of the manifest: another, a joined one, the tensor itself.
+    for name in ["wte.weight", "h.0.weight", "h.2.weight"] {
+        let expected = format!("tensor `{name}`: {problem}");
+        check_joined("h.2.weight", json!([rows(name, 5), rows("b.weight", 1)]), &[&expected]);
+    }
+    // A part that stands twice, in one tensor and in two.
+    let expected = format!("tensor `a.weight`: {problem}");
+    check_joined("h.2.weight", json!([rows("a.weight", 5), rows("a.weight", 1)]), &[&expected]);
+    check_refused(
+        &joined(|m| m["tensors"]["h.2.weight"]["joined"][0]["name"] = json!("q.weight")),
+        &[&format!("tensor `q.weight`: {problem}")],
+    );
+    // An alias.
+    check_refused(
+        &joined(|m| m["tied"] = json!({"up.weight": "wte.weight"})),
+        &["tensor `up.weight`: the manifest calls it an alias, but it is a part of a tensor"],
+    );
+    // What an alias stands for is a tensor of the archive, which a part is not.
+    check_refused(
+        &joined(|m| m["tied"] = json!({"lm_head.weight": "up.weight"})),
+        &["manifest.json: tied: `lm_head.weight` stands for `up.weight`"],
+    );
+}
+
+#[test]
+fn joined_is_a_list_of_names_and_rows() {
+    for parts in [
+        json!(null),
+        json!("q.weight"),
+        json!({"q.weight": 6}),
+        json!([6]),
+        json!(["q.weight"]),
+        json!([{"name": "q.weight"}]),
+        json!([{"rows": 6}]),
+        json!([rows("a.weight", -6)]),
+        json!([rows("a.weight", 6.0)]),
+        json!([rows("a.weight", "6")]),
+        json!([{"name": 6, "rows": 6}]),
+        json!([[rows("a.weight", 6)]]),
+    ] {
+        check_joined("h.2.weight", parts, &["manifest.json: "]);
+    }
+}
+
+#[test]
+fn very_many_parts_and_long_names_take_no_time() {
+    let many = 50_000;
+    let parts: Vec<Value> = (0..many).map(|i| rows(&format!("part.{i}"), 1)).collect();
+    check_joined("h.0.weight", json!(parts), &["do not add up to its shape [16, 64]"]);
+    let long = "x".repeat(1 << 20);
+    check_joined("h.2.weight", json!([rows(&long, 5), rows(&long, 1)]), &["tensor `xxx"]);
+    let parts = Parts::of(&[("h.weight", Scheme::F32, &[many, 1])]);
+    let mut manifest = serde_json::to_value(parts.full_manifest()).expect("a manifest is JSON");
+    let part = |i: usize| rows(&format!("part.{i}"), 1);
+    manifest["tensors"]["h.weight"]["joined"] = (0..many).map(part).collect();
+    open(&parts.zip_with_manifest(manifest.to_string().as_bytes()).bytes()).expect("open");
+    manifest["tensors"]["h.weight"]["joined"][many - 1] = part(0);
+    check_refused(
+        &parts.zip_with_manifest(manifest.to_string().as_bytes()).bytes(),
+        &["tensor `part.0`: it is a part of a joined tensor and something else too"],
+    );
+}

@@ -1,15 +1,36 @@
 //! The meaning of a graph, in the plainest form: f32, one buffer per value, one loop per op, no plan.
 
-use aibit_graph::{ActivationFunction, Graph, Op, RopePairing, ValueId};
+use aibit_graph::{ActivationFunction, Graph, ModelDescription, Op, Origin, Parameter, RopePairing, ValueId};
 
 use crate::support::Shapes;
 
 /// The logits of the last of `ids`, with tensors drawn from their names.
 pub(crate) fn last_logits(graph: &Graph, shapes: &Shapes, ids: &[usize]) -> Vec<f32> {
+    logits_with(graph, &|name| drawn(name, shapes[name].iter().product()), ids)
+}
+
+/// The same for a model. A joined tensor has the rows of its parts, each drawn from its own name.
+pub(crate) fn model_logits(model: &ModelDescription, ids: &[usize]) -> Vec<f32> {
+    fn elements(parameter: &Parameter) -> Vec<f32> {
+        match &parameter.origin {
+            Origin::Joined(parts) => parts.iter().flat_map(elements).collect(),
+            Origin::Constant(values) => values.clone(),
+            Origin::Canonical | Origin::Transposed => {
+                drawn(&parameter.name, parameter.shape.iter().product())
+            }
+        }
+    }
+    let tensor = |name: &str| {
+        let parameter = model.parameters.iter().find(|parameter| parameter.name == name);
+        elements(parameter.expect("a parameter of the model"))
+    };
+    logits_with(&model.graph, &tensor, ids)
+}
+
+fn logits_with(graph: &Graph, tensor: &dyn Fn(&str) -> Vec<f32>, ids: &[usize]) -> Vec<f32> {
     let m = ids.len();
     let mut values: Vec<Vec<f32>> = vec![Vec::new(); graph.values.len()];
     let width = |value: ValueId| graph.values[value].width;
-    let tensor = |name: &str| tensor(name, shapes[name].iter().product());
     let optional = |name: &Option<String>| name.as_deref().map(tensor);
     let rows = |table: &str, width: usize, rows: &mut dyn Iterator<Item = usize>| -> Vec<f32> {
         let table = tensor(table);
@@ -151,7 +172,7 @@ fn apply(function: ActivationFunction, x: f32) -> f32 {
 }
 
 /// Numbers in -1..1 that depend on the name only.
-fn tensor(name: &str, elements: usize) -> Vec<f32> {
+fn drawn(name: &str, elements: usize) -> Vec<f32> {
     let mut state = name.bytes().fold(17_u64, |state, byte| state.wrapping_mul(31).wrapping_add(byte.into()));
     let next = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

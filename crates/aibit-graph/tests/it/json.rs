@@ -1,7 +1,8 @@
 //! Graphs as JSON: one text per graph, and nothing unknown in it.
 
 use aibit_graph::{
-    ActivationFunction, ActivationPrecision, BufferPlan, Graph, GraphError, KvPrecision, KvSlot, Op, Value,
+    ActivationFunction, ActivationPrecision, BufferPlan, Graph, GraphError, KvPrecision, KvSlot, Op,
+    RopePairing, Value,
 };
 use proptest::prelude::*;
 
@@ -237,6 +238,17 @@ fn any_op() -> impl Strategy<Value = Op> {
         (id(), text(), prop::option::of(text()), any_float(), id()).prop_map(
             |(input, weight, bias, epsilon, output)| Op::LayerNorm { input, weight, bias, epsilon, output }
         ),
+        (id(), text(), any_float(), prop::option::of(any::<[usize; 2]>()), id()).prop_map(
+            |(input, weight, epsilon, range, output)| Op::RmsNorm { input, weight, epsilon, range, output }
+        ),
+        (id(), text(), id(), id(), prop::sample::select(PAIRINGS.to_vec()), id()).prop_map(
+            |(input, frequencies, heads, head_dim, pairing, output)| {
+                Op::Rope { input, frequencies, heads, head_dim, pairing, output }
+            }
+        ),
+        (prop::collection::vec(id(), 0..5), id()).prop_map(|(parts, output)| Op::Concat { parts, output }),
+        (id(), prop::sample::select(functions.clone()), id())
+            .prop_map(|(input, function, output)| { Op::GatedActivation { input, function, output } }),
         (
             (id(), text(), prop::option::of(text()), prop::option::of(any_float()), id()),
             (prop::option::of(prop::sample::select(functions.clone())), prop::option::of(id())),
@@ -271,6 +283,7 @@ fn any_op() -> impl Strategy<Value = Op> {
     ]
 }
 
+const PAIRINGS: [RopePairing; 2] = [RopePairing::Half, RopePairing::Adjacent];
 const KV: [KvPrecision; 3] = [KvPrecision::F32, KvPrecision::F16, KvPrecision::Int8];
 
 prop_compose! {

@@ -1,7 +1,9 @@
 //! Graphs: sound ones are executed as planned, all others are refused.
 
 mod fusion;
+mod gated_ops;
 mod interpreter;
+mod joining;
 mod json;
 mod plans;
 mod support;

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use aibit_graph::{ActivationFunction, ActivationPrecision, BufferPlan, Graph, KvSlot, Op, Value};
+use aibit_graph::{
+    ActivationFunction, ActivationPrecision, BufferPlan, Graph, KvSlot, Op, RopePairing, Value,
+};
 use proptest::prelude::*;
 
 use crate::fusion::same_meaning;
@@ -224,7 +226,9 @@ fn check_no_clobbering(graph: &Graph) -> Result<(), String> {
             let apart = read.end <= written.start || written.end <= read.start;
             let first = match op {
                 Op::Add { a, .. } => Some(*a),
-                Op::Activation { input, .. } => Some(*input),
+                Op::Activation { input, .. }
+                | Op::Rope { input, .. }
+                | Op::RmsNorm { input, range: Some(_), .. } => Some(*input),
                 Op::Linear { input, residual, .. } => residual.filter(|residual| residual != input),
                 _ => None,
             };
@@ -241,6 +245,7 @@ fn check_no_clobbering(graph: &Graph) -> Result<(), String> {
 /// A graph from random choices: each step takes earlier values and makes a new one.
 fn random_graph(steps: &[(u8, u16, u16)]) -> (Graph, Shapes) {
     const WIDTHS: [usize; 4] = [1, 8, 16, 33];
+    const WIDEST: usize = 64;
     let mut graph = Graph {
         version: Graph::VERSION,
         context: 4,
@@ -251,11 +256,11 @@ fn random_graph(steps: &[(u8, u16, u16)]) -> (Graph, Shapes) {
         plan: BufferPlan::default(),
     };
     let mut shapes = HashMap::new();
-    for width in WIDTHS {
+    for width in 1..=WIDEST {
         shapes.insert(format!("table{width}"), vec![5, width]);
         shapes.insert(format!("norm{width}"), vec![width]);
         for other in WIDTHS {
-            shapes.insert(format!("matrix{width}x{other}"), vec![width, other]);
+            shapes.insert(format!("matrix{other}x{width}"), vec![other, width]);
         }
     }
     let embed = |graph: &mut Graph, width: usize| {
@@ -268,7 +273,7 @@ fn random_graph(steps: &[(u8, u16, u16)]) -> (Graph, Shapes) {
         let output = graph.values.len();
         let input = usize::from(first) % output;
         let width = graph.values[input].width;
-        let (op, width) = match kind % 6 {
+        let (op, width) = match kind % 10 {
             0 => {
                 embed(&mut graph, WIDTHS[usize::from(first) % 4]);
                 continue;
@@ -284,6 +289,40 @@ fn random_graph(steps: &[(u8, u16, u16)]) -> (Graph, Shapes) {
             4 => {
                 let weight = format!("norm{width}");
                 (Op::LayerNorm { input, weight, bias: None, epsilon: 1.0, output }, width)
+            }
+            5 => {
+                // Rows as a whole, or one run of them.
+                let run = usize::from(second) % width + 1;
+                let start = usize::from(first) % (width - run + 1);
+                let range = (second % 3 > 0).then_some([start, start + run]);
+                let weight = format!("norm{}", if range.is_some() { run } else { width });
+                (Op::RmsNorm { input, weight, epsilon: 1.0, range, output }, width)
+            }
+            6 => {
+                let pairs = usize::from(second) % width + 1;
+                let (heads, head_dim) = (width / (2 * pairs), 2 * pairs);
+                let pairing = if second % 2 == 0 { RopePairing::Half } else { RopePairing::Adjacent };
+                if heads == 0 {
+                    continue;
+                }
+                (
+                    Op::Rope { input, frequencies: format!("norm{pairs}"), heads, head_dim, pairing, output },
+                    width,
+                )
+            }
+            7 => {
+                let other = usize::from(second) % output;
+                let both = width + graph.values[other].width;
+                if both > WIDEST {
+                    continue;
+                }
+                (Op::Concat { parts: vec![input, other], output }, both)
+            }
+            8 => {
+                if width % 2 == 1 {
+                    continue;
+                }
+                (Op::GatedActivation { input, function: ActivationFunction::Relu, output }, width / 2)
             }
             _ => {
                 let wide = WIDTHS[usize::from(second) % 4];

@@ -1,9 +1,10 @@
-//! A small sound graph: one block of attention and feed-forward.
+//! Two small sound graphs: one block of attention and feed-forward each, of layers as GPT-2 has them and as Llama has.
 
 use std::collections::HashMap;
 
 use aibit_graph::{
-    ActivationFunction, ActivationPrecision, BufferPlan, Graph, GraphError, KvPrecision, KvSlot, Op, Value,
+    ActivationFunction, ActivationPrecision, BufferPlan, Graph, GraphBuilder, GraphError, KvPrecision,
+    KvSlot, LinearLayer, ModelDescription, Op, Origin, Role, RopePairing, Value,
 };
 
 pub(crate) const CONTEXT: usize = 32;
@@ -104,6 +105,99 @@ pub(crate) fn validate(graph: &Graph, shapes: &Shapes) -> Result<(), GraphError>
 #[track_caller]
 pub(crate) fn check_refused(edit: impl FnOnce(&mut Graph, &mut Shapes), fragments: &[&str]) {
     let (mut graph, mut shapes) = sample();
+    edit(&mut graph, &mut shapes);
+    let message = validate(&graph, &shapes).expect_err("the graph is broken").to_string();
+    for fragment in fragments {
+        assert!(message.contains(fragment), "`{fragment}` is not in: {message}");
+    }
+}
+
+/// Node indices of [`gated`], by what they do; where that differs, a value has the index of the node that writes it.
+pub(crate) mod gated_node {
+    pub(crate) const INPUT_NORM: usize = 1;
+    pub(crate) const Q: usize = 2;
+    pub(crate) const K: usize = 3;
+    pub(crate) const V: usize = 4;
+    pub(crate) const QKV: usize = 5;
+    pub(crate) const HEAD_NORM: usize = 6;
+    pub(crate) const ROPE: usize = 7;
+    pub(crate) const GATE: usize = 11;
+    pub(crate) const UP: usize = 12;
+    pub(crate) const GATE_UP: usize = 13;
+    pub(crate) const GATED: usize = 14;
+    pub(crate) const LAST_NORM: usize = 17;
+    pub(crate) const LOGITS: usize = 18;
+}
+
+/// A linear layer that reads `input`.
+pub(crate) fn layer<'a>(name: &'a str, input: usize, out_features: usize, has_bias: bool) -> LinearLayer<'a> {
+    let activations = ActivationPrecision::Int8;
+    LinearLayer {
+        name,
+        input,
+        out_features,
+        has_bias,
+        is_transposed: false,
+        activations,
+        outlier_threshold: aibit_graph::LLM_INT8_THRESHOLD,
+    }
+}
+
+/// Two query heads of four elements, which are normalized and turned, and share one head of keys and values; a gated
+/// feed-forward of width six. Queries, keys and values have biases, nothing else has.
+pub(crate) fn gated() -> ModelDescription {
+    let mut b = GraphBuilder::default();
+    let table = b.matrix("embed.weight", [VOCABULARY, WIDTH], Role::Embedding);
+    let hidden = b.value("hidden", WIDTH);
+    b.push(Op::Embed { table: table.clone(), output: hidden });
+    let norm = |b: &mut GraphBuilder, name: &str, input: usize| {
+        let (weight, output) = (b.vector(&format!("{name}.weight"), WIDTH), b.value(name, WIDTH));
+        b.push(Op::RmsNorm { input, weight, epsilon: 1e-5, range: None, output });
+        output
+    };
+    let normed = norm(&mut b, "input_norm", hidden);
+    let parts =
+        [("q", 8), ("k", 4), ("v", 4)].map(|(name, width)| b.linear(layer(name, normed, width, true)));
+    let qkv = b.value("qkv", 16);
+    b.push(Op::Concat { parts: parts.to_vec(), output: qkv });
+    let (weight, queries_normed) = (b.vector("head_norm.weight", 4), b.value("head_norm", 16));
+    b.push(Op::RmsNorm { input: qkv, weight, epsilon: 1e-5, range: Some([0, 8]), output: queries_normed });
+    let frequencies = b.parameter("frequencies", &[2], Role::Vector, Origin::Constant(vec![1.0, 0.01]));
+    let turned = b.value("rope", 16);
+    b.push(Op::Rope {
+        input: queries_normed,
+        frequencies,
+        heads: 3,
+        head_dim: 4,
+        pairing: RopePairing::Half,
+        output: turned,
+    });
+    let slot = b.kv_slot(KvSlot { n_kv_head: 1, head_dim: 4, precision: KvPrecision::F32 });
+    let heads = b.value("heads", WIDTH);
+    b.push(Op::Attention { qkv: turned, slot, n_head: 2, scale: 0.5, output: heads });
+    let attended = b.linear(layer("o", heads, WIDTH, false));
+    let hidden = b.add("attention_residual", hidden, attended);
+    let parts = ["gate", "up"].map(|name| b.linear(layer(name, hidden, 6, false)));
+    let gate_up = b.value("gate_up", 12);
+    b.push(Op::Concat { parts: parts.to_vec(), output: gate_up });
+    let gated = b.value("gated", 6);
+    b.push(Op::GatedActivation { input: gate_up, function: ActivationFunction::Silu, output: gated });
+    let down = b.linear(layer("down", gated, WIDTH, false));
+    let hidden = b.add("residual", hidden, down);
+    let normed = norm(&mut b, "last_norm", hidden);
+    b.finish("test", [CONTEXT, VOCABULARY], normed, "head.weight", Some(table))
+}
+
+/// The shapes of a model's parameters.
+pub(crate) fn shapes_of(model: &ModelDescription) -> Shapes {
+    model.parameters.iter().map(|parameter| (parameter.name.clone(), parameter.shape.clone())).collect()
+}
+
+/// Checks that the [`gated`] model's graph, edited, is refused with a message that holds every fragment.
+#[track_caller]
+pub(crate) fn check_gated_refused(edit: impl FnOnce(&mut Graph, &mut Shapes), fragments: &[&str]) {
+    let model = gated();
+    let (mut graph, mut shapes) = (model.graph.clone(), shapes_of(&model));
     edit(&mut graph, &mut shapes);
     let message = validate(&graph, &shapes).expect_err("the graph is broken").to_string();
     for fragment in fragments {

@@ -473,7 +473,13 @@ fn weights_of<S: Simd>(
         let mut lanes = [0.0; LANES];
         simd.store(absmax, &mut lanes);
         let (scale, inverse) = scale_and_inverse(self::absmax(&lanes), STEPS_X2, STEPS_X2);
-        let inverse = inverse.unwrap_or(0.0);
+        let scale = scale * (1.0 / simd.sum(sums));
+        let Some(inverse) = inverse else {
+            // Not by a factor of zero, which leaves NaN what it is.
+            weights.as_flattened_mut().as_flattened_mut().fill(0);
+            encoded[r] = Codes { sums: [0; 2], scale };
+            continue;
+        };
         let mut code_sums = [[0; BLOCK]; 2];
         for (block, [high, low]) in scores.iter().zip(weights) {
             for l in 0..BLOCK {
@@ -483,7 +489,6 @@ fn weights_of<S: Simd>(
                 code_sums[1][l] += codes[1];
             }
         }
-        let scale = scale * (1.0 / simd.sum(sums));
         encoded[r] = Codes { sums: code_sums.map(|sums| sums.iter().sum()), scale };
     }
     encoded

@@ -78,7 +78,7 @@ fn sum(lanes: &mut [f32; 16]) -> f32 {
     lanes[0]
 }
 
-/// Section 7.5 of `docs/format.md` in plain loops.
+/// Section 7.7 of `docs/format.md` in plain loops.
 fn int8_reference(shape: &AttentionShape, qkv: &[f32]) -> Vec<f32> {
     // `scale`, then `q`, rounded half to even.
     let quantize = |x: &[f32], units: f32, steps: f32| -> (f32, Vec<i64>) {
@@ -279,4 +279,40 @@ fn a_half_precision_cache_rounds_half_to_even() {
     store_kv(&shape, &[[0.0; 4], key, value].concat(), 1, 0, &mut keys, &mut values);
     assert_eq!(keys.map(f16::to_f32), [1.0, 1.0 + 2.0 * ulp, 65504.0, f32::INFINITY]);
     assert_eq!(values.map(f16::to_bits), [0, 2, 0x8000, 0x3C01]);
+}
+
+/// Rows that a damaged model makes: no panic, the same numbers everywhere, and none where a head has seen a NaN value.
+#[test]
+fn numbers_that_are_none_spread_to_what_sees_them_and_no_further() {
+    // A scale at which no exponential is zero: what has no weight is not seen.
+    let shape = AttentionShape { n_head: 4, n_kv_head: 2, head_dim: 20, scale: 0.005, capacity: 40 };
+    let (m, width, out) = (37, shape.qkv_width(), shape.n_head * shape.head_dim);
+    let sound = Random(21).floats(m * width);
+    // The middle of the first token's elements of a part: query head 0, key head 0, value head 0.
+    for (part, at) in [("query", 7), ("key", 4 * 20 + 7), ("value", 6 * 20 + 7)] {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX] {
+            for first in [0, 20] {
+                let mut qkv = sound.clone();
+                // From one token on in every third, so that sums have several of them.
+                qkv.chunks_mut(width).skip(first).step_by(3).for_each(|row| row[at] = bad);
+                for kv in KV {
+                    // Which NaN comes of two is nobody's promise.
+                    let bits_of = |x: &f32| if x.is_nan() { u32::MAX } else { x.to_bits() };
+                    let bits = |y: &[f32]| y.iter().map(bits_of).collect::<Vec<_>>();
+                    check(|isa| bits(&run(isa, &shape, kv, &qkv, &[30, 7])));
+                    let y = run(Isa::best(), &shape, kv, &qkv, &[30, 7]);
+                    let want = run(Isa::best(), &shape, kv, &sound, &[30, 7]);
+                    for (token, (y, want)) in y.chunks(out).zip(want.chunks(out)).enumerate() {
+                        // Two query heads share the first head of keys and values.
+                        let touched = if part == "query" { 20 } else { 40 };
+                        let (seen, apart) = y.split_at(if token < first { 0 } else { touched });
+                        assert_eq!(bits(apart), bits(&want[seen.len()..]), "{kv:?} {part} {bad} {token}");
+                        if kv == Kv::Int8 && part == "value" && bad.is_nan() {
+                            assert!(seen.iter().all(|y| y.is_nan()), "{part} {bad} {token}: {seen:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
 }

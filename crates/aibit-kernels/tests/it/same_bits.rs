@@ -46,9 +46,10 @@ pub(crate) fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|x| x.to_bits()).collect()
 }
 
-/// Runs `kernel` on every instruction set, with one and two threads: all must equal scalar on one.
+/// Runs `kernel` on every instruction set, with one to three threads: all must equal scalar on one.
 pub(crate) fn check<T: PartialEq + std::fmt::Debug + Send>(kernel: impl Fn(Isa) -> T + Sync) {
-    let pools = [1, 2].map(|threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap());
+    let pools =
+        [1, 2, 3].map(|threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap());
     let want = pools[0].install(|| kernel(Isa::SCALAR));
     for isa in Isa::available() {
         for pool in &pools {
@@ -239,10 +240,7 @@ proptest! {
     fn activations_and_sums(count in 0..300_usize, seed in any::<u64>()) {
         let mut random = Random(seed);
         let (a, b) = (random.floats(count), random.floats(count));
-        for activation in [
-            Activation::GeluTanh, Activation::GeluErf, Activation::Relu, Activation::Silu, Activation::Tanh,
-            Activation::QuickGelu, Activation::Sigmoid,
-        ] {
+        for activation in ACTIVATIONS {
             check(|isa| {
                 let mut x = a.clone();
                 activate(isa, activation, &mut x);
@@ -256,6 +254,210 @@ proptest! {
             add_assign(isa, &mut y, &a);
             (bits(&sum), bits(&y))
         });
+    }
+}
+
+/// A run alone, in a row and in rows gives the same bits, and those are near the definition in f64.
+fn check_rms_norm(m: usize, run: usize, runs: usize, margin: usize, seed: u64) {
+    let mut random = Random(seed);
+    let (weight, epsilon) = (random.floats(run), 1e-5_f32);
+    let x = random.floats(m * run);
+    let alone = |isa: Isa, x: &[f32]| {
+        let mut y = vec![f32::NAN; x.len()];
+        rms_norm(isa, x, &weight, epsilon, &mut y);
+        y
+    };
+    check(|isa| bits(&alone(isa, &x)));
+    let batch = alone(Isa::best(), &x);
+    for (x, y) in x.chunks(run).zip(batch.chunks(run)) {
+        assert_eq!(bits(&alone(Isa::best(), x)), bits(y), "a row alone");
+        let mean = x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / run as f64;
+        let factor = (mean + f64::from(epsilon)).sqrt().recip();
+        for ((x, w), y) in x.iter().zip(&weight).zip(y) {
+            let want = f64::from(*x) * factor * f64::from(*w);
+            // Sums of positive terms in sixteen lanes: a rounding for every term of a lane and a few more.
+            let tolerance = (run as f64 / 16.0 + 10.0) * f64::from(f32::EPSILON) * want.abs() + 1e-40;
+            assert!((f64::from(*y) - want).abs() <= tolerance, "{x}: {y}, want {want}");
+        }
+    }
+    let width = run * runs + 2 * margin;
+    let rows = random.floats(m * width);
+    let range = margin..width - margin;
+    let in_place = |isa: Isa, rows: &[f32]| {
+        let mut y = rows.to_vec();
+        rms_norm_runs(isa, &mut y, width, range.clone(), &weight, epsilon);
+        y
+    };
+    check(|isa| bits(&in_place(isa, &rows)));
+    let batch = in_place(Isa::best(), &rows);
+    for (x, y) in rows.chunks(width).zip(batch.chunks(width)) {
+        assert_eq!(bits(&in_place(Isa::best(), x)), bits(y), "a row alone");
+        assert_eq!(bits(&y[..margin]), bits(&x[..margin]), "before the range");
+        assert_eq!(bits(&y[range.end..]), bits(&x[range.end..]), "behind the range");
+        for (x, y) in x[range.clone()].chunks(run).zip(y[range.clone()].chunks(run)) {
+            assert_eq!(bits(&alone(Isa::best(), x)), bits(y), "a run alone");
+        }
+    }
+}
+
+fn turned(isa: Isa, shape: RopeShape, frequencies: &[f32], past: usize, x: &[f32]) -> Vec<f32> {
+    let mut table = RopeTable::default();
+    table.fill(frequencies, past, x.len() / shape.width);
+    let mut y = x.to_vec();
+    rope(isa, shape, &table, &mut y);
+    y
+}
+
+/// The formulas of `docs/format.md`, §7.5, in f64 but for the angle, which is rounded there too.
+fn rope_in_f64(shape: RopeShape, frequencies: &[f32], past: usize, x: &[f32]) -> Vec<f64> {
+    let mut y: Vec<f64> = x.iter().map(|x| f64::from(*x)).collect();
+    for (t, row) in y.chunks_mut(shape.width).enumerate() {
+        for head in 0..shape.heads {
+            for (i, frequency) in frequencies.iter().enumerate() {
+                let [a, b] = if shape.is_adjacent { [2 * i, 2 * i + 1] } else { [i, i + frequencies.len()] };
+                let [a, b] = [a, b].map(|at| head * shape.head_dim + at);
+                let angle = f64::from((past + t) as f32 * frequency);
+                (row[a], row[b]) = (
+                    row[a] * angle.cos() - row[b] * angle.sin(),
+                    row[b] * angle.cos() + row[a] * angle.sin(),
+                );
+            }
+        }
+    }
+    y
+}
+
+/// `rest` elements of each head are behind its pairs, `margin` elements of each row behind its heads.
+fn check_rope(m: usize, heads: usize, pairs: usize, rest: usize, margin: usize, past: usize, seed: u64) {
+    let mut random = Random(seed);
+    let head_dim = 2 * pairs + rest;
+    let width = heads * head_dim + margin;
+    let (x, frequencies) = (random.floats(m * width), random.floats(pairs));
+    for is_adjacent in [false, true] {
+        let shape = RopeShape { width, heads, head_dim, is_adjacent };
+        check(|isa| bits(&turned(isa, shape, &frequencies, past, &x)));
+        let batch = turned(Isa::best(), shape, &frequencies, past, &x);
+        for (t, (x, y)) in x.chunks(width).zip(batch.chunks(width)).enumerate() {
+            assert_eq!(
+                bits(&turned(Isa::best(), shape, &frequencies, past + t, x)),
+                bits(y),
+                "row {t} alone"
+            );
+        }
+        for (i, (y, want)) in batch.iter().zip(rope_in_f64(shape, &frequencies, past, &x)).enumerate() {
+            // Sine and cosine to a unit in the last place, two products and a sum, of numbers up to 60.
+            assert!(
+                (f64::from(*y) - want).abs() <= 120.0 * 3.0 * f64::from(f32::EPSILON),
+                "{i}: {y}, want {want}"
+            );
+            let at = i % width;
+            let stays = at >= heads * head_dim || at % head_dim >= 2 * pairs;
+            assert!(!stays || y.to_bits() == x[i].to_bits(), "{i}: {y}, was {}", x[i]);
+        }
+    }
+}
+
+fn check_gate(m: usize, width: usize, seed: u64) {
+    let x = Random(seed).floats(2 * m * width);
+    for activation in ACTIVATIONS {
+        let gated = |isa: Isa, x: &[f32]| {
+            let mut y = vec![f32::NAN; x.len() / 2];
+            gated_activation(isa, activation, x, width, &mut y);
+            y
+        };
+        check(|isa| bits(&gated(isa, &x)));
+        let batch = gated(Isa::best(), &x);
+        for (x, y) in x.chunks(2 * width).zip(batch.chunks(width)) {
+            assert_eq!(bits(&gated(Isa::best(), x)), bits(y), "{activation:?}: a row alone");
+            // The gate is the function of its half, which has a test against f64, then there is one product.
+            let mut gates = x[..width].to_vec();
+            activate(Isa::SCALAR, activation, &mut gates);
+            let want: Vec<f32> = gates.iter().zip(&x[width..]).map(|(gate, x)| gate * x).collect();
+            assert_eq!(bits(y), bits(&want), "{activation:?}");
+        }
+    }
+    let mut y = vec![0.0; m * width];
+    gated_activation(Isa::best(), Activation::Silu, &x, width, &mut y);
+    for (i, y) in y.iter().enumerate() {
+        let at = i / width * 2 * width + i % width;
+        let (gate, value) = (f64::from(x[at]), f64::from(x[at + width]));
+        let want = gate / (1.0 + (-gate).exp()) * value;
+        // An exponential of a few units in the last place, relative; where it is beyond f32 the result is zero.
+        let tolerance = 16.0 * f64::from(f32::EPSILON) * want.abs() + 1e-36;
+        assert!((f64::from(*y) - want).abs() <= tolerance, "{i}: {y}, want {want}");
+    }
+}
+
+const ACTIVATIONS: [Activation; 7] = [
+    Activation::GeluTanh,
+    Activation::GeluErf,
+    Activation::Relu,
+    Activation::Silu,
+    Activation::Tanh,
+    Activation::QuickGelu,
+    Activation::Sigmoid,
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn rms_norms(m in 0..5_usize, run in 1..150_usize, runs in 0..4_usize, margin in 0..20_usize, seed in any::<u64>()) {
+        if runs + margin > 0 {
+            check_rms_norm(m, run, runs, margin, seed);
+        }
+    }
+
+    #[test]
+    fn rotations(
+        (m, heads, pairs) in (0..5_usize, 1..5_usize, 1..40_usize),
+        (rest, margin, past) in (0..20_usize, 0..40_usize, 0..5000_usize),
+        seed in any::<u64>(),
+    ) {
+        check_rope(m, heads, pairs, rest, margin, past, seed);
+    }
+
+    #[test]
+    fn gates(m in 0..5_usize, width in 1..150_usize, seed in any::<u64>()) {
+        check_gate(m, width, seed);
+    }
+}
+
+/// More rows than one thread takes, so that positions and rows must go together across threads.
+#[test]
+fn rows_of_several_threads() {
+    check_rms_norm(700, 67, 1, 5, 12);
+    check_rms_norm(70, 64, 9, 32, 13);
+    check_rope(130, 5, 32, 3, 77, 11, 14);
+    check_rope(4000, 1, 4, 1, 3, 0, 15);
+    check_gate(300, 129, 16);
+    check_gate(2, 20_000, 17);
+}
+
+/// What a hostile archive may hold as frequencies; any result will do, on every instruction set the same.
+#[test]
+fn frequencies_that_are_no_numbers_do_no_harm() {
+    let frequencies = [
+        f32::NAN,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::MAX,
+        -f32::MAX,
+        1e30,
+        f32::MIN_POSITIVE,
+        f32::from_bits(1),
+        -0.0,
+    ];
+    let x = Random(18).floats(3 * 40);
+    for past in [0, 1, 1 << 24, usize::MAX - 10] {
+        for is_adjacent in [false, true] {
+            let shape = RopeShape { width: 40, heads: 2, head_dim: 19, is_adjacent };
+            // Which NaN comes of two is nobody's promise.
+            let bits_of = |x: f32| if x.is_nan() { u32::MAX } else { x.to_bits() };
+            check(|isa| {
+                turned(isa, shape, &frequencies, past, &x).into_iter().map(bits_of).collect::<Vec<_>>()
+            });
+        }
     }
 }
 

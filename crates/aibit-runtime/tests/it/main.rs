@@ -1,5 +1,6 @@
 //! The runtime, from outside.
 
 mod chat;
+mod foreign_model;
 mod tokenizer;
 mod tokenizer_steps;
