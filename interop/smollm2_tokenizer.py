@@ -61,6 +61,19 @@ def read_texts(path):
     return [json.loads(line) for line in lines] if path.suffix == ".jsonl" else lines
 
 
+def compare(llama, library, texts, parse_special):
+    """(number of llama.cpp's tokens, [(text, its ids, the library's)] where they differ)"""
+    library.encode_special_tokens = not parse_special
+    tokens, different = 0, []
+    for text in texts:
+        expected = llama.encode(text, parse_special)
+        found = library.encode(text, add_special_tokens=False).ids
+        tokens += len(expected)
+        if found != expected:
+            different.append((text, expected, found))
+    return tokens, different
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("texts", type=pathlib.Path)
@@ -77,14 +90,7 @@ def main():
     library = tokenizers.Tokenizer.from_file(str(arguments.tokenizer_json))
     differing = 0
     for parse_special in (True, False):
-        library.encode_special_tokens = not parse_special
-        tokens, different = 0, []
-        for text in texts:
-            expected = llama.encode(text, parse_special)
-            found = library.encode(text, add_special_tokens=False).ids
-            tokens += len(expected)
-            if found != expected:
-                different.append((text, expected, found))
+        tokens, different = compare(llama, library, texts, parse_special)
         for text, expected, found in different[:SHOWN]:
             print(f"{text!r}\n  llama.cpp  {expected}\n  tokenizers {found}")
         how = "recognised" if parse_special else "as text"

@@ -1,5 +1,6 @@
 //! The main job from end to end, through the binary alone: what a user does, in the order a user does it.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -7,6 +8,19 @@ use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
 use crate::root;
+
+/// A model and what must come of it.
+struct Subject {
+    name: &'static str,
+    /// The file or folder that is packed, below the workspace's folder.
+    source: &'static str,
+    /// What `pack` has to be told beside the preset.
+    pack: &'static [&'static str],
+    quality: &'static [Quality],
+    /// As much of the documentation as is measured on, in bytes.
+    text_bytes: usize,
+    chat: Option<Chat>,
+}
 
 /// What a package of each preset must keep of the f32 package, on the project's own documentation.
 struct Quality {
@@ -17,80 +31,167 @@ struct Quality {
     kl: f64,
 }
 
+/// A question to a model that has learned to answer, and what its greedy answer must hold.
+struct Chat {
+    question: &'static str,
+    answer: &'static str,
+}
+
+const F32: Quality = Quality { preset: "f32", ratio: 1.0, kl: 1e-9 };
+
 /// f16 differs by rounding alone. For int8 the perplexity bound is the project's promise; the divergence bound
 /// is four times what the small model shows (docs/quantization.md), so that it catches a broken kernel or scale.
-const QUALITY: [Quality; 3] = [
-    Quality { preset: "f32", ratio: 1.0, kl: 1e-9 },
+const GPT2_QUALITY: [Quality; 3] = [
+    F32,
     Quality { preset: "f16", ratio: 1.001, kl: 1e-4 },
     Quality { preset: "int8", ratio: 1.01, kl: 0.04 },
+];
+
+/// The promise for this model, 1.005, is of WikiText-2; a few thousand tokens of Markdown are allowed twice that.
+/// Nothing is said of f16: the source's values are products of f16 scales, and need not be f16 themselves.
+const SMOLLM2_QUALITY: [Quality; 2] = [F32, Quality { preset: "int8", ratio: 1.01, kl: 0.04 }];
+
+const SUBJECTS: [Subject; 3] = [
+    Subject {
+        name: "small",
+        source: "fixtures/aibit-small-gpt2",
+        pack: &[],
+        quality: &GPT2_QUALITY,
+        text_bytes: usize::MAX,
+        chat: None,
+    },
+    Subject {
+        name: "gpt2",
+        source: "target/fixtures/gpt2",
+        pack: &[],
+        quality: &GPT2_QUALITY,
+        text_bytes: usize::MAX,
+        chat: None,
+    },
+    Subject {
+        name: "smollm2",
+        source: "target/fixtures/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        // No scheme of archives holds the codes of Q4_1.
+        pack: &["--requantize"],
+        quality: &SMOLLM2_QUALITY,
+        // About 8000 tokens: its f32 package takes some 300 of them a second on two cores.
+        text_bytes: 24_500,
+        chat: Some(Chat { question: "What is the capital of France?", answer: "Paris" }),
+    },
 ];
 
 const PROMPT: &str = "The history of the city begins";
 const RUNS: usize = 5;
 
-/// Runs everything for one model; fails if an id, a digest or the quality is not as expected.
+/// Runs everything for one model; fails if an id, a digest, the quality or an answer is not as expected.
+#[expect(clippy::print_stdout, reason = "the outcome is the task's result")]
 pub(crate) fn run(model: &str) -> anyhow::Result<()> {
-    let source = match model {
-        "small" => root().join("fixtures/aibit-small-gpt2"),
-        "gpt2" => root().join("target/fixtures/gpt2"),
-        other => bail!("no model `{other}`; there are small and gpt2"),
+    let Some(subject) = SUBJECTS.iter().find(|subject| subject.name == model) else {
+        bail!("no model `{model}`; there are {}", SUBJECTS.map(|subject| subject.name).join(", "));
     };
+    let source = root().join(subject.source);
     ensure!(
-        source.is_dir(),
+        source.exists(),
         "{} is not there: run `cargo xtask fixtures --model {model}` first",
         source.display()
     );
     let aibit = build()?;
     let folder = root().join("target/e2e").join(model);
-    std::fs::create_dir_all(&folder)?;
-    let text = documentation(&folder)?;
+    fs::create_dir_all(&folder)?;
+    let text = documentation(&folder, subject.text_bytes)?;
 
     let mut rows = Vec::new();
-    for Quality { preset, ratio, kl } in QUALITY {
-        eprintln!("{preset}: pack, verify, run, eval");
-        let archive = folder.join(format!("{model}-{preset}.aibit"));
-        let archive_path = path(&archive);
-        let packed = aibit.json(&["pack", path(&source), "-o", archive_path, "-q", preset])?;
-        check_reproducible(&aibit, &source, &folder, preset, &archive)?;
-        let verified = aibit.json(&["verify", archive_path, "--run"])?;
-        ensure!(verified["ok"] == true, "{preset}: verify --run: {verified}");
-        let inspected = aibit.json(&["inspect", archive_path])?;
-        check_source(&source, &inspected)?;
+    for quality in subject.quality {
+        rows.push(check_preset(&aibit, subject, quality, &source, &folder, &text)?);
+    }
+    print_table(model, &rows);
+    if let Some(chat) = &subject.chat {
+        for Quality { preset, .. } in subject.quality {
+            let answer = chat.check(&aibit, &package(&folder, model, preset))?;
+            println!("\n{preset} answers: {}\n    {}", chat.question, answer.trim());
+        }
+    }
+    // With the whole table in view: it says whether one preset fails or all do.
+    for (row, quality) in rows.iter().zip(subject.quality) {
+        quality.check(row)?;
+    }
+    println!("\nall as expected: ids, digests, two packs byte for byte, quality");
+    Ok(())
+}
 
-        let mut runs = Vec::new();
-        for _ in 0..RUNS {
-            runs.push(aibit.json(&["run", archive_path, "-p", PROMPT, "-n", "48", "--temp", "0"])?);
-        }
+/// Packs with one preset; verifies, runs and measures the package.
+fn check_preset(
+    aibit: &Aibit,
+    subject: &Subject,
+    &Quality { preset, .. }: &Quality,
+    source: &Path,
+    folder: &Path,
+    text: &Path,
+) -> anyhow::Result<Row> {
+    eprintln!("{preset}: pack, verify, run, eval");
+    let archive = package(folder, subject.name, preset);
+    let archive_path = path(&archive);
+    let mut pack = vec!["pack", path(source), "-o", archive_path, "-q", preset];
+    pack.extend(subject.pack);
+    let packed = aibit.json(&pack)?;
+    check_reproducible(aibit, subject, source, folder, preset)?;
+    let verified = aibit.json(&["verify", archive_path, "--run"])?;
+    ensure!(verified["ok"] == true, "{preset}: verify --run: {verified}");
+    let inspected = aibit.json(&["inspect", archive_path])?;
+    check_source(source, &inspected)?;
+
+    let mut runs = Vec::new();
+    for _ in 0..RUNS {
+        runs.push(aibit.json(&["run", archive_path, "-p", PROMPT, "-n", "48", "--temp", "0"])?);
+    }
+    ensure!(
+        runs.iter().all(|run| run["generated_ids"] == runs[0]["generated_ids"]),
+        "{preset}: greedy runs differ from each other"
+    );
+    if preset == "f32" {
+        check_ids(source, &runs[0])?;
+    }
+    let base = package(folder, subject.name, "f32");
+    let window = inspected["context"].as_u64().context("context")?.min(512).to_string();
+    let eval =
+        aibit.json(&["eval", archive_path, "--ppl", path(text), "--kl-base", path(&base), "-w", &window])?;
+    let row = Row::new(preset, &packed, &runs, &eval)?;
+    Ok(row)
+}
+
+/// Where a preset's package lies.
+fn package(folder: &Path, model: &str, preset: &str) -> PathBuf {
+    folder.join(format!("{model}-{preset}.aibit"))
+}
+
+impl Quality {
+    fn check(&self, row: &Row) -> anyhow::Result<()> {
+        let Self { preset, ratio, kl } = self;
         ensure!(
-            runs.iter().all(|run| run["generated_ids"] == runs[0]["generated_ids"]),
-            "{preset}: greedy runs differ from each other"
-        );
-        if preset == "f32" {
-            check_ids(&source, &runs[0])?;
-        }
-        let base = folder.join(format!("{model}-f32.aibit"));
-        let window = inspected["context"].as_u64().context("context")?.min(512).to_string();
-        let eval = aibit.json(&[
-            "eval",
-            archive_path,
-            "--ppl",
-            path(&text),
-            "--kl-base",
-            path(&base),
-            "-w",
-            &window,
-        ])?;
-        let row = Row::new(preset, &packed, &runs, &eval)?;
-        ensure!(
-            row.ratio <= ratio && row.ratio >= 1.0 / ratio && row.kl <= kl,
+            row.ratio <= *ratio && row.ratio >= 1.0 / ratio && row.kl <= *kl,
             "{preset}: perplexity ratio {} (at most {ratio}) or mean KL {} (at most {kl}) is not as expected",
             row.ratio,
             row.kl
         );
-        rows.push(row);
+        Ok(())
     }
-    print_table(model, &rows);
-    Ok(())
+}
+
+impl Chat {
+    /// Asks, and returns the answer if it is as expected.
+    fn check(&self, aibit: &Aibit, archive: &Path) -> anyhow::Result<String> {
+        let asked = ["run", path(archive), "--chat", "-p", self.question, "--temp", "0", "-n", "40"];
+        let report = aibit.json(&asked)?;
+        let answer = report["text"].as_str().context("no text")?;
+        ensure!(
+            answer.contains(self.answer),
+            "{}: asked \"{}\" it says \"{answer}\", without \"{}\"",
+            archive.display(),
+            self.question,
+            self.answer
+        );
+        Ok(answer.to_owned())
+    }
 }
 
 /// The release binary, built by the cargo that runs this.
@@ -133,42 +234,59 @@ impl Aibit {
     }
 }
 
-/// The project's own documents as one text: there is no other English here that may be measured on.
-fn documentation(folder: &Path) -> anyhow::Result<PathBuf> {
+/// The start of the project's own documents, `limit` bytes at most, as one text: there is no other English here that may
+/// be measured on.
+fn documentation(folder: &Path, limit: usize) -> anyhow::Result<PathBuf> {
     let names = ["README.md", "ARCHITECTURE.md", "docs/format.md", "docs/quantization.md"];
     let parts: Vec<_> = names
         .iter()
-        .map(|name| std::fs::read_to_string(root().join(name)).with_context(|| name.to_string()))
+        .map(|name| fs::read_to_string(root().join(name)).with_context(|| name.to_string()))
         .collect::<Result<_, _>>()?;
     let target = folder.join("documentation.txt");
-    std::fs::write(&target, parts.join("\n"))?;
+    let text = parts.join("\n");
+    let end = (0..=limit.min(text.len())).rev().find(|&at| text.is_char_boundary(at));
+    fs::write(&target, &text[..end.unwrap_or(0)])?;
     Ok(target)
 }
 
 /// Packs again from a copy in another folder with another number of threads: the bytes must be the same.
 fn check_reproducible(
     aibit: &Aibit,
+    subject: &Subject,
     source: &Path,
     folder: &Path,
     preset: &str,
-    archive: &Path,
 ) -> anyhow::Result<()> {
-    let copy = folder.join("copy");
-    std::fs::create_dir_all(&copy)?;
-    for file in std::fs::read_dir(source)? {
-        let file = file?.path();
-        let target = copy.join(file.file_name().context("a file name")?);
+    let copies = folder.join("copy");
+    fs::create_dir_all(&copies)?;
+    let files = match source.is_dir() {
+        true => fs::read_dir(source)?.map(|entry| Ok(entry?.path())).collect::<anyhow::Result<Vec<_>>>()?,
+        false => vec![source.to_owned()],
+    };
+    let copy_of = |file: &Path| Ok::<_, anyhow::Error>(copies.join(file.file_name().context("a file name")?));
+    for file in &files {
+        let target = copy_of(file)?;
         if !target.exists() {
-            std::fs::hard_link(&file, &target).or_else(|_| std::fs::copy(&file, &target).map(drop))?;
+            link_or_copy(file, &target)?;
         }
     }
+    let copy = if source.is_dir() { copies.clone() } else { copy_of(source)? };
     let again = folder.join("again.aibit");
-    aibit.json(&["pack", path(&copy), "-o", path(&again), "-q", preset, "-t", "1"])?;
-    let equal = std::fs::read(archive)? == std::fs::read(&again)?;
-    std::fs::remove_file(&again)?;
-    std::fs::remove_dir_all(&copy)?;
+    let mut pack = vec!["pack", path(&copy), "-o", path(&again), "-q", preset, "-t", "1"];
+    pack.extend(subject.pack);
+    aibit.json(&pack)?;
+    let equal = fs::read(package(folder, subject.name, preset))? == fs::read(&again)?;
+    fs::remove_file(&again)?;
+    fs::remove_dir_all(&copies)?;
     ensure!(equal, "{preset}: two packs of one source differ");
     Ok(())
+}
+
+/// The same file under another name.
+fn link_or_copy(file: &Path, target: &Path) -> anyhow::Result<()> {
+    fs::hard_link(file, target)
+        .or_else(|_| fs::copy(file, target).map(drop))
+        .with_context(|| format!("cannot copy {} to {}", file.display(), target.display()))
 }
 
 /// The digest of the source's weights, as its own expectations state it, must stand in the provenance.
@@ -197,8 +315,9 @@ fn check_ids(source: &Path, run: &Value) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What comes with a model folder of this repository.
 fn expectations(source: &Path) -> anyhow::Result<Option<Value>> {
-    match std::fs::read(source.join("expected.json")) {
+    match fs::read(source.join("expected.json")) {
         Ok(json) => Ok(Some(serde_json::from_slice(&json)?)),
         Err(_) => Ok(None),
     }
@@ -281,7 +400,6 @@ fn print_table(model: &str, rows: &[Row]) {
     for row in rows {
         println!("\n{} continues: {PROMPT}\u{2026}{}", row.preset, row.text);
     }
-    println!("\nall as expected: ids, digests, two packs byte for byte, quality");
 }
 
 fn path(path: &Path) -> &str {

@@ -1,19 +1,40 @@
 //! Other engines load what `aibit export` writes: `interop/*.py`, in a virtual environment of their own.
 
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufWriter, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use aibit_format::Archive;
+use aibit_runtime::{Model, Profile, Session, Tokenizer};
 use anyhow::{Context, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::python::{self, answer, needs};
-use crate::{e2e, root};
+use crate::python::{self, answer, finish, needs};
+use crate::{e2e, fixtures, root};
 
-const SCRIPTS: [&str; 3] = ["check_bnb.py", "check_compressed_tensors.py", "check_gguf.py"];
+/// Programs that check a model, given `AIBIT MODEL WORK`.
+const SCRIPTS: [(&str, Subject); 4] = [
+    ("check_bnb.py", Subject::Small),
+    ("check_compressed_tensors.py", Subject::Small),
+    ("check_gguf.py", Subject::Small),
+    ("check_smollm2.py", Subject::Smollm2),
+];
+
+#[derive(Clone, Copy)]
+enum Subject {
+    Small,
+    Smollm2,
+}
 
 /// Marks the part of `docs/interop.md` that this task writes.
 const MARKS: [&str; 2] = ["<!-- written by `cargo xtask interop` -->\n", "<!-- end -->"];
+
+/// Twenty tokens, and how many are generated behind them.
+const PROMPT: &str =
+    "The old lighthouse keeper counted 3 ships on the horizon that evening, and wrote in his book:";
+const STEPS: usize = 16;
 
 /// Runs every check, prints a table, and writes it into the document.
 #[expect(clippy::print_stdout, reason = "the table is what was asked for")]
@@ -32,10 +53,13 @@ pub(crate) fn run() -> anyhow::Result<()> {
     fs::create_dir_all(&work)?;
     let mut table = String::from("| engine | file | outcome | |\n| --- | --- | --- | --- |\n");
     let (mut checks, mut failed) = (0, 0);
-    for script in SCRIPTS {
-        let mut command = Command::new(&python);
-        command.arg("-B").arg(scripts.join(script)).arg(&aibit);
-        let lines = answer(command.arg(root().join("fixtures/aibit-small-gpt2")).arg(&work))?;
+    for (script, subject) in SCRIPTS {
+        let program = scripts.join(script);
+        let model = match subject {
+            Subject::Small => root().join("fixtures/aibit-small-gpt2"),
+            Subject::Smollm2 => prepare_smollm2(&python, &program, &aibit, &work)?,
+        };
+        let lines = answer(Command::new(&python).arg("-B").arg(program).arg(&aibit).arg(model).arg(&work))?;
         for line in lines.lines() {
             let check: Value = serde_json::from_str(line).with_context(|| format!("{script}: {line}"))?;
             let text = |field: &str| check[field].as_str().unwrap_or_default().to_owned();
@@ -54,4 +78,52 @@ pub(crate) fn run() -> anyhow::Result<()> {
     fs::write(&path, format!("{before}{}\n{table}\n{}{after}", MARKS[0], MARKS[1]))?;
     ensure!(checks > 0 && failed == 0, "{failed} of {checks} checks failed");
     Ok(())
+}
+
+/// Packs SmolLM2's values as f32 and writes down what aibit makes of texts and of a prompt, for the program to compare:
+/// `ours.json` and `ours.f32` in `work`. The command line tells ids, but neither those of ten thousand texts at once nor
+/// logits.
+fn prepare_smollm2(python: &Path, program: &Path, aibit: &Path, work: &Path) -> anyhow::Result<PathBuf> {
+    let source = fixtures::smollm2()?;
+    let package = work.join("smollm2-f32.aibit");
+    let mut pack = Command::new(aibit);
+    finish(pack.arg("pack").arg(&source).arg("-o").arg(&package).args(["-q", "f32"]), "aibit pack")?;
+    let archive = Archive::open(&package)?;
+    fs::write(work.join("tokenizer.json"), archive.entry(aibit_format::entry_names::TOKENIZER)?.data)?;
+
+    let texts = work.join("texts.jsonl");
+    finish(
+        Command::new(python).arg("-B").arg(program).arg("--texts").arg(root()).arg(&texts),
+        "writing texts",
+    )?;
+    let tokenizer = Tokenizer::load(&archive)?;
+    let mut ids = Vec::new();
+    for line in fs::read_to_string(&texts)?.lines() {
+        ids.push(tokenizer.encode(&serde_json::from_str::<String>(line)?)?);
+    }
+
+    let model = Model::load(&archive)?;
+    let prompt = tokenizer.encode(PROMPT)?;
+    let mut session = Session::new(&model, Profile::Fast, prompt.len() + STEPS)?;
+    let mut logits = Vec::new();
+    session.append_all(&prompt, |_, rows| logits.extend_from_slice(rows))?;
+    let vocabulary = model.graph().vocabulary;
+    let mut generated = Vec::new();
+    for _ in 0..STEPS {
+        let last = &logits[logits.len() - vocabulary..];
+        let best = (0..vocabulary).max_by(|&a, &b| last[a].total_cmp(&last[b])).context("a vocabulary")?;
+        generated.push(u32::try_from(best)?);
+        logits.extend_from_slice(session.append(&generated[generated.len() - 1..])?);
+    }
+    let ours = json!({
+        "prompt": PROMPT, "prompt_ids": prompt, "generated_ids": generated, "vocabulary": vocabulary, "texts": ids,
+        "compiled": tokenizer.is_compiled(),
+    });
+    fs::write(work.join("ours.json"), serde_json::to_vec(&ours)?)?;
+    let mut file = BufWriter::new(File::create(work.join("ours.f32"))?);
+    for value in logits {
+        file.write_all(&value.to_le_bytes())?;
+    }
+    file.flush()?;
+    Ok(source)
 }

@@ -26,13 +26,13 @@ enum Task {
     Bench(bench::Args),
     /// The main job from end to end: pack, verify, load in a new process, generate, measure
     E2e {
-        /// `small`: the model in this repository; `gpt2`: the real one, after `fixtures --model gpt2`
+        /// `small`: the model in this repository; `gpt2`, `smollm2`: real ones, after `fixtures --model NAME`
         #[arg(long, default_value = "small")]
         model: String,
     },
     /// Fetch a real model, pinned by digest, into target/fixtures
     Fixtures {
-        /// Which one
+        /// `gpt2` or `smollm2`
         #[arg(long)]
         model: String,
     },

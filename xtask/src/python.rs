@@ -15,13 +15,8 @@ pub(crate) fn environment(venv: &Path, requirements: &Path) -> anyhow::Result<Pa
     if fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
         return Ok(python);
     }
-    needs("python3", "install Python 3.11 or newer")?;
     eprintln!("installing {} into {}: about ten minutes", requirements.display(), venv.display());
-    fs::create_dir_all(venv)?;
-    finish(
-        Command::new("python3").args(["-m", "venv", "--clear"]).arg(venv),
-        "python3 -m venv (on Debian: apt install python3-venv)",
-    )?;
+    create(venv)?;
     finish(
         Command::new(&python)
             // A wheel in pip's cache may have been built with other options or for another CPU.
@@ -32,6 +27,17 @@ pub(crate) fn environment(venv: &Path, requirements: &Path) -> anyhow::Result<Pa
     )?;
     fs::write(stamp, wanted)?;
     Ok(python)
+}
+
+/// Makes an empty virtual environment, and returns its interpreter.
+pub(crate) fn create(venv: &Path) -> anyhow::Result<PathBuf> {
+    needs("python3", "install Python 3.11 or newer")?;
+    fs::create_dir_all(venv)?;
+    finish(
+        Command::new("python3").args(["-m", "venv", "--clear"]).arg(venv),
+        "python3 -m venv (on Debian: apt install python3-venv)",
+    )?;
+    Ok(venv.join("bin/python"))
 }
 
 /// Checks that a program is there.

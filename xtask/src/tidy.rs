@@ -30,7 +30,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
         &["aibit-export", "aibit-format", "aibit-gguf", "aibit-graph", "aibit-pack", "aibit-runtime"],
     ),
     ("aibit-benches", &["aibit-kernels"]),
-    ("xtask", &["aibit-kernels", "aibit-pack"]),
+    ("xtask", &["aibit-format", "aibit-kernels", "aibit-pack", "aibit-runtime"]),
 ];
 
 /// The only files that may hold unsafe code.

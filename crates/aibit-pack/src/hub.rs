@@ -948,7 +948,11 @@ fn shards(path: &Path) -> Result<BTreeSet<String>, HubError> {
     }
 }
 
-fn is_intact(path: &Path, pin: &PinnedFile<'_>) -> Result<bool, HubError> {
+/// Whether the file at `path` is there and as `pin` says: its length and digest, where they are known.
+///
+/// # Errors
+/// [`HubError::Io`] if a file that is there cannot be read.
+pub fn is_intact(path: &Path, pin: &PinnedFile<'_>) -> Result<bool, HubError> {
     let Ok(held) = fs::metadata(path) else { return Ok(false) };
     if pin.bytes.is_some_and(|bytes| bytes != held.len()) {
         return Ok(false);

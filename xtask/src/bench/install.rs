@@ -7,23 +7,30 @@ use std::process::Command;
 
 use anyhow::{Context, ensure};
 
+use super::contest::Contest;
 use crate::python::{self, answer, finish, needs};
-use crate::{e2e, root, shape};
+use crate::{e2e, fixtures, root, shape};
 
 /// Paths of what is installed.
 pub(super) struct Installed {
     pub(super) aibit: PathBuf,
-    /// Packages of the shape without and with outlier channels.
-    pub(super) archive: PathBuf,
-    pub(super) outliers: PathBuf,
     pub(super) python: PathBuf,
     /// The small program on llama.cpp's library.
     pub(super) llama: PathBuf,
+    /// The folder of every engine's model.
     pub(super) models: PathBuf,
-    pub(super) tokenizer: PathBuf,
 }
 
-/// Outlier channels of the second package, as in a trained model.
+/// The programs that make models.
+pub(super) struct Makers<'a> {
+    aibit: &'a Path,
+    python: &'a Path,
+}
+
+/// In the folder of models: the tokenizer of those engines that bring none.
+pub(super) const TOKENIZER: &str = "tokenizer.json";
+
+/// Outlier channels of the package with outliers, as in a trained model.
 pub(super) const OUTLIERS: usize = 6;
 
 pub(super) fn folder() -> PathBuf {
@@ -35,36 +42,51 @@ pub(super) fn scripts() -> PathBuf {
 }
 
 /// Does what is not done yet: the first time takes about ten minutes, most of it llama.cpp's build.
-pub(super) fn install(aibit: Option<&Path>) -> anyhow::Result<Installed> {
+pub(super) fn install(contest: &Contest, aibit: Option<&Path>) -> anyhow::Result<Installed> {
     ensure!(
         Path::new("/proc/stat").is_file(),
         "the measurement reads Linux's /proc (idle machine, memory): run it on Linux"
     );
     let python = environment()?;
     let llama = build_llama(&python)?;
-    let source = shape::gpt2(0)?;
-    let models = folder().join("models");
-    make_models(&python, &source, &models)?;
-
     let aibit = match aibit {
         Some(path) => path.to_path_buf(),
         None => e2e::build()?.0,
     };
-    let pack = |source: &Path| -> anyhow::Result<PathBuf> {
-        let archive = source.with_extension("int8.aibit");
-        let mut command = Command::new(&aibit);
-        finish(command.arg("pack").arg(source).arg("-o").arg(&archive).args(["-q", "int8"]), "aibit pack")?;
-        Ok(archive)
-    };
-    Ok(Installed {
-        archive: pack(&source)?,
-        outliers: pack(&shape::gpt2(OUTLIERS)?)?,
-        aibit,
-        python,
-        llama,
-        models,
-        tokenizer: source.join("tokenizer.json"),
-    })
+    let models = folder().join(contest.models);
+    fs::create_dir_all(&models)?;
+    (contest.make)(&Makers { aibit: &aibit, python: &python }, &models)?;
+    Ok(Installed { aibit, python, llama, models })
+}
+
+/// The models of GPT-2's shape: converted for each peer, packed without and with outlier channels.
+pub(super) fn gpt2(makers: &Makers<'_>, models: &Path) -> anyhow::Result<()> {
+    let source = shape::gpt2(0)?;
+    convert(makers.python, &source, models)?;
+    let tokenizer = source.join("tokenizer.json");
+    fs::copy(&tokenizer, models.join(TOKENIZER)).with_context(|| tokenizer.display().to_string())?;
+    makers.pack(&source, &models.join("int8.aibit"), &[])?;
+    makers.pack(&shape::gpt2(OUTLIERS)?, &models.join("int8-outliers.aibit"), &[])
+}
+
+/// SmolLM2's models: the package, what it is as a GGUF file, and the file that it was made of.
+pub(super) fn smollm2(makers: &Makers<'_>, models: &Path) -> anyhow::Result<()> {
+    let source = fixtures::smollm2()?;
+    let package = models.join("int8.aibit");
+    makers.pack(&source, &package, &["--requantize"])?;
+    let mut export = Command::new(makers.aibit);
+    export.arg("export").arg(&package).args(["--to", "gguf", "-o"]).arg(models.join("q8_0.gguf"));
+    finish(&mut export, "aibit export")?;
+    fs::copy(&source, models.join("q4_1.gguf")).with_context(|| source.display().to_string())?;
+    Ok(())
+}
+
+impl Makers<'_> {
+    fn pack(&self, source: &Path, archive: &Path, options: &[&str]) -> anyhow::Result<()> {
+        let mut command = Command::new(self.aibit);
+        command.arg("pack").arg(source).arg("-o").arg(archive);
+        finish(command.args(["-q", "int8"]).args(options), "aibit pack")
+    }
 }
 
 /// The peers' packages; returns their interpreter.
@@ -96,8 +118,7 @@ fn build_llama(python: &Path) -> anyhow::Result<PathBuf> {
 }
 
 /// Converts the weights for each peer, where its model is missing or older than what it is made by.
-fn make_models(python: &Path, source: &Path, models: &Path) -> anyhow::Result<()> {
-    fs::create_dir_all(models)?;
+fn convert(python: &Path, source: &Path, models: &Path) -> anyhow::Result<()> {
     // (script, its last argument, the file whose age counts)
     for (script, target, made) in [
         ("make_gguf.py", "", "q4_0.gguf"),

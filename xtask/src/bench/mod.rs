@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: measures, and writes the pages that state speed.
 
+mod contest;
 mod install;
 mod page;
 mod peers;
@@ -10,8 +11,9 @@ mod shape;
 use std::fs;
 use std::path::PathBuf;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 
+use self::contest::{CONTESTS, Contest};
 use crate::root;
 
 /// What to measure.
@@ -20,6 +22,9 @@ pub(crate) struct Args {
     /// aibit against llama.cpp, ONNX Runtime, OpenVINO GenAI and CTranslate2: writes docs/performance.md
     #[arg(long)]
     peers: bool,
+    /// The model that they run: `gpt2`; or `smollm2`, against llama.cpp alone: writes docs/performance-smollm2.md
+    #[arg(long, value_name = "NAME", default_value = "gpt2", conflicts_with = "shape")]
+    model: String,
     /// aibit on a model of a real shape, as shares of this machine's bandwidth and arithmetic: `gpt2`
     #[arg(long, value_name = "NAME", conflicts_with_all = ["peers", "only", "page_only"])]
     shape: Option<String>,
@@ -44,7 +49,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         return Ok(());
     }
     ensure!(args.peers, "nothing to measure: say `cargo xtask bench --peers` or `--shape gpt2`");
-    let last = install::folder().join("results.json");
+    let Some(contest) = Contest::of(&args.model) else {
+        bail!(
+            "no contest `{}`; there are {}",
+            args.model,
+            CONTESTS.map(|contest| contest.model).join(" and ")
+        );
+    };
+    let last = install::folder().join(contest.results);
     let results = if args.page_only {
         let json = fs::read(&last)
             .with_context(|| format!("{}: measure first, without --page-only", last.display()))?;
@@ -52,20 +64,20 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     } else {
         // A part of the engines is a quick look, no page: its rounds are not those of the others.
         let keep = args.only.is_empty().then_some(last.as_path());
-        peers::measure(args.rounds.into(), &args.only, args.aibit.as_deref(), keep)?
+        peers::measure(contest, args.rounds.into(), &args.only, args.aibit.as_deref(), keep)?
     };
     if !args.only.is_empty() {
-        print(&page::text(&results));
+        print(&page::text(contest, &results));
         return Ok(());
     }
     let docs = root().join("docs");
-    let plots = docs.join("performance");
+    let plots = docs.join(contest.page.name);
     fs::create_dir_all(&plots)?;
-    for (name, svg) in page::plots(&results) {
+    for (name, svg) in page::plots(contest, &results) {
         fs::write(plots.join(name), svg)?;
     }
-    fs::write(docs.join("performance.md"), page::text(&results))?;
-    print(&page::targets(&results));
+    fs::write(docs.join(contest.page.name).with_extension("md"), page::text(contest, &results))?;
+    print(&page::targets(contest, &results));
     Ok(())
 }
 

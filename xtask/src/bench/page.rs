@@ -2,21 +2,47 @@
 
 use std::fmt::Write as _;
 
+use super::contest::{Contest, Engine, Page, Targets};
 use super::install::OUTLIERS;
-use super::peers::{Engine, PROMPT};
 use super::plot::{self, Bars, Point, Value};
 use super::results::{Key, Measured, Results, Summary};
 
 /// What the project promises, and what was measured.
 struct Target {
     what: &'static str,
-    floor: f64,
-    /// Above the floor if more is better, else below it.
-    goal: f64,
+    limits: Limits,
     unit: Unit,
     /// What the figure compares, where the name leaves it open.
     against: String,
     measured: Option<Summary>,
+}
+
+/// What must be reached, and what should be.
+#[derive(Clone, Copy)]
+struct Limits {
+    floor: f64,
+    goal: Option<f64>,
+    more_is_better: bool,
+}
+
+impl From<(f64, f64)> for Limits {
+    fn from((floor, goal): (f64, f64)) -> Self {
+        Self { floor, goal: Some(goal), more_is_better: goal > floor }
+    }
+}
+
+impl Limits {
+    fn at_least(floor: f64) -> Self {
+        Self { floor, goal: None, more_is_better: true }
+    }
+
+    fn at_most(floor: f64) -> Self {
+        Self { floor, goal: None, more_is_better: false }
+    }
+
+    fn reaches(&self, value: f64, limit: f64) -> bool {
+        if self.more_is_better { value >= limit } else { value <= limit }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -35,30 +61,60 @@ impl Unit {
 }
 
 impl Target {
+    fn times(what: &'static str, limits: impl Into<Limits>, measured: Option<Summary>) -> Self {
+        Self { what, limits: limits.into(), unit: Unit::Times, against: String::new(), measured }
+    }
+
     fn verdict(&self) -> &'static str {
-        let sign = (self.goal - self.floor).signum();
-        match self.measured {
-            None => "not measured",
-            Some(summary) if sign * summary.median >= sign * self.goal => "goal met",
-            Some(summary) if sign * summary.median >= sign * self.floor => "floor met",
-            Some(_) => "**missed**",
+        let Some(Summary { median, .. }) = self.measured else { return "not measured" };
+        let Limits { floor, goal, .. } = self.limits;
+        match goal {
+            Some(goal) if self.limits.reaches(median, goal) => "goal met",
+            _ if self.limits.reaches(median, floor) => "floor met",
+            _ => "**missed**",
         }
     }
 }
 
-/// Every target in the order of the page.
-fn all_targets(results: &Results) -> Vec<Target> {
+const LLAMA: &str = "llama-q8_0";
+
+/// aibit's own figures.
+const fn own(test: &str, threads: usize) -> Key<'_> {
+    Key("aibit", test, threads)
+}
+
+/// Every target of a model's page, in its order.
+fn all_targets(contest: &Contest, results: &Results) -> Vec<Target> {
+    match contest.page.targets {
+        Targets::Gpt2 => gpt2_targets(results),
+        Targets::Smollm2 => smollm2_targets(results),
+    }
+}
+
+fn smollm2_targets(results: &Results) -> Vec<Target> {
+    let against_llama = |test, threads| results.ratio(own(test, threads), Key(LLAMA, test, threads));
+    vec![
+        Target::times(
+            "decode, 2 threads, against llama.cpp Q8_0",
+            Limits::at_least(1.3),
+            against_llama("tg128", 2),
+        ),
+        Target::times(
+            "prefill of 512 tokens against llama.cpp Q8_0",
+            Limits::at_least(2.5),
+            against_llama("pp512", 2),
+        ),
+        Target::times(
+            "time to the first token against llama.cpp's library",
+            Limits::at_most(0.5),
+            against_llama("first token", 2),
+        ),
+    ]
+}
+
+fn gpt2_targets(results: &Results) -> Vec<Target> {
     let ratio = |a: Key<'_>, b: Key<'_>| results.ratio(a, b);
-    let llama = "llama-q8_0";
-    let own = |test, threads| Key("aibit", test, threads);
-    let times = |what, (floor, goal), measured| Target {
-        what,
-        floor,
-        goal,
-        unit: Unit::Times,
-        against: String::new(),
-        measured,
-    };
+    let times = |what, bounds: (f64, f64), measured| Target::times(what, bounds, measured);
     let fastest = |what, test, bounds| {
         let peers = || results.engines.iter().filter(|engine| !engine.id.starts_with("aibit"));
         let median = |peer: &Measured| results.summary(Key(&peer.id, test, 2)).map(|summary| summary.median);
@@ -98,24 +154,24 @@ fn all_targets(results: &Results) -> Vec<Target> {
         times(
             "decode, 2 threads, against llama.cpp Q8_0",
             (1.25, 1.45),
-            ratio(own("tg128", 2), Key(llama, "tg128", 2)),
+            ratio(own("tg128", 2), Key(LLAMA, "tg128", 2)),
         ),
         times(
             "decode, 1 thread, against llama.cpp Q8_0",
             (1.4, 1.6),
-            ratio(own("tg128", 1), Key(llama, "tg128", 1)),
+            ratio(own("tg128", 1), Key(LLAMA, "tg128", 1)),
         ),
         fastest("prefill of 128 tokens against the fastest peer", "pp128", (1.1, 1.3)),
         fastest("prefill of 512 tokens against the fastest peer", "pp512", (1.15, 1.4)),
         times(
             "prefill of 512 tokens against llama.cpp Q8_0",
             (3.0, 3.7),
-            ratio(own("pp512", 2), Key(llama, "pp512", 2)),
+            ratio(own("pp512", 2), Key(LLAMA, "pp512", 2)),
         ),
         times(
             "time to the first token against llama.cpp's library",
             (0.35, 0.2),
-            ratio(own("first token", 2), Key(llama, "first token", 2)),
+            ratio(own("first token", 2), Key(LLAMA, "first token", 2)),
         ),
         times(
             "the same, model not in the page cache, against reading its file once",
@@ -148,13 +204,14 @@ fn all_targets(results: &Results) -> Vec<Target> {
 }
 
 /// The table of targets.
-pub(super) fn targets(results: &Results) -> String {
+pub(super) fn targets(contest: &Contest, results: &Results) -> String {
     let mut rows = String::from(
         "| | floor | goal | measured | over rounds | rounds | |\n| --- | ---: | ---: | ---: | ---: | ---: | --- |\n",
     );
-    for target in all_targets(results) {
-        let sign = if target.goal > target.floor { '≥' } else { '≤' };
+    for target in all_targets(contest, results) {
+        let Limits { floor, goal, more_is_better } = target.limits;
         let unit = target.unit;
+        let limit = |value| format!("{} {}", if more_is_better { '≥' } else { '≤' }, unit.show(value));
         let against =
             if target.against.is_empty() { String::new() } else { format!(" ({})", target.against) };
         let (measured, range, rounds) = target.measured.map_or_else(
@@ -163,10 +220,10 @@ pub(super) fn targets(results: &Results) -> String {
         );
         let _ = writeln!(
             rows,
-            "| {}{against} | {sign} {} | {sign} {} | {measured} | {range} | {rounds} | {} |",
+            "| {}{against} | {} | {} | {measured} | {range} | {rounds} | {} |",
             target.what,
-            unit.show(target.floor),
-            unit.show(target.goal),
+            limit(floor),
+            goal.map_or_else(|| "–".to_owned(), limit),
             target.verdict()
         );
     }
@@ -174,29 +231,34 @@ pub(super) fn targets(results: &Results) -> String {
 }
 
 /// The whole page.
-pub(super) fn text(results: &Results) -> String {
+pub(super) fn text(contest: &Contest, results: &Results) -> String {
+    let Page { title, about, command, .. } = contest.page;
     let mut page = String::new();
     let _ = write!(
         page,
-        "# Performance\n\n\
-         aibit against the engines that people run GPT-2 with today, all on the same weights, machine and prompt. \
-         Measured on {} by `cargo xtask bench --peers`, which installs the engines, makes their models, measures and \
+        "# {title}\n\n\
+         {about} Measured on {} by `{command}`, which installs the engines, makes their models, measures and \
          writes this page. Where a peer is faster, the tables say so.\n\n\
          ## Targets\n\n\
          Ratios are of speeds, or of times where a time is named; each is the median of {} rounds, within which both \
          sides ran in turns. Speeds are of 2 threads where nothing else is said.\n\n{}\n",
         results.date,
         results.rounds,
-        targets(results)
+        targets(contest, results)
     );
-    page.push_str(&method(results));
-    page.push_str(&speeds(results));
-    page.push_str(&starts(results));
-    page.push_str(&rest(results));
+    page.push_str(&method(contest, results));
+    page.push_str(&speeds(contest, results));
+    page.push_str(&starts(contest, results));
+    page.push_str(&long_context(results));
+    if results.engines.iter().any(|engine| Engine::is_variant(&engine.id)) {
+        page.push_str(&variants(results));
+    }
+    page.push_str(&neighbour(results));
     page
 }
 
-fn method(results: &Results) -> String {
+fn method(contest: &Contest, results: &Results) -> String {
+    let Contest { prompt, prompt_tokens, page: Page { model, engines, .. }, .. } = contest;
     let mut text = String::from("## What was measured, and how\n\n| | |\n| --- | --- |\n");
     for (name, value) in &results.machine {
         let _ = writeln!(text, "| {name} | {value} |");
@@ -211,9 +273,7 @@ fn method(results: &Results) -> String {
     };
     let _ = write!(
         text,
-        "\n- **Model**: GPT-2's 124M shape with seeded weights, as `cargo xtask shape` makes it: speed does not depend \
-         on the values, and no download is needed. Every engine's model is made of the same F16 weights by the scripts \
-         in `benches/peers`. After \"{PROMPT}\" (8 tokens) each engine gives the token that the table of starts shows.\n\
+        "\n- **Model**: {model} After \"{prompt}\" ({prompt_tokens} tokens) each engine gives the token that the table of starts shows.\n\
          - **Rounds**: {} of them; in each one every engine takes its turn at every test, so that all see the same \
          moods of the machine. A speed is three repetitions after one that does not count. Tables give the median of \
          the rounds' medians, and in brackets the least and the largest of all repetitions.\n\
@@ -227,11 +287,7 @@ fn method(results: &Results) -> String {
          prefill is faster, in the second decode; ranges show both.\n\
          - **Tests**: `pp128` and `pp512` compute a prompt of that many tokens, logits for the last one only. `tg128` \
          generates 128 tokens one by one from an empty context. As in llama.cpp's own benchmark.\n\
-         - **Engines**: llama.cpp is built for this processor and called from a small C program on its library \
-         (`benches/peers/llama.c`); the others are called from Python as their documentation shows, which costs little \
-         at these lengths but is part of their starts. ONNX Runtime's model has one scale per output channel and keeps \
-         the embedding in f32 beside the int8 head; OpenVINO's has the form that its exporter gives a decoder, \
-         compressed by NNCF. OpenVINO computes in bfloat16 where the processor can.\n\n",
+         - **Engines**: {engines}\n\n",
         results.rounds
     );
     text
@@ -252,11 +308,12 @@ fn megabytes(engine: &Measured) -> f64 {
     engine.file_bytes as f64 / 1e6
 }
 
-fn speeds(results: &Results) -> String {
-    let mut text = String::from(
+fn speeds(contest: &Contest, results: &Results) -> String {
+    let plots = contest.page.name;
+    let mut text = format!(
         "## Speed\n\n\
-         ![Decode speed against file size](performance/decode.svg)\n\n\
-         ![Prefill speed](performance/prefill.svg)\n\n\
+         ![Decode speed against file size]({plots}/decode.svg)\n\n\
+         ![Prefill speed]({plots}/prefill.svg)\n\n\
          In tokens per second.\n\n",
     );
     for (threads, name) in [(2, "2 threads"), (1, "1 thread")] {
@@ -274,13 +331,14 @@ fn speeds(results: &Results) -> String {
     text
 }
 
-fn starts(results: &Results) -> String {
+fn starts(contest: &Contest, results: &Results) -> String {
+    let (plots, prompt) = (contest.page.name, contest.prompt);
     let mut text = format!(
         "## Start and memory\n\n\
-         ![Time to the first token](performance/start.svg)\n\n\
-         ![Peak memory](performance/memory.svg)\n\n\
+         ![Time to the first token]({plots}/start.svg)\n\n\
+         ![Peak memory]({plots}/memory.svg)\n\n\
          From the start of a new process to the first byte of the first token, and to the process's end, for \
-         \"{PROMPT}\" with 2 threads and all files in the page cache; peak resident memory of that process, mapped \
+         \"{prompt}\" with 2 threads and all files in the page cache; peak resident memory of that process, mapped \
          weights included.\n\n\
          | | first token, ms | process end, ms | peak memory, MB | above the file, MB | it says |\n\
          | --- | ---: | ---: | ---: | ---: | --- |\n"
@@ -325,7 +383,7 @@ fn starts(results: &Results) -> String {
     text
 }
 
-fn rest(results: &Results) -> String {
+fn long_context(results: &Results) -> String {
     let mut text = String::from(
         "## Long context\n\n24 tokens generated after none and after 1000, 2 threads, tokens per second.\n\n\
          | | empty context | after 1000 tokens |\n| --- | ---: | ---: |\n",
@@ -337,9 +395,13 @@ fn rest(results: &Results) -> String {
             let _ = writeln!(text, "| {} | {empty} | {} |", engine.label, cell(results, after, 1.0));
         }
     }
-    let _ = write!(
-        text,
-        "\n## Profiles and outliers\n\n\
+    text.push('\n');
+    text
+}
+
+fn variants(results: &Results) -> String {
+    let mut text = format!(
+        "## Profiles and outliers\n\n\
          Profile `precise` gives activations two bytes; {OUTLIERS} of the 768 channels behind every layer norm are 25 \
          times the others in the package with outliers, as trained models have them. 2 threads, tokens per second.\n\n\
          | | pp128 | pp512 | tg128 |\n| --- | ---: | ---: | ---: |\n"
@@ -351,8 +413,13 @@ fn rest(results: &Results) -> String {
         }
         text.push('\n');
     }
-    text.push_str(
-        "\n## A busy neighbour\n\n\
+    text.push('\n');
+    text
+}
+
+fn neighbour(results: &Results) -> String {
+    let mut text = String::from(
+        "## A busy neighbour\n\n\
          Another process never leaves one of the two cores; tokens per second. A dash: not done within a minute, or disturbed by more than that process.\n\n\
          | | decode, 2 threads | decode, 1 thread | pp512, 2 threads | pp512, 1 thread |\n\
          | --- | ---: | ---: | ---: | ---: |\n",
@@ -372,7 +439,9 @@ fn rest(results: &Results) -> String {
 }
 
 /// The page's plots: file names and contents.
-pub(super) fn plots(results: &Results) -> Vec<(&'static str, String)> {
+pub(super) fn plots(contest: &Contest, results: &Results) -> Vec<(&'static str, String)> {
+    let start =
+        format!("From process start to the first token, {}-token prompt, 2 threads", contest.prompt_tokens);
     let value = |id: &str, test, divisor: f64| -> Option<Value> {
         let Summary { min, median, max, .. } = results.summary(Key(id, test, 2))?;
         Some(Value { median: median / divisor, range: Some((min / divisor, max / divisor)) })
@@ -411,7 +480,7 @@ pub(super) fn plots(results: &Results) -> Vec<(&'static str, String)> {
         (
             "start.svg",
             plot::bars(
-                "From process start to the first token, 8-token prompt, 2 threads",
+                &start,
                 "milliseconds (shorter is faster)",
                 &[""],
                 &rows(&|e| vec![value(&e.id, "first token", 1.0)]),
@@ -434,25 +503,34 @@ pub(super) fn plots(results: &Results) -> Vec<(&'static str, String)> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::contest::CONTESTS;
     use super::*;
+
+    fn gpt2() -> &'static Contest {
+        Contest::of("gpt2").unwrap()
+    }
 
     #[test]
     fn verdicts_follow_the_direction_of_the_goal() {
-        let verdict = |floor, goal, median| {
+        let verdict = |limits: Limits, median| {
             let measured = Some(Summary { min: median, median, max: median, rounds: 1 });
-            Target { what: "", floor, goal, unit: Unit::Times, against: String::new(), measured }.verdict()
+            Target::times("", limits, measured).verdict()
         };
-        assert_eq!(verdict(1.2, 1.4, 1.4), "goal met");
-        assert_eq!(verdict(1.2, 1.4, 1.3), "floor met");
-        assert_eq!(verdict(1.2, 1.4, 1.1), "**missed**");
-        assert_eq!(verdict(0.35, 0.2, 0.2), "goal met");
-        assert_eq!(verdict(0.35, 0.2, 0.3), "floor met");
-        assert_eq!(verdict(0.35, 0.2, 0.4), "**missed**");
+        assert_eq!(verdict((1.2, 1.4).into(), 1.4), "goal met");
+        assert_eq!(verdict((1.2, 1.4).into(), 1.3), "floor met");
+        assert_eq!(verdict((1.2, 1.4).into(), 1.1), "**missed**");
+        assert_eq!(verdict((0.35, 0.2).into(), 0.2), "goal met");
+        assert_eq!(verdict((0.35, 0.2).into(), 0.3), "floor met");
+        assert_eq!(verdict((0.35, 0.2).into(), 0.4), "**missed**");
+        assert_eq!(verdict(Limits::at_least(1.3), 1.3), "floor met");
+        assert_eq!(verdict(Limits::at_least(1.3), 1.2), "**missed**");
+        assert_eq!(verdict(Limits::at_most(0.5), 0.4), "floor met");
+        assert_eq!(verdict(Limits::at_most(0.5), 0.6), "**missed**");
     }
 
     #[test]
     fn the_fastest_peer_is_compared_and_what_is_missing_is_named_so() {
-        let table = targets(&Results::example());
+        let table = targets(gpt2(), &Results::example());
         let row = table.lines().find(|line| line.contains("prefill of 128")).unwrap();
         assert!(row.contains("(peer)") && row.contains("| 1.50× | 1.00× to 2.00× | 2 | goal met |"), "{row}");
         assert!(
@@ -470,18 +548,43 @@ mod tests {
             label: "Other".into(),
             ..results.engines[1].clone()
         });
-        let table = targets(&results);
+        let table = targets(gpt2(), &results);
         let row = table.lines().find(|line| line.contains("prefill of 128")).unwrap();
         assert!(row.contains("(no figure for Other)") && row.ends_with("not measured |"), "{row}");
     }
 
     #[test]
-    fn every_plot_of_the_page_is_made() {
-        let results = Results::example();
-        let page = text(&results);
-        for (name, svg) in plots(&results) {
-            assert!(page.contains(&format!("](performance/{name})")), "{name}");
-            assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"), "{name}");
+    fn a_target_without_a_goal_states_its_floor_alone() {
+        let mut results = Results::example();
+        for sample in &mut results.samples {
+            sample.test = "first token".into();
         }
+        for (engine, sample) in ["aibit", LLAMA, "aibit", LLAMA].into_iter().zip(&mut results.samples) {
+            sample.engine = engine.into();
+        }
+        let table = targets(Contest::of("smollm2").unwrap(), &results);
+        let row = table.lines().find(|line| line.contains("first token")).unwrap();
+        assert!(row.ends_with("| ≤ 0.50× | – | 1.50× | 1.00× to 2.00× | 2 | **missed** |"), "{row}");
+    }
+
+    #[test]
+    fn every_plot_of_a_page_is_made() {
+        let results = Results::example();
+        for contest in &CONTESTS {
+            let page = text(contest, &results);
+            for (name, svg) in plots(contest, &results) {
+                assert!(page.contains(&format!("]({}/{name})", contest.page.name)), "{name}");
+                assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_page_has_a_section_on_variants_only_where_there_are_some() {
+        let mut results = Results::example();
+        let has_section = |results: &Results| text(gpt2(), results).contains("\n## Profiles and outliers\n");
+        assert!(!has_section(&results));
+        results.engines[1].id = "aibit-precise".into();
+        assert!(has_section(&results));
     }
 }

@@ -10,13 +10,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
-use super::install::{self, Installed};
+use super::contest::{Contest, Engine, Kind};
+use super::install::{self, Installed, TOKENIZER};
 use super::results::{Measured, Results, Sample};
 use crate::python::answer;
 use crate::root;
-
-/// Eight tokens after which the weights clearly prefer one: engines that round differently still agree on it.
-pub(super) const PROMPT: &str = "Once upon a time there was the";
 
 /// Repetitions of a speed or a start in one round.
 const REPETITIONS: usize = 3;
@@ -30,68 +28,6 @@ const TRIES: usize = 3;
 /// For everything else: an engine that takes so long hangs.
 const RUN_LIMIT: Duration = Duration::from_secs(600);
 
-/// A row of the tables.
-pub(super) struct Engine {
-    pub(super) id: &'static str,
-    label: &'static str,
-    kind: Kind,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Kind {
-    Aibit { profile: &'static str, outliers: bool },
-    Llama { model: &'static str },
-    Python { script: &'static str, model: &'static str, options: &'static [&'static str] },
-}
-
-const fn aibit(profile: &'static str, outliers: bool) -> Kind {
-    Kind::Aibit { profile, outliers }
-}
-
-const ENGINES: [Engine; 9] = [
-    Engine { id: "aibit", label: "aibit int8", kind: aibit("fast", false) },
-    Engine { id: "aibit-precise", label: "aibit int8, profile precise", kind: aibit("precise", false) },
-    Engine { id: "aibit-outliers", label: "aibit int8, six outlier channels", kind: aibit("fast", true) },
-    Engine { id: "llama-q8_0", label: "llama.cpp Q8_0", kind: Kind::Llama { model: "q8_0.gguf" } },
-    Engine { id: "llama-q4_0", label: "llama.cpp Q4_0 (4-bit)", kind: Kind::Llama { model: "q4_0.gguf" } },
-    Engine {
-        id: "onnxruntime",
-        label: "ONNX Runtime dynamic int8",
-        kind: Kind::Python { script: "onnxruntime_engine.py", model: "int8.onnx", options: &[] },
-    },
-    Engine {
-        id: "openvino",
-        label: "OpenVINO GenAI int8, paged attention",
-        kind: Kind::Python { script: "openvino_engine.py", model: "openvino", options: &["--backend", "PA"] },
-    },
-    Engine {
-        id: "openvino-sdpa",
-        label: "OpenVINO GenAI int8, SDPA",
-        kind: Kind::Python {
-            script: "openvino_engine.py",
-            model: "openvino",
-            options: &["--backend", "SDPA"],
-        },
-    },
-    Engine {
-        id: "ctranslate2",
-        label: "CTranslate2 int8",
-        kind: Kind::Python { script: "ctranslate2_engine.py", model: "ctranslate2", options: &[] },
-    },
-];
-
-impl Engine {
-    /// aibit in another mode: measured against aibit alone.
-    pub(super) fn is_variant(id: &str) -> bool {
-        id.starts_with("aibit-")
-    }
-
-    /// Those whose every property is measured against each other.
-    fn is_rival(&self) -> bool {
-        ["aibit", "llama-q8_0"].contains(&self.id)
-    }
-}
-
 /// One call of an engine that measures speeds.
 struct Speeds {
     threads: usize,
@@ -104,6 +40,7 @@ struct Speeds {
 /// Installs what is missing, then measures `rounds` rounds of the engines named in `only`, or of all; after each round
 /// the results so far go to `keep`.
 pub(super) fn measure(
+    contest: &'static Contest,
     rounds: usize,
     only: &[String],
     aibit: Option<&Path>,
@@ -111,17 +48,18 @@ pub(super) fn measure(
 ) -> anyhow::Result<Results> {
     for name in only {
         ensure!(
-            ENGINES.iter().any(|engine| named(engine, name)),
+            contest.engines.iter().any(|engine| engine.is_named(name)),
             "no engine `{name}`; there are {}",
-            ENGINES.map(|engine| engine.id).join(", ")
+            contest.engines.iter().map(|engine| engine.id).collect::<Vec<_>>().join(", ")
         );
     }
-    let installed = install::install(aibit)?;
-    let engines: Vec<Engine> = ENGINES
-        .into_iter()
-        .filter(|engine| only.is_empty() || only.iter().any(|name| named(engine, name)))
+    let installed = install::install(contest, aibit)?;
+    let engines: Vec<&Engine> = contest
+        .engines
+        .iter()
+        .filter(|engine| only.is_empty() || only.iter().any(|name| engine.is_named(name)))
         .collect();
-    let mut bench = Bench { results: describe(&installed)?, installed, round: 0 };
+    let mut bench = Bench { results: describe(&installed, contest)?, installed, contest, round: 0 };
     for engine in &engines {
         bench.introduce(engine)?;
     }
@@ -138,19 +76,15 @@ pub(super) fn measure(
     Ok(bench.results)
 }
 
-/// Whether `name` is this engine or the family that it belongs to.
-fn named(engine: &Engine, name: &str) -> bool {
-    engine.id.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
-}
-
 struct Bench {
     installed: Installed,
+    contest: &'static Contest,
     results: Results,
     round: usize,
 }
 
 impl Bench {
-    fn round(&mut self, engines: &[Engine]) -> anyhow::Result<()> {
+    fn round(&mut self, engines: &[&Engine]) -> anyhow::Result<()> {
         for threads in [2, 1] {
             let speeds =
                 Speeds { threads, prefill: "128,512", decode: "128", depth: 0, repetitions: REPETITIONS };
@@ -187,7 +121,7 @@ impl Bench {
         }
         let starts = self.start(engine, 1, &[])?;
         let first_token = starts[0]["output"].as_str().context("output")?.trim_end_matches('\n').to_owned();
-        eprintln!("{}: {PROMPT}\u{2026}{first_token}", engine.label);
+        eprintln!("{}: {}\u{2026}{first_token}", engine.label, self.contest.prompt);
         let (id, label) = (engine.id.to_owned(), engine.label.to_owned());
         self.results.engines.push(Measured { id, label, file_bytes, first_token });
         Ok(())
@@ -276,26 +210,21 @@ impl Bench {
 
     /// The files that an engine reads of its model.
     fn files(&self, engine: &Engine) -> Vec<PathBuf> {
-        let models = &self.installed.models;
+        let model = self.model(engine);
         match engine.kind {
-            Kind::Aibit { .. } => vec![self.model(engine)],
-            Kind::Llama { model } => vec![models.join(model)],
             Kind::Python { model: "openvino", .. } => {
-                vec![models.join("openvino/openvino_model.xml"), models.join("openvino/openvino_model.bin")]
+                vec![model.join("openvino_model.xml"), model.join("openvino_model.bin")]
             }
             Kind::Python { model: "ctranslate2", .. } => {
-                vec![models.join("ctranslate2/model.bin"), models.join("ctranslate2/vocabulary.json")]
+                vec![model.join("model.bin"), model.join("vocabulary.json")]
             }
-            Kind::Python { model, .. } => vec![models.join(model)],
+            Kind::Aibit { .. } | Kind::Llama { .. } | Kind::Python { .. } => vec![model],
         }
     }
 
     fn model(&self, engine: &Engine) -> PathBuf {
-        match engine.kind {
-            Kind::Aibit { outliers: false, .. } => self.installed.archive.clone(),
-            Kind::Aibit { outliers: true, .. } => self.installed.outliers.clone(),
-            Kind::Llama { model } | Kind::Python { model, .. } => self.installed.models.join(model),
-        }
+        let (Kind::Aibit { model, .. } | Kind::Llama { model } | Kind::Python { model, .. }) = engine.kind;
+        self.installed.models.join(model)
     }
 
     fn speed_command(&self, engine: &Engine, speeds: &Speeds) -> Command {
@@ -330,22 +259,23 @@ impl Bench {
     /// Runs the program that prints the token after the prompt, `repetitions` times in processes of its own.
     fn start(&self, engine: &Engine, repetitions: usize, cold: &[PathBuf]) -> anyhow::Result<Vec<Value>> {
         let model = text(&self.model(engine));
+        let prompt = self.contest.prompt;
         let command = match engine.kind {
             Kind::Aibit { profile, .. } => {
                 let mut command = vec![text(&self.installed.aibit), "run".into(), model];
-                let options = ["-p", PROMPT, "-n", "1", "-t", "2", "--temp", "0", "--profile", profile];
+                let options = ["-p", prompt, "-n", "1", "-t", "2", "--temp", "0", "--profile", profile];
                 command.extend(options.map(String::from));
                 command
             }
             Kind::Llama { .. } => {
-                vec![text(&self.installed.llama), "start".into(), model, "2".into(), PROMPT.into()]
+                vec![text(&self.installed.llama), "start".into(), model, "2".into(), prompt.into()]
             }
             Kind::Python { script, options, .. } => {
                 let script = text(&install::scripts().join(script));
-                let tokenizer = text(&self.installed.tokenizer);
+                let tokenizer = text(&self.installed.models.join(TOKENIZER));
                 let mut command = vec![text(&self.installed.python), "-B".into(), script];
                 let arguments =
-                    ["--model", &model, "--tokenizer", &tokenizer, "--threads", "2", "--prompt", PROMPT];
+                    ["--model", &model, "--tokenizer", &tokenizer, "--threads", "2", "--prompt", prompt];
                 command.extend(arguments.map(String::from));
                 command.extend(options.iter().map(|&option| option.into()));
                 command
@@ -542,7 +472,7 @@ impl Drop for Neighbour {
 }
 
 /// Results without figures: when, what and on which machine.
-fn describe(installed: &Installed) -> anyhow::Result<Results> {
+fn describe(installed: &Installed, contest: &Contest) -> anyhow::Result<Results> {
     let git = |args: &[&str]| answer(Command::new("git").args(args).current_dir(root()));
     let mut commit = git(&["rev-parse", "--short", "HEAD"]).unwrap_or_else(|_| "unknown".into());
     if git(&["status", "--porcelain", "--", "crates", "Cargo.lock"]).is_ok_and(|changes| !changes.is_empty())
@@ -566,7 +496,7 @@ fn describe(installed: &Installed) -> anyhow::Result<Results> {
         answer(Command::new(&installed.python).args(["-c", &script]))
     };
     let llama = answer(Command::new(&installed.llama).arg("version"))?;
-    let rows = [
+    let mut rows = vec![
         ("processor", model.trim_start_matches([' ', '\t', ':']).to_owned()),
         ("cores", format!("{cores}, with {}", isa.join(", "))),
         ("memory", format!("{:.1} GiB", kib / 1024.0 / 1024.0)),
@@ -574,15 +504,22 @@ fn describe(installed: &Installed) -> anyhow::Result<Results> {
         ("compilers", format!("{}; {}", first_line(Command::new("rustc"))?, first_line(Command::new("cc"))?)),
         ("aibit", format!("{}, commit {commit}", first_line(Command::new(&installed.aibit))?)),
         ("llama.cpp", format!("of llama-cpp-python {}, {llama}", version("llama-cpp-python")?)),
-        ("ONNX Runtime", version("onnxruntime")?),
-        ("OpenVINO GenAI", version("openvino-genai")?),
-        ("CTranslate2", version("ctranslate2")?),
-        ("Python", first_line(Command::new(&installed.python))?),
     ];
+    for (name, package, script) in [
+        ("ONNX Runtime", "onnxruntime", "onnxruntime_engine.py"),
+        ("OpenVINO GenAI", "openvino-genai", "openvino_engine.py"),
+        ("CTranslate2", "ctranslate2", "ctranslate2_engine.py"),
+    ] {
+        let runs = |engine: &Engine| matches!(engine.kind, Kind::Python { script: its, .. } if its == script);
+        if contest.engines.iter().any(runs) {
+            rows.push((name, version(package)?));
+        }
+    }
+    rows.push(("Python", first_line(Command::new(&installed.python))?));
     Ok(Results {
         date: answer(Command::new("date").args(["-u", "+%F"]))?,
         commit,
-        machine: rows.map(|(name, value)| (name.to_owned(), value)).into(),
+        machine: rows.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
         engines: Vec::new(),
         rounds: 0,
         measurements: 0,
@@ -616,13 +553,5 @@ mod tests {
         let before = Times { busy: 100, all: 1000, own: 50 };
         assert!(!Times { busy: 290, all: 1200, own: 240 }.others_since(&before));
         assert!(Times { busy: 290, all: 1200, own: 220 }.others_since(&before));
-    }
-
-    #[test]
-    fn a_family_names_its_members_alone() {
-        let names = |name: &str| ENGINES.iter().filter(|e| named(e, name)).map(|e| e.id).collect::<Vec<_>>();
-        assert_eq!(names("llama"), ["llama-q8_0", "llama-q4_0"]);
-        assert_eq!(names("openvino-sdpa"), ["openvino-sdpa"]);
-        assert!(names("open").is_empty());
     }
 }
