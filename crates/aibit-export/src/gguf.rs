@@ -46,7 +46,7 @@ pub(crate) fn write(
     metadata.set("general.file_type", Value::U32(file_type(&tensors)));
     let tokenizer = model.archive.entry(entry_names::TOKENIZER)?.data;
     let vocabulary = model.description.graph.vocabulary;
-    for (key, value) in tokenizer_metadata(tokenizer, vocabulary, &specials(model))? {
+    for (key, value) in tokenizer_metadata(tokenizer, vocabulary, &specials(model, tokenizer))? {
         metadata.set(key, value);
     }
     let layout = GgufLayout::new(&metadata, &tensors)?;
@@ -156,14 +156,51 @@ fn file_type(tensors: &[(String, GgmlType, Vec<usize>)]) -> u32 {
     numbers.into_iter().max_by_key(|(dtype, _)| elements(*dtype)).map_or(0, |(_, number)| number)
 }
 
-/// The special tokens by the model's configuration.
-fn specials(model: &Model<'_>) -> SpecialIds {
+/// The special tokens by the model's configuration and its tokenizer.
+fn specials(model: &Model<'_>, tokenizer: &[u8]) -> SpecialIds {
+    let known =
+        |id: u64| u32::try_from(id).ok().filter(|id| (*id as usize) < model.description.graph.vocabulary);
     let id = |key: &str| {
         let id = model.config_json.get(key)?;
         // Of several, the first ends a text.
         let id = id.as_array().and_then(|ids| ids.first()).unwrap_or(id).as_u64()?;
-        u32::try_from(id).ok().filter(|id| (*id as usize) < model.description.graph.vocabulary)
+        known(id)
     };
     let eos = id("eos_token_id");
-    SpecialIds { bos: id("bos_token_id").or(eos), eos, pad: id("pad_token_id"), ..SpecialIds::default() }
+    let before_prompts = before_prompts(tokenizer).and_then(known);
+    SpecialIds {
+        bos: before_prompts.or_else(|| id("bos_token_id")).or(eos),
+        eos,
+        pad: id("pad_token_id"),
+        add_bos: before_prompts.is_some(),
+        chat_template: chat_template(model),
+        ..SpecialIds::default()
+    }
+}
+
+/// The token that `tokenizer.json` puts before the text of a prompt.
+fn before_prompts(tokenizer: &[u8]) -> Option<u64> {
+    #[derive(serde::Deserialize)]
+    struct File {
+        post_processor: Option<serde_json::Value>,
+    }
+    let File { post_processor } = serde_json::from_slice(tokenizer).ok()?;
+    let post_processor = post_processor?;
+    let steps = match post_processor["processors"].as_array() {
+        Some(steps) => steps.as_slice(),
+        None => std::slice::from_ref(&post_processor),
+    };
+    let template = steps.iter().find(|step| step["type"] == "TemplateProcessing")?;
+    let token = template["single"][0]["SpecialToken"]["id"].as_str()?;
+    template["special_tokens"][token]["ids"][0].as_u64()
+}
+
+/// The template of conversations, from its own entry or the tokenizer's settings.
+fn chat_template(model: &Model<'_>) -> Option<String> {
+    let entry = |name: &str| model.archive.entry(name).ok().map(|entry| entry.data);
+    if let Some(template) = entry("chat_template.jinja") {
+        return String::from_utf8(template.to_vec()).ok();
+    }
+    let settings: serde_json::Value = serde_json::from_slice(entry("tokenizer_config.json")?).ok()?;
+    settings["chat_template"].as_str().map(str::to_owned)
 }

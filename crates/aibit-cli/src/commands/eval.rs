@@ -67,12 +67,12 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     let archive = Archive::open(args.archive.path())?;
     let model = Model::load(&archive)?;
     let tokenizer = Tokenizer::load(&archive)?;
-    let ids = tokenizer.encode(&read_text(&args.ppl)?)?;
+    let ids = tokenizer.encode_prompt(&read_text(&args.ppl)?)?;
     let base = match &args.kl_base {
         None => None,
         Some(path) => {
             let base = Archive::open(path)?;
-            let base_ids = Tokenizer::load(&base)?.encode(&read_text(&args.ppl)?)?;
+            let base_ids = Tokenizer::load(&base)?.encode_prompt(&read_text(&args.ppl)?)?;
             if base_ids != ids {
                 let problem =
                     format!("their tokenizers give {} and {} ids for the text", ids.len(), base_ids.len());

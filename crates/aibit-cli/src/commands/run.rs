@@ -123,7 +123,9 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
         let messages: Vec<_> = system.chain([ChatMessage::new("user", prompt)]).collect();
         prompt = chat::template(&archive)?.render(&messages, true)?;
     }
-    let prompt_ids = info_span!("encode prompt").in_scope(|| tokenizer.encode(&prompt))?;
+    // A template writes what stands before a text itself.
+    let encode = |text: &str| if args.chat { tokenizer.encode(text) } else { tokenizer.encode_prompt(text) };
+    let prompt_ids = info_span!("encode prompt").in_scope(|| encode(&prompt))?;
     let load = out.elapsed();
 
     let interrupted = watch_for_interrupt()?;

@@ -3,15 +3,17 @@
 use std::collections::{HashMap, HashSet};
 
 use serde::{Serialize, Serializer};
+use serde_json::{Value, json};
 
 use super::pre_tokenizer::{self, Step};
 use super::{AddedToken, MERGES, TOKEN_TYPE, TOKENS};
-use super::{bad, byte_alphabet, pre_tokenizer_of, quoted, required, token_type};
+use super::{bad, byte_alphabet, pre_tokenizer_of, quoted, required, special_ids, token_type};
 use crate::{GgufError, Metadata};
 
 /// The `tokenizer.json` of the Hugging Face library that says what the `tokenizer.ggml.*` keys say.
 ///
-/// Texts get the ids that llama.cpp gives them; special tokens are searched for in every text, and none are added.
+/// Texts get the ids that llama.cpp gives them; special tokens are searched for in every text; what
+/// comes before a prompt is the post-processor's.
 /// Where they can differ: letters and digits that are newer than Unicode 15, which llama.cpp takes for signs; the
 /// long s, U+017F, after an apostrophe, which the models' own expressions take for a contraction; and a text in
 /// which two added tokens overlap.
@@ -36,7 +38,7 @@ pub fn tokenizer_json(metadata: &Metadata) -> Result<Vec<u8>, GgufError> {
         added_tokens,
         normalizer: (),
         pre_tokenizer: pre_tokenizer::steps(pre_tokenizer.splitting, &without_token),
-        post_processor: byte_level(false),
+        post_processor: post_processor(byte_level(false), metadata, tokens)?,
         decoder: byte_level(true),
         model: Model {
             kind: "BPE",
@@ -54,6 +56,26 @@ pub fn tokenizer_json(metadata: &Metadata) -> Result<Vec<u8>, GgufError> {
     serde_json::to_vec(&file).map_err(|e| GgufError::TokenizerJson { problem: e.to_string() })
 }
 
+/// What comes before the text of a prompt; offsets are the library's business.
+fn post_processor(offsets: Step, metadata: &Metadata, tokens: &[String]) -> Result<Value, GgufError> {
+    let specials = special_ids(metadata)?;
+    let Some(id) = specials.bos.filter(|_| specials.add_bos) else { return Ok(json!(offsets)) };
+    let token = &tokens[id as usize];
+    let [bos, a, b] =
+        [json!({"SpecialToken": {"id": token, "type_id": 0}}), sequence("A", 0), sequence("B", 1)];
+    let template = json!({
+        "type": "TemplateProcessing",
+        "single": [bos, a],
+        "pair": [bos, a, b],
+        "special_tokens": { token: { "id": token, "ids": [id], "tokens": [token] } },
+    });
+    Ok(json!({ "type": "Sequence", "processors": [offsets, template] }))
+}
+
+fn sequence(id: &str, type_id: u32) -> Value {
+    json!({ "Sequence": { "id": id, "type_id": type_id } })
+}
+
 #[derive(Serialize)]
 struct File<'a> {
     version: &'static str,
@@ -62,7 +84,7 @@ struct File<'a> {
     added_tokens: Vec<AddedToken>,
     normalizer: (),
     pre_tokenizer: Step,
-    post_processor: Step,
+    post_processor: Value,
     decoder: Step,
     model: Model<'a>,
 }

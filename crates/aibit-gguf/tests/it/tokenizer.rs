@@ -388,6 +388,17 @@ fn malformed_keys_are_refused() {
 }
 
 #[test]
+fn the_token_before_prompts_is_the_post_processors() {
+    let prompt = |add: bool| {
+        let metadata = with("tokenizer.ggml.add_bos_token", Value::Bool(add));
+        let tokenizer = library(&tokenizer_json(&metadata).expect("a tokenizer.json"));
+        tokenizer.encode("th", true).expect("encoded").get_ids().to_vec()
+    };
+    assert_eq!(prompt(false), [256]);
+    assert_eq!(prompt(true), [258, 256], "the token that `tokenizer.ggml.bos_token_id` names");
+}
+
+#[test]
 fn bytes_without_a_token_are_left_out_of_a_text() {
     let mut metadata = with_token(usize::from(b'x' - b'!'), "[PAD0]");
     let tokenizer = library(&tokenizer_json(&metadata).expect("a tokenizer.json"));
@@ -396,6 +407,8 @@ fn bytes_without_a_token_are_left_out_of_a_text() {
     assert_eq!(ids(&tokenizer, "xthx"), [256]);
     assert_eq!(ids(&tokenizer, "x"), [0; 0]);
 
+    metadata.set("tokenizer.ggml.bos_token_id", Value::U32(0));
+    metadata.set("tokenizer.ggml.eos_token_id", Value::U32(0));
     metadata.set(TOKENS, strings(&["a", "b"]));
     metadata.set(TOKEN_TYPE, Value::Array(Array::I32(vec![1, 1])));
     metadata.set(MERGES, strings(&[]));

@@ -13,6 +13,7 @@ use tokenizers::{
 use super::byte_alphabet;
 use super::compiled::composed;
 use super::layout::{self, Header, MAX_IDS, MAX_PROBES, NONE, Steps};
+use super::library;
 use super::merge::{EMPTY_SLOT, MergeTable, Merger, SLOT_BYTES, first_slot};
 use super::pretokenize::Splitting;
 use crate::RuntimeError;
@@ -32,6 +33,8 @@ pub fn compile(tokenizer_json: &[u8]) -> Result<Option<Vec<u8>>, RuntimeError> {
 
 /// What is compiled.
 struct Vocabulary {
+    /// Stands before the text of a prompt.
+    prefix: Option<u32>,
     steps: Steps,
     /// The bytes of every id up to the largest; `None` where there is no token.
     tokens: Vec<Option<Vec<u8>>>,
@@ -109,10 +112,16 @@ impl Vocabulary {
         if steps.composed && !added_second.iter().all(is_composed) {
             return None;
         }
+        let prefix = match library::prefix(library).ok()?.as_slice() {
+            [] => None,
+            [id] => Some(*id),
+            _ => return None,
+        };
         let whole = if bpe.ignore_merges { Some(whole_tokens(&vocabulary, &tokens)?) } else { None };
         let merges = merges(json, &vocabulary)?;
         Some(Self {
             steps,
+            prefix,
             tokens,
             byte_ids,
             merges,
@@ -161,6 +170,7 @@ impl Vocabulary {
         let header = Header {
             id_limit,
             steps: self.steps,
+            prefix: self.prefix,
             merge_probes,
             piece_probes,
             longest_piece: pieces.iter().map(|&id| token(id).len()).max().unwrap_or(0) as u32,

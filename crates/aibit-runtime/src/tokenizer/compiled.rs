@@ -103,6 +103,11 @@ impl Compiled {
         &self.file
     }
 
+    /// The id that stands before the text of a prompt.
+    pub(super) fn prefix(&self) -> Option<u32> {
+        self.header.prefix
+    }
+
     /// The ids of `text`.
     pub(super) fn encode(&self, text: &str) -> Vec<u32> {
         let view = self.view();

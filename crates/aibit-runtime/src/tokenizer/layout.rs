@@ -31,6 +31,8 @@ pub(super) const ADDED_BYTES: usize = 8;
 /// Bits of the header's options; all others are zero.
 const OPTION_COMPOSED: u32 = 1;
 const OPTION_SEPARATED: u32 = 2;
+/// Above these bits: one more than the id that stands before the text of a prompt, 0 for none.
+const PREFIX_SHIFT: u32 = 8;
 
 /// How a text becomes the pieces that are merged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +52,8 @@ pub(super) struct Header {
     pub(super) id_limit: u32,
     /// Splitting and options.
     pub(super) steps: Steps,
+    /// The id that stands before the text of a prompt.
+    pub(super) prefix: Option<u32>,
     /// Slots to look at for a pair.
     pub(super) merge_probes: u32,
     /// Slots to look at for a piece.
@@ -88,9 +92,11 @@ pub(super) fn broken(problem: impl Into<String>) -> RuntimeError {
 pub(super) fn write(header: Header, sections: [&[u8]; 7]) -> Vec<u8> {
     let mut file = Vec::with_capacity(HEADER_BYTES + sections.iter().map(|s| s.len() + 8).sum::<usize>());
     file.extend(MAGIC);
-    let Header { id_limit, steps, merge_probes, piece_probes, longest_piece, added_first } = header;
+    let Header { id_limit, steps, prefix, merge_probes, piece_probes, longest_piece, added_first } = header;
     let splitting = steps.splitting as u32;
-    let options = OPTION_COMPOSED * u32::from(steps.composed) + OPTION_SEPARATED * u32::from(steps.separated);
+    let options = OPTION_COMPOSED * u32::from(steps.composed)
+        + OPTION_SEPARATED * u32::from(steps.separated)
+        + (prefix.map_or(0, |id| id + 1) << PREFIX_SHIFT);
     let numbers =
         [VERSION, id_limit, splitting, options, merge_probes, piece_probes, longest_piece, added_first];
     file.extend(numbers.map(u32::to_le_bytes).as_flattened());
@@ -131,8 +137,9 @@ pub(super) fn read(file: &[u8]) -> Result<(Header, Sections), RuntimeError> {
             "version {version}, this build reads {VERSION}; update aibit or pack the model again"
         )));
     }
-    let steps = steps(splitting, options)?;
-    let header = Header { id_limit, steps, merge_probes, piece_probes, longest_piece, added_first };
+    let steps = steps(splitting, options & ((1 << PREFIX_SHIFT) - 1))?;
+    let prefix = (options >> PREFIX_SHIFT).checked_sub(1);
+    let header = Header { id_limit, steps, prefix, merge_probes, piece_probes, longest_piece, added_first };
 
     let mut end = HEADER_BYTES as u64;
     let mut ranges = [const { 0..0 }; 7];
@@ -159,6 +166,7 @@ pub(super) fn read(file: &[u8]) -> Result<(Header, Sections), RuntimeError> {
             && probes <= MAX_PROBES
     };
     let sound = id_limit <= MAX_IDS
+        && prefix.is_none_or(|id| id < id_limit)
         && byte_ids.len() == 4 * 256
         && added.len().is_multiple_of(ADDED_BYTES)
         && added_first as usize <= added.len() / ADDED_BYTES

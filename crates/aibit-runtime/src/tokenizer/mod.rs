@@ -9,14 +9,15 @@ mod char_classes;
 mod compile;
 mod compiled;
 mod layout;
+mod library;
 mod merge;
 mod pretokenize;
 
 use aibit_format::{Archive, entry_names};
-use tokenizers::DecoderWrapper;
 use tracing::info_span;
 
 use self::compiled::Compiled;
+use self::library::Library;
 use crate::{Check, RuntimeError};
 
 pub use self::compile::compile;
@@ -31,7 +32,7 @@ pub struct Tokenizer {
 #[derive(Debug)]
 enum Engine {
     Compiled(Box<Compiled>),
-    Library(Box<tokenizers::Tokenizer>),
+    Library(Box<Library>),
 }
 
 impl Tokenizer {
@@ -63,20 +64,10 @@ impl Tokenizer {
     /// A tokenizer from the bytes of `tokenizer.json`.
     ///
     /// # Errors
-    /// [`RuntimeError::Tokenizer`] for a malformed file, and for one whose decoder is not byte-level, the only
-    /// kind so far.
+    /// [`RuntimeError::Tokenizer`] for a malformed file, and for one whose decoder is neither byte-level nor
+    /// SentencePiece's.
     pub fn from_json(json: &[u8]) -> Result<Self, RuntimeError> {
-        let mut library =
-            tokenizers::Tokenizer::from_bytes(json).map_err(|e| RuntimeError::Tokenizer(e.to_string()))?;
-        if !matches!(library.get_decoder(), Some(DecoderWrapper::ByteLevel(_))) {
-            return Err(RuntimeError::Tokenizer(
-                "its decoder is not `ByteLevel`, the only kind that this build turns back into text".into(),
-            ));
-        }
-        // A file may ask for both; prompts are taken as they are.
-        library.with_padding(None);
-        library.with_truncation(None).map_err(|e| RuntimeError::Tokenizer(e.to_string()))?;
-        Ok(Self { engine: Engine::Library(Box::new(library)) })
+        Ok(Self { engine: Engine::Library(Box::new(Library::from_json(json)?)) })
     }
 
     /// Whether this is the compiled form.
@@ -91,39 +82,39 @@ impl Tokenizer {
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, RuntimeError> {
         match &self.engine {
             Engine::Compiled(compiled) => Ok(compiled.encode(text)),
-            Engine::Library(library) => {
-                let encoding =
-                    library.encode_fast(text, false).map_err(|e| RuntimeError::Tokenizer(e.to_string()))?;
-                Ok(encoding.get_ids().to_vec())
-            }
+            Engine::Library(library) => library.encode(text),
         }
+    }
+
+    /// The ids of a text that a model is to continue: those of [`Tokenizer::encode`] behind what the tokenizer puts
+    /// before every text, such as the token that begins one.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>, RuntimeError> {
+        let mut ids = match &self.engine {
+            Engine::Compiled(compiled) => compiled.prefix().into_iter().collect(),
+            Engine::Library(library) => library.prefix().to_vec(),
+        };
+        ids.extend(self.encode(text)?);
+        Ok(ids)
     }
 
     /// The text of `ids`, special tokens left out; bytes that are not UTF-8 become U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
         let bytes: Vec<u8> =
             ids.iter().filter(|&&id| !self.is_special(id)).flat_map(|&id| self.bytes(id)).collect();
-        String::from_utf8_lossy(&bytes).into_owned()
+        match &self.engine {
+            Engine::Compiled(_) => String::from_utf8_lossy(&bytes).into_owned(),
+            Engine::Library(library) => library.text_of(&bytes),
+        }
     }
 
     /// The bytes that a token stands for; none for an unknown id.
     pub fn bytes(&self, id: u32) -> Vec<u8> {
         match &self.engine {
             Engine::Compiled(compiled) => compiled.bytes(id).to_vec(),
-            Engine::Library(library) => {
-                let Some(token) = library.id_to_token(id) else { return Vec::new() };
-                if library.get_added_tokens_decoder().contains_key(&id) {
-                    return token.into_bytes(); // written out, not in the byte alphabet
-                }
-                let mut bytes = Vec::with_capacity(token.len());
-                for c in token.chars() {
-                    match byte_alphabet::byte_of(c) {
-                        Some(byte) => bytes.push(byte),
-                        None => bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
-                    }
-                }
-                bytes
-            }
+            Engine::Library(library) => library.bytes(id),
         }
     }
 
@@ -132,7 +123,7 @@ impl Tokenizer {
         match &self.engine {
             Engine::Compiled(compiled) => compiled.is_special(id),
             Engine::Library(library) => {
-                library.get_added_tokens_decoder().get(&id).is_some_and(|token| token.special)
+                library.tokenizer.get_added_tokens_decoder().get(&id).is_some_and(|token| token.special)
             }
         }
     }
@@ -141,7 +132,7 @@ impl Tokenizer {
     pub fn token_id(&self, token: &str) -> Option<u32> {
         match &self.engine {
             Engine::Compiled(compiled) => compiled.token_id(token),
-            Engine::Library(library) => library.token_to_id(token),
+            Engine::Library(library) => library.tokenizer.token_to_id(token),
         }
     }
 
@@ -150,7 +141,7 @@ impl Tokenizer {
         match &self.engine {
             Engine::Compiled(compiled) => compiled.id_limit(),
             Engine::Library(library) => {
-                library.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
+                library.tokenizer.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
             }
         }
     }
@@ -182,6 +173,9 @@ impl Tokenizer {
         const WINDOW: usize = 8;
         if self.id_limit() != other.id_limit() {
             return Ok(Some(format!("ids end at {}, not at {}", self.id_limit(), other.id_limit())));
+        }
+        if self.encode_prompt("a")? != other.encode_prompt("a")? {
+            return Ok(Some("another token stands before a prompt".into()));
         }
         let mut texts = Vec::new();
         for id in 0..other.id_limit() as u32 {

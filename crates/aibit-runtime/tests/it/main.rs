@@ -3,4 +3,5 @@
 mod chat;
 mod foreign_model;
 mod tokenizer;
+mod tokenizer_prompts;
 mod tokenizer_steps;
