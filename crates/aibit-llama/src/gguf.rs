@@ -149,8 +149,8 @@ pub fn gguf_config(gguf: &Gguf, file: &[u8], vocabulary: usize) -> Result<serde_
     }))
 }
 
-/// The settings of Llama 3.1 and later that give these factors. The files do not have them, and they are the same in
-/// every model so far but for the factor.
+/// The settings of Llama 3.1 and later that give these factors. Files hold the factors alone; the largest is one of the
+/// settings, the original context follows from any that lies between, and the rest is the same in every model so far.
 fn llama3_settings(theta: f64, factors: &[f32]) -> Option<serde_json::Value> {
     let factor = factors.iter().copied().fold(1.0, f32::max);
     let is_number = |factor: &f32| factor.is_finite() && *factor >= 1.0;

@@ -36,6 +36,13 @@ pub(crate) fn files(map: &[u8]) -> Result<BTreeMap<&'static str, Vec<u8>>, GgufE
         "add_eos_token": specials.add_eos,
     });
     files.insert("tokenizer_config.json", to_json(&tokenizer_config));
+    // Where an answer ends, beside the end of a text that config.json names.
+    let ends: Vec<u32> = specials.eos.into_iter().chain(specials.eot).collect();
+    if let [eos, eot] = *ends
+        && eos != eot
+    {
+        files.insert(entry_names::GENERATION_CONFIG, to_json(&json!({ "eos_token_id": ends })));
+    }
     if let Some(template) = specials.chat_template {
         files.insert("chat_template.jinja", template.into_bytes());
     }

@@ -6,7 +6,7 @@ use std::fs;
 use aibit_format::Archive;
 use aibit_gguf::{Array, GgmlType, GgufLayout, Metadata, SpecialIds, Value, tokenizer_metadata};
 use aibit_pack::{ModelSource, PackOptions, pack};
-use aibit_runtime::Model;
+use aibit_runtime::{Model, PackageDefaults};
 
 use crate::support::fixture;
 
@@ -175,6 +175,20 @@ fn check_refused_of(architecture: &str, edit: impl FnOnce(&mut Parts), fragments
 #[track_caller]
 fn check_key(key: &str, value: Value, fragments: &[&str]) {
     check_refused(|parts| parts.key(key, value), fragments);
+}
+
+#[test]
+fn an_answer_ends_where_a_text_or_a_turn_does() {
+    let mut parts = Parts::sound("llama");
+    parts.metadata.set("tokenizer.ggml.eos_token_id", Value::U32(5));
+    parts.metadata.set("tokenizer.ggml.eot_token_id", Value::U32(7));
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let (path, target) = (folder.path().join("model.gguf"), folder.path().join("model.aibit"));
+    fs::write(&path, parts.file()).expect("written");
+    let source = ModelSource::open(&path).expect("a model");
+    pack(&source, &target, &PackOptions::default(), &()).expect("packed");
+    let archive = Archive::open(&target).expect("opened");
+    assert_eq!(PackageDefaults::load(&archive).expect("defaults").stop_ids, [5, 7]);
 }
 
 #[test]
