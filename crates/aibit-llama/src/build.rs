@@ -7,10 +7,10 @@ use aibit_graph::{
 
 use crate::LlamaConfig;
 
-/// From which magnitude on the input of queries, keys and values stays in floating point. Norms leave most of it small
-/// and some of it large, which spoils one scale for all: with LLM.int8()'s 6.0 these layers lose more of SmolLM2's
-/// perplexity than all others together (`docs/quantization.md`).
-const QKV_THRESHOLD: f32 = 2.0;
+/// From which magnitude on a normalized input stays in floating point. Norms of this family leave most of it small and
+/// some of it large, which spoils one scale for all: with LLM.int8()'s 6.0 the layers of queries, keys and values alone
+/// lose more of SmolLM2's perplexity than all others together (`docs/quantization.md`).
+const NORMED_THRESHOLD: f32 = 1.0;
 
 /// The graph of a model of the family and the tensors it names.
 ///
@@ -22,6 +22,7 @@ pub fn describe(config: &LlamaConfig) -> ModelDescription {
     let &LlamaConfig { n_embd, n_head, n_kv_head, head_dim, n_inner, .. } = config;
     let [int8, int8x2] = [ActivationPrecision::Int8, ActivationPrecision::Int8x2];
     let plain = (int8, LLM_INT8_THRESHOLD);
+    let of_normed = (int8, NORMED_THRESHOLD);
     let epsilon = config.rms_norm_epsilon;
 
     let embedding = b.matrix("model.embed_tokens.weight", [config.vocab_size, n_embd], Role::Embedding);
@@ -43,8 +44,7 @@ pub fn describe(config: &LlamaConfig) -> ModelDescription {
         let projections = [("q_proj", n_head), ("k_proj", n_kv_head), ("v_proj", n_kv_head)];
         let parts = projections.map(|(name, heads)| {
             let name = module(&format!("self_attn.{name}"));
-            let activations = (int8, QKV_THRESHOLD);
-            linear(&mut b, &name, normed, heads * head_dim, config.has_qkv_bias, activations)
+            linear(&mut b, &name, normed, heads * head_dim, config.has_qkv_bias, of_normed)
         });
         let mut qkv = concat(&mut b, &module("self_attn.qkv_proj"), &parts);
         let queries = n_head * head_dim;
@@ -77,7 +77,7 @@ pub fn describe(config: &LlamaConfig) -> ModelDescription {
         let normed = rms_norm(&mut b, &module("post_attention_layernorm"), hidden, epsilon);
         let parts = ["gate_proj", "up_proj"].map(|name| {
             let name = module(&format!("mlp.{name}"));
-            linear(&mut b, &name, normed, n_inner, config.has_mlp_bias, plain)
+            linear(&mut b, &name, normed, n_inner, config.has_mlp_bias, of_normed)
         });
         let gate_up = concat(&mut b, &module("mlp.gate_up_proj"), &parts);
         let gated = b.value(&module("mlp.act"), n_inner);
