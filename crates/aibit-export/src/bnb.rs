@@ -7,8 +7,7 @@ use std::path::Path;
 
 use aibit_format::Scheme;
 use aibit_graph::{Op, Role};
-use aibit_quant::{FOUR_BIT_BLOCK, FourBit, Int8Rowwise, NESTED_BLOCK};
-use ndarray::ArrayView2;
+use aibit_quant::{FOUR_BIT_BLOCK, FourBit, NESTED_BLOCK};
 use safetensors::Dtype;
 use serde_json::json;
 
@@ -90,12 +89,7 @@ fn eight_bits(
         (stored.data.to_vec(), stored.parts[0].to_vec())
     } else if options.requantize {
         report.requantized += 1;
-        let values = stored.values();
-        let view = ArrayView2::from_shape(stored.matrix_shape(), &values).expect("whole rows");
-        let quantized = Int8Rowwise::from_checkpoint_rows(view)
-            .map_err(|source| ExportError::Quant { name: stored.name.to_owned(), source })?;
-        let codes = quantized.codes.iter().map(|code| *code as u8).collect();
-        (codes, f32_bytes(&quantized.absmax.to_vec()))
+        stored.requantized()?
     } else {
         return Err(ExportError::Parameter {
             target: Target::Bnb,

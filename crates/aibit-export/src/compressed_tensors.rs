@@ -7,8 +7,7 @@ use std::path::Path;
 
 use aibit_format::{Archive, Scheme};
 use aibit_graph::Role;
-use aibit_quant::{GROUP, Int8Rowwise};
-use ndarray::ArrayView2;
+use aibit_quant::GROUP;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 
@@ -91,7 +90,7 @@ pub(crate) fn write(
             }
             _ if options.requantize => {
                 report.requantized += 1;
-                requantized = requantize(stored)?;
+                requantized = stored.requantized()?;
                 (requantized.0.as_slice(), requantized.1.as_slice())
             }
             _ => {
@@ -118,16 +117,6 @@ fn float(stored: &Stored<'_>, dtype: Dtype) -> Result<Tensor, ExportError> {
         problem: format!("it has values that {dtype} cannot hold; use `--dtype f32`"),
     })?;
     Ok(Tensor { name: stored.name.to_owned(), dtype, shape: stored.shape.clone(), data })
-}
-
-/// Codes and row absmax of a layer in INT8.
-fn requantize(stored: &Stored<'_>) -> Result<(Vec<u8>, Vec<u8>), ExportError> {
-    let values = stored.values();
-    let view = ArrayView2::from_shape(stored.matrix_shape(), &values).expect("whole rows");
-    let quantized = Int8Rowwise::from_checkpoint_rows(view)
-        .map_err(|source| ExportError::Quant { name: stored.name.to_owned(), source })?;
-    let codes = quantized.codes.iter().map(|code| *code as u8).collect();
-    Ok((codes, f32_bytes(&quantized.absmax.to_vec())))
 }
 
 /// The tensors of one layer.

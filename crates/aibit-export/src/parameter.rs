@@ -6,8 +6,11 @@ use std::ops::Range;
 use aibit_families::Family;
 use aibit_format::{Archive, FormatError, JoinedRows, Scheme, TensorRecord};
 use aibit_graph::{ConfigError, ModelDescription, Origin, Parameter};
-use aibit_quant::{FOUR_BIT_BLOCK, FourBit, GROUP, NestedAbsmax, dequantize_four_bit, dequantize_int8};
+use aibit_quant::{
+    FOUR_BIT_BLOCK, FourBit, GROUP, Int8Rowwise, NestedAbsmax, dequantize_four_bit, dequantize_int8,
+};
 use half::{bf16, f16};
+use ndarray::ArrayView2;
 
 use crate::ExportError;
 
@@ -151,6 +154,16 @@ impl Stored<'_> {
             map: floats(map).try_into().expect("256 values, as was checked when the archive was opened"),
             offset: floats(offset)[0],
         })
+    }
+
+    /// Codes and row absmax of its values quantized anew as INT8.
+    pub(crate) fn requantized(&self) -> Result<(Vec<u8>, Vec<u8>), ExportError> {
+        let values = self.values();
+        let view = ArrayView2::from_shape(self.matrix_shape(), &values).expect("whole rows");
+        let quantized = Int8Rowwise::from_checkpoint_rows(view)
+            .map_err(|source| ExportError::Quant { name: self.name.to_owned(), source })?;
+        let codes = quantized.codes.iter().map(|code| *code as u8).collect();
+        Ok((codes, f32_bytes(&quantized.absmax.to_vec())))
     }
 
     /// Its values, row-major, exactly as the format defines them.
