@@ -52,9 +52,9 @@ pub(crate) struct ColumnEpilogue<S: Simd> {
 }
 
 impl<S: Simd> ColumnEpilogue<S> {
-    /// Finishes `sums` and writes them to `y`, the columns' part of a row.
+    /// The function of `sums` and bias.
     #[inline(always)]
-    pub(crate) fn write(&self, y: &mut [f32], mut sums: S::F32x16) {
+    pub(crate) fn apply(&self, mut sums: S::F32x16) -> S::F32x16 {
         let simd = self.simd;
         if let Some(bias) = self.bias {
             sums = simd.add(sums, bias);
@@ -65,17 +65,17 @@ impl<S: Simd> ColumnEpilogue<S> {
             activation.apply(&mut lanes);
             sums = simd.load(&lanes);
         }
+        sums
+    }
+
+    /// Finishes `sums` and writes them to `y`, the columns' part of a row.
+    #[inline(always)]
+    pub(crate) fn write(&self, y: &mut [f32], sums: S::F32x16) {
+        let (simd, mut sums) = (self.simd, self.apply(sums));
         if self.accumulate {
             sums = simd.add(sums, load(simd, y));
         }
-        match y.first_chunk_mut() {
-            Some(y) => simd.store(sums, y),
-            None => {
-                let mut lanes = [0.0; LANES];
-                simd.store(sums, &mut lanes);
-                y.copy_from_slice(&lanes[..y.len()]);
-            }
-        }
+        store(simd, sums, y);
     }
 }
 
@@ -88,6 +88,19 @@ pub(crate) fn load<S: Simd>(simd: S, x: &[f32]) -> S::F32x16 {
             let mut lanes = [0.0; LANES];
             lanes[..x.len()].copy_from_slice(x);
             simd.load(&lanes)
+        }
+    }
+}
+
+/// Writes the first of the lanes, as many as `to` holds.
+#[inline(always)]
+pub(crate) fn store<S: Simd>(simd: S, value: S::F32x16, to: &mut [f32]) {
+    match to.first_chunk_mut() {
+        Some(to) => simd.store(value, to),
+        None => {
+            let mut lanes = [0.0; LANES];
+            simd.store(value, &mut lanes);
+            to.copy_from_slice(&lanes[..to.len()]);
         }
     }
 }

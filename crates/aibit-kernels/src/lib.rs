@@ -50,7 +50,9 @@ pub use elementwise::{add, add_assign};
 pub use embed::{embed_float, embed_int8};
 pub use epilogue::Epilogue;
 pub use float::{FloatMatrix, dot_f32, linear_float};
-pub use int8::{ActivationPrecision, Int8Rowwise, QuantizedRows, gemm_i32, linear_int8, quantize_rows};
+pub use int8::{
+    ActivationPrecision, Int8Rowwise, QuantizedRows, gemm_i32, linear_int8, linear_int8_gated, quantize_rows,
+};
 pub use isa::{Isa, IsaError};
 pub use llm_int8::{ActivationDtype, linear_llm_int8};
 pub use math::{exp, tanh};

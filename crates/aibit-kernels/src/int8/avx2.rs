@@ -15,12 +15,11 @@ const COLUMNS: usize = 16;
 const TILE_ROWS: usize = 5;
 
 impl Avx2 {
-    /// Writes `x[m, k] · w[n, k]ᵀ` to `sums`, whose rows are `stride` apart.
+    /// Writes the products with the two parts of a panel to `sums`, `[row of x, PANEL]`.
     pub(super) fn product(
         self,
         x: CodeRows<'_>,
-        w: &[i8],
-        stride: usize,
+        w: [&[i8]; 2],
         Rearranged { packed, wide, .. }: &mut Rearranged,
         sums: &mut [i32],
     ) {
@@ -29,7 +28,7 @@ impl Avx2 {
             return;
         }
         // SAFETY: a value of `Self` exists only if `detect` saw AVX2 on this CPU.
-        unsafe { product(x, w, stride, packed, wide, sums) }
+        unsafe { product(x, w, packed, wide, sums) }
     }
 
     /// Writes the products with each of `streams` to `sums`, `[stream, row of x, stride]`.
@@ -62,30 +61,23 @@ fn widen_rows(x: CodeRows<'_>, wide: &mut Vec<i16>) -> usize {
 }
 
 #[target_feature(enable = "avx2")]
-fn product(
-    x: CodeRows<'_>,
-    w: &[i8],
-    stride: usize,
-    packed: &mut Vec<Line>,
-    wide: &mut Vec<i16>,
-    sums: &mut [i32],
-) {
+fn product(x: CodeRows<'_>, w: [&[i8]; 2], packed: &mut Vec<Line>, wide: &mut Vec<i16>, sums: &mut [i32]) {
     let k = x.k;
     let wide_k = widen_rows(x, wide);
     // One line per pair of inputs: a 32-bit lane for each of sixteen outputs.
     let lines = wide_k / 2;
     packed.resize(packed.len().max(lines), Line([0; 64]));
-    debug_assert_eq!(PANEL % COLUMNS, 0);
-    for (panel, w) in w.chunks(COLUMNS * k).enumerate() {
+    debug_assert_eq!(PANEL, 2 * COLUMNS);
+    for (part, w) in w.into_iter().enumerate() {
         pack(w, k, &mut packed[..lines]);
         let mut row = 0;
         while row < x.m() {
             let left = x.m() - row;
-            let (x, sums) = (&wide[row * wide_k..], &mut sums[row * stride + panel * COLUMNS..]);
+            let (x, sums) = (&wide[row * wide_k..], &mut sums[row * PANEL + part * COLUMNS..]);
             row += match left {
-                TILE_ROWS.. => multiply::<TILE_ROWS>(x, &packed[..lines], stride, sums),
-                2.. => multiply::<2>(x, &packed[..lines], stride, sums),
-                _ => multiply::<1>(x, &packed[..lines], stride, sums),
+                TILE_ROWS.. => multiply::<TILE_ROWS>(x, &packed[..lines], sums),
+                2.. => multiply::<2>(x, &packed[..lines], sums),
+                _ => multiply::<1>(x, &packed[..lines], sums),
             };
         }
     }
@@ -243,7 +235,7 @@ fn transpose(rows: [__m256i; 8]) -> [__m256i; 8] {
 
 /// `MR` widened rows of `x` times the 16 packed rows of weights. Returns `MR`.
 #[target_feature(enable = "avx2")]
-fn multiply<const MR: usize>(x: &[i16], packed: &[Line], stride: usize, sums: &mut [i32]) -> usize {
+fn multiply<const MR: usize>(x: &[i16], packed: &[Line], sums: &mut [i32]) -> usize {
     let pairs = packed.len();
     let mut x_pairs: [&[[i16; 2]]; MR] = [&[]; MR];
     for r in 0..MR {
@@ -261,7 +253,7 @@ fn multiply<const MR: usize>(x: &[i16], packed: &[Line], stride: usize, sums: &m
         }
     }
     for r in 0..MR {
-        let (to, _) = sums[r * stride..][..COLUMNS].as_chunks_mut::<8>();
+        let (to, _) = sums[r * PANEL..][..COLUMNS].as_chunks_mut::<8>();
         for (to, acc) in to.iter_mut().zip(acc[r]) {
             // SAFETY: eight writable `i32`; `storeu` needs no alignment.
             unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), acc) };
@@ -279,7 +271,7 @@ fn load(x: &[i16; 16]) -> __m256i {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn load_bytes(x: &[i8; 32]) -> __m256i {
+fn load_bytes(x: &[u8; 32]) -> __m256i {
     // SAFETY: 32 readable bytes; `loadu` needs no alignment.
     unsafe { _mm256_loadu_si256(x.as_ptr().cast()) }
 }

@@ -4,7 +4,7 @@
 //! end. The running sum may wrap; the difference is exact because the true sum fits (`k <= 131_071`).
 #![expect(unsafe_code, reason = "vector instructions; the token proves that the CPU has them")]
 
-use std::arch::x86_64::*;
+use std::{arch::x86_64::*, ops::Range};
 
 use super::{CodeRows, Line, PANEL, Rearranged};
 use crate::{simd::Avx512Vnni, tiles::STREAMS};
@@ -13,21 +13,23 @@ use crate::{simd::Avx512Vnni, tiles::STREAMS};
 const TILE_ROWS: usize = 12;
 
 impl Avx512Vnni {
-    /// Writes `x[m, k] · w[n, k]ᵀ` to `sums`, whose rows are `stride` apart.
-    pub(super) fn product(
+    /// Writes the products with the two parts of a panel to `sums`, `[row of x, PANEL]`, while it asks for what will be
+    /// read `next`. Returns the panel in quads.
+    pub(super) fn product<'a>(
         self,
         x: CodeRows<'_>,
-        w: &[i8],
-        stride: usize,
-        Rearranged { packed, padded, .. }: &mut Rearranged,
+        w: [&[i8]; 2],
+        next: [&[i8]; 2],
+        Rearranged { packed, padded, .. }: &'a mut Rearranged,
         sums: &mut [i32],
-    ) {
+    ) -> &'a [Line] {
         if x.k == 0 {
             sums.fill(0);
-            return;
+            return &[];
         }
         // SAFETY: a value of `Self` exists only if `detect` saw these features on this CPU.
-        unsafe { product(x, w, stride, packed, padded, sums) }
+        unsafe { product(x, w, next, packed, padded, sums) };
+        packed
     }
 
     /// Writes the products with each of `streams` to `sums`, `[stream, row of x, stride]`.
@@ -51,8 +53,8 @@ impl Avx512Vnni {
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn product(
     x: CodeRows<'_>,
-    w: &[i8],
-    stride: usize,
+    w: [&[i8]; 2],
+    next: [&[i8]; 2],
     packed: &mut Vec<Line>,
     padded: &mut Vec<i8>,
     sums: &mut [i32],
@@ -61,21 +63,20 @@ fn product(
     let x = x.in_whole_quads(padded);
     let lines = x.k / 4 * 2;
     packed.resize(packed.len().max(lines), Line([0; 64]));
-    for (panel, w) in w.chunks(PANEL * k).enumerate() {
-        pack(w, k, &mut packed[..lines]);
-        let mut row = 0;
-        while row < x.m() {
-            let left = x.m() - row;
-            let ahead = ahead(w, row, left.min(TILE_ROWS), x.m());
-            let sums = &mut sums[row * stride + panel * PANEL..];
-            row += match left {
-                TILE_ROWS.. => multiply::<TILE_ROWS>(x, row, &packed[..lines], stride, sums, ahead),
-                8.. => multiply::<8>(x, row, &packed[..lines], stride, sums, ahead),
-                4.. => multiply::<4>(x, row, &packed[..lines], stride, sums, ahead),
-                2.. => multiply::<2>(x, row, &packed[..lines], stride, sums, ahead),
-                _ => multiply::<1>(x, row, &packed[..lines], stride, sums, ahead),
-            };
-        }
+    let packed = &mut packed[..lines];
+    pack(w, k, packed);
+    let mut row = 0;
+    while row < x.m() {
+        let left = x.m() - row;
+        let ahead = &Ahead::new(next, row..row + left.min(TILE_ROWS), x.m());
+        let sums = &mut sums[row * PANEL..];
+        row += match left {
+            TILE_ROWS.. => multiply::<TILE_ROWS>(x, row, packed, sums, ahead),
+            8.. => multiply::<8>(x, row, packed, sums, ahead),
+            4.. => multiply::<4>(x, row, packed, sums, ahead),
+            2.. => multiply::<2>(x, row, packed, sums, ahead),
+            _ => multiply::<1>(x, row, packed, sums, ahead),
+        };
     }
 }
 
@@ -188,18 +189,17 @@ fn sum4([a, b, c, d]: [__m512i; 4]) -> [i32; 4] {
     out
 }
 
-/// Rearranges up to 32 rows of `w` so that line `2q + h` holds the inputs `4q..4q + 4` of the rows
-/// `16h..16h + 16`, sign bits flipped. Missing rows and inputs become zeros before the flip.
+/// Rearranges up to sixteen rows from each part of `w` so that line `2q + h` holds the inputs `4q..4q + 4` of the rows
+/// of part `h`, sign bits flipped. Missing rows and inputs become zeros before the flip.
 #[target_feature(enable = "avx512f,avx512bw")]
-fn pack(w: &[i8], k: usize, packed: &mut [Line]) {
+fn pack(w: [&[i8]; 2], k: usize, packed: &mut [Line]) {
     let flip = _mm512_set1_epi8(i8::MIN);
-    let n = w.len() / k;
-    for half in 0..2 {
-        let present = n.saturating_sub(16 * half).min(16);
+    for (half, w) in w.into_iter().enumerate() {
+        let present = w.len() / k;
         let mut whole: [&[[i8; 64]]; 16] = [&[]; 16];
         let mut rest: [&[i8]; 16] = [&[]; 16];
         for r in 0..present {
-            (whole[r], rest[r]) = w[(16 * half + r) * k..][..k].as_chunks();
+            (whole[r], rest[r]) = w[r * k..][..k].as_chunks();
         }
         let mut store = |chunk: usize, rows: [__m512i; 16]| {
             let quads = transpose(rows);
@@ -272,12 +272,35 @@ fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
     columns
 }
 
-/// Rows `row..row + count` of `m` equal parts of the weights that follow `w`, in cache lines: most often of the panel that
-/// this thread rearranges next. That one reads sixteen rows side by side, which the core's own prefetchers do not follow.
-fn ahead(w: &[i8], row: usize, count: usize, m: usize) -> (*const i8, usize) {
-    let place = |row: usize| (w.len() * row / m).next_multiple_of(64);
-    let (start, end) = (place(row), place(row + count));
-    (w.as_ptr().wrapping_add(w.len() + start), (end - start) / 64)
+/// A share of the panel that this thread rearranges next. It reads sixteen rows of either part side by side then, which
+/// the core's own prefetchers do not follow.
+struct Ahead<'a> {
+    parts: [&'a [i8]; 2],
+    /// Of all bytes, those of one part behind those of the other.
+    share: Range<usize>,
+}
+
+impl<'a> Ahead<'a> {
+    /// What the product of the rows `rows` of `m` brings.
+    fn new(parts: [&'a [i8]; 2], rows: Range<usize>, m: usize) -> Self {
+        let length = parts[0].len() + parts[1].len();
+        let place = |row: usize| (length * row / m).next_multiple_of(64);
+        Self { parts, share: place(rows.start)..place(rows.end) }
+    }
+
+    /// Asks for cache line `index` of the share, if there is one.
+    #[inline(always)]
+    fn prefetch(&self, index: usize) {
+        let at = self.share.start + 64 * index;
+        if at < self.share.end {
+            let [first, second] = self.parts;
+            let byte = first.get(at).or_else(|| second.get(at - first.len()));
+            if let Some(byte) = byte {
+                // SAFETY: every x86-64 has this instruction; it changes nothing that a program sees.
+                unsafe { _mm_prefetch::<_MM_HINT_T1>(byte) };
+            }
+        }
+    }
 }
 
 /// `MR` rows of `x` from row `first` on times the 32 packed rows of weights. Returns `MR`.
@@ -286,9 +309,8 @@ fn multiply<const MR: usize>(
     x: CodeRows<'_>,
     first: usize,
     packed: &[Line],
-    stride: usize,
     sums: &mut [i32],
-    (ahead, ahead_lines): (*const i8, usize),
+    ahead: &Ahead<'_>,
 ) -> usize {
     let (lines, _) = packed.as_chunks::<2>();
     let mut x_quads: [&[[i8; 4]]; MR] = [&[]; MR];
@@ -297,11 +319,10 @@ fn multiply<const MR: usize>(
     }
     let mut acc = [[_mm512_setzero_si512(); 2]; MR];
     for (q, line) in lines.iter().enumerate() {
-        if q % 4 == 0 && q / 4 < ahead_lines {
-            // Only a hint: an address beyond the weights is ignored.
-            _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(16 * q));
+        if q % 4 == 0 {
+            ahead.prefetch(q / 4);
         }
-        let (low, high) = (load(&line[0].0), load(&line[1].0));
+        let (low, high) = (load_line(&line[0]), load_line(&line[1]));
         for r in 0..MR {
             let x = _mm512_set1_epi32(quad(x_quads[r][q]));
             acc[r][0] = _mm512_dpbusd_epi32(acc[r][0], low, x);
@@ -310,7 +331,7 @@ fn multiply<const MR: usize>(
     }
     for r in 0..MR {
         let correction = _mm512_set1_epi32(x.sum(first + r).wrapping_mul(128));
-        let (to, _) = sums[r * stride..][..PANEL].as_chunks_mut::<16>();
+        let (to, _) = sums[r * PANEL..][..PANEL].as_chunks_mut::<16>();
         for (to, acc) in to.iter_mut().zip(acc[r]) {
             // SAFETY: sixteen writable `i32`; `storeu` needs no alignment.
             unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), _mm512_sub_epi32(acc, correction)) };
@@ -324,6 +345,13 @@ fn multiply<const MR: usize>(
 fn load(x: &[i8; 64]) -> __m512i {
     // SAFETY: 64 readable bytes; `loadu` needs no alignment.
     unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_line(line: &Line) -> __m512i {
+    // SAFETY: 64 readable bytes; `loadu` needs no alignment.
+    unsafe { _mm512_loadu_si512(line.0.as_ptr().cast()) }
 }
 
 /// Up to 64 bytes, then zeros.

@@ -13,8 +13,9 @@ use std::ops::Range;
 pub use quantize::{ActivationPrecision, QuantizedRows, quantize_rows};
 
 use crate::{
-    Epilogue,
-    epilogue::{ColumnEpilogue, load},
+    Activation, Epilogue,
+    activation::gated_activation,
+    epilogue::{ColumnEpilogue, load, store},
     isa::{Isa, Level, dispatch},
     simd::{LANES, Simd, prefetch},
     tiles::{STREAMS, Tile, for_each_stripe, for_each_tile},
@@ -116,23 +117,74 @@ pub fn linear_int8(isa: Isa, x: &QuantizedRows, w: &Int8Rowwise<'_>, epilogue: &
     assert_eq!(x.k(), w.k, "linear_int8: k of x, k of w");
     assert_eq!(y.len(), x.m() * w.n, "linear_int8: elements of y, m · n with m = {}, n = {}", x.m(), w.n);
     epilogue.check("linear_int8", w.n);
-    let ones = (x.precision() == ActivationPrecision::Int8Asym).then(|| {
-        assert!(w.k <= MAX_K_ASYM, "linear_int8: k = {} is above {MAX_K_ASYM} for Int8Asym", w.k);
-        &ONES[..w.k]
-    });
-    let rows = CodeRows { codes: x.codes(), sums: x.code_sums(), k: w.k, ones };
     let prepare = |columns: Range<usize>| {
         prefetch(&w.absmax[columns.clone()]);
         if let Some(bias) = epilogue.bias {
             prefetch(&bias[columns]);
         }
     };
+    let rows = code_rows("linear_int8", x);
     for_each_product(isa, rows, x.planes(), w.codes, w.n, y, prepare, |product, scratch, tile| {
         dispatch!(isa => scale_tile(
             product: Product<'_>, x: &QuantizedRows, w: &Int8Rowwise<'_>, epilogue: &Epilogue<'_>,
             scratch: &mut Vec<f32>, tile: &mut Tile<'_, f32>,
         ));
     });
+}
+
+/// Writes `function(g) · v` to `y[m, n / 2]`, where `g` and `v` are the first and the second half of the outputs of
+/// [`linear_int8`] with `bias`: the same bits as [`gated_activation`] of them, without a pass over memory where there
+/// are many rows. Where there are few, `wide` holds the outputs.
+///
+/// # Panics
+/// If `n` is odd, `y` is not `m · n / 2` long, or as [`linear_int8`].
+pub fn linear_int8_gated(
+    isa: Isa,
+    x: &QuantizedRows,
+    w: &Int8Rowwise<'_>,
+    bias: Option<&[f32]>,
+    function: Activation,
+    wide: &mut Vec<f32>,
+    y: &mut [f32],
+) {
+    assert!(w.n.is_multiple_of(2), "linear_int8_gated: n = {} is odd", w.n);
+    let width = w.n / 2;
+    assert_eq!(
+        y.len(),
+        x.m() * width,
+        "linear_int8_gated: elements of y, m · n / 2 with m = {}, n = {}",
+        x.m(),
+        w.n
+    );
+    if x.m() <= FEW_ROWS {
+        wide.resize(x.m() * w.n, 0.0);
+        linear_int8(isa, x, w, &Epilogue::with_bias(bias), wide);
+        gated_activation(isa, function, wide, width, y);
+        return;
+    }
+    assert_eq!(x.k(), w.k, "linear_int8_gated: k of x, k of w");
+    let gate = &Epilogue { bias, activation: Some(function), accumulate: false };
+    gate.check("linear_int8_gated", w.n);
+    let panel = |columns: Range<usize>| {
+        [columns.clone(), columns.start + width..columns.end + width]
+            .map(|rows| &w.codes[rows.start * w.k..rows.end * w.k])
+    };
+    let rows = code_rows("linear_int8_gated", x);
+    for_each_panel(isa, rows, x.planes(), width, PANEL / 2, panel, y, |product, scratch, tile| {
+        dispatch!(isa => gate_tile(
+            product: Product<'_>, x: &QuantizedRows, w: &Int8Rowwise<'_>, gate: &Epilogue<'_>,
+            scratch: &mut Vec<f32>, tile: &mut Tile<'_, f32>,
+        ));
+    });
+}
+
+/// The codes of `x` as a product's operand.
+fn code_rows<'a>(name: &str, x: &'a QuantizedRows) -> CodeRows<'a> {
+    let ones = (x.precision() == ActivationPrecision::Int8Asym).then(|| {
+        assert!(x.k() <= MAX_K_ASYM, "{name}: k = {} is above {MAX_K_ASYM} for Int8Asym", x.k());
+        &ONES[..x.k()]
+    });
+    CodeRows { codes: x.codes(), sums: x.code_sums(), k: x.k(), ones }
 }
 
 /// Writes the exact product `a[m, k] · b[n, k]ᵀ` to `out[m, n]`.
@@ -228,10 +280,15 @@ pub(crate) struct Product<'a> {
     stride: usize,
     first_row: usize,
     planes: usize,
+    /// The weights, row-major: those of the sums from the first on, and from the seventeenth on.
+    w: [&'a [i8]; 2],
+    /// The same if the kernel rearranged them so: for each quadruple of inputs a line per chunk of sums, which holds the
+    /// codes of sixteen outputs with flipped sign bits.
+    quads: Option<&'a [Line]>,
 }
 
 impl<'a> Product<'a> {
-    /// The sums of one plane of output row `row`, for the tile's columns and some unused ones after them.
+    /// The sums of one plane of output row `row`, for the rows of the weights and some unused ones after them.
     #[inline(always)]
     pub(crate) fn row(&self, row: usize, plane: usize) -> &'a [i32] {
         &self.sums[((row - self.first_row) * self.planes + plane) * self.stride..][..self.stride]
@@ -254,7 +311,7 @@ impl<'a> Product<'a> {
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "scalar code rearranges nothing"))]
-struct Line([i8; 64]);
+struct Line([u8; 64]);
 
 /// Room for rearranged weights and widened activations.
 #[derive(Default)]
@@ -306,33 +363,69 @@ pub(crate) fn for_each_product<T: Send>(
                     &w[columns.start * k..columns.end * k]
                 });
                 match isa.level() {
-                    Level::Scalar(_) => scalar::stream(x, streams, stride, rearranged, sums),
+                    Level::Scalar(_) => scalar::stream(x, streams, stride, sums),
                     #[cfg(target_arch = "x86_64")]
                     Level::Avx2(avx2) => avx2.stream(x, streams, stride, rearranged, sums),
                     #[cfg(target_arch = "x86_64")]
                     Level::Avx512Vnni(avx512) => avx512.stream(x, streams, stride, rearranged, sums),
                 }
-                for (tile, sums) in tiles.iter_mut().zip(sums.chunks_exact(x.m() * stride)) {
-                    finish(Product { sums, stride, first_row: 0, planes }, floats, tile);
+                for ((tile, sums), w) in tiles.iter_mut().zip(sums.chunks_exact(x.m() * stride)).zip(streams)
+                {
+                    finish(
+                        Product { sums, stride, first_row: 0, planes, w: [w, &[]], quads: None },
+                        floats,
+                        tile,
+                    );
                 }
             });
         });
         return;
     }
-    for_each_tile(y, n, ROW_BLOCK / planes, PANEL, parallel, |tile| {
+    let panel = |columns: Range<usize>| {
+        let w = &w[columns.start * k..columns.end * k];
+        w.split_at(w.len().min(PANEL / 2 * k)).into()
+    };
+    for_each_panel(isa, x, planes, n, PANEL, panel, y, finish);
+}
+
+/// [`for_each_product`] where there are many rows: the tiles are `width` columns of `y[m, n]` wide, and `panel` gives the
+/// weights for each, at most half a panel's rows in either part.
+#[expect(clippy::too_many_arguments, reason = "the operands of a product and what goes on around it")]
+fn for_each_panel<'w, T: Send>(
+    isa: Isa,
+    x: CodeRows<'_>,
+    planes: usize,
+    n: usize,
+    width: usize,
+    panel: impl Fn(Range<usize>) -> [&'w [i8]; 2] + Sync,
+    y: &mut [T],
+    finish: impl Fn(Product<'_>, &mut Vec<f32>, &mut Tile<'_, T>) + Sync,
+) {
+    let parallel = x.m() * n * x.k >= PARALLEL;
+    for_each_tile(y, n, ROW_BLOCK / planes, width, parallel, |tile| {
         SCRATCH.with_borrow_mut(|Scratch { rearranged, sums, floats }| {
             let (rows, columns) = (tile.rows(), tile.columns());
             let x = x.rows(planes * rows.start, planes * rows.len());
             let sums = room(sums, x.m() * PANEL);
-            let w = &w[columns.start * k..columns.end * k];
-            match isa.level() {
-                Level::Scalar(_) => scalar::product(x, w, PANEL, rearranged, sums),
+            let w = panel(columns.clone());
+            let quads = match isa.level() {
+                Level::Scalar(_) => {
+                    scalar::product(x, w, sums);
+                    None
+                }
                 #[cfg(target_arch = "x86_64")]
-                Level::Avx2(avx2) => avx2.product(x, w, PANEL, rearranged, sums),
+                Level::Avx2(avx2) => {
+                    avx2.product(x, w, rearranged, sums);
+                    None
+                }
                 #[cfg(target_arch = "x86_64")]
-                Level::Avx512Vnni(avx512) => avx512.product(x, w, PANEL, rearranged, sums),
-            }
-            finish(Product { sums, stride: PANEL, first_row: rows.start, planes }, floats, tile);
+                Level::Avx512Vnni(avx512) => {
+                    // Most often this thread's next.
+                    let next = panel(columns.end..n.min(columns.end + columns.len()));
+                    Some(avx512.product(x, w, next, rearranged, sums))
+                }
+            };
+            finish(Product { sums, stride: PANEL, first_row: rows.start, planes, w, quads }, floats, tile);
         });
     });
 }
@@ -355,69 +448,160 @@ fn scale_tile<S: Simd>(
     tile: &mut Tile<'_, f32>,
 ) {
     let columns = tile.columns();
-    let has_outliers = tile.rows().any(|row| !x.outliers(row).is_empty());
-    if has_outliers {
-        gather_columns(w, columns.clone(), x.outlier_columns(), scratch);
-    }
-    let outliers = has_outliers.then(|| scratch.as_chunks().0);
+    let outliers = outlier_codes(simd, product, x, tile.rows(), scratch);
     for c in 0..columns.len().div_ceil(LANES) {
         let first = columns.start + c * LANES;
         let chunk = first..columns.end.min(first + LANES);
-        let scale = Scale {
-            simd,
-            x,
-            c,
-            w_scale: simd.div(load(simd, &w.absmax[chunk.clone()]), simd.splat(127.0)),
-            epilogue: epilogue.of(simd, chunk),
-            outliers,
-        };
-        // One loop for each precision, so that rows are finished without asking.
-        match x.precision() {
-            ActivationPrecision::Int8 => scale.rows(tile, |row| simd.load_i32(product.lanes(row, 0, c))),
-            ActivationPrecision::Int8Asym => scale.rows(tile, |row| {
-                let sums = product.lanes(row, 0, c);
-                simd.load_i32(&less_zero(sums, x.zeros()[row], product.weight_sums(c)))
-            }),
-            ActivationPrecision::Int8x2 => scale.rows(tile, |row| {
-                let low = simd.load_i32(product.lanes(row, 1, c));
-                simd.mul_add(simd.load_i32(product.lanes(row, 0, c)), simd.splat(128.0), low)
-            }),
-        }
+        let w_scale = scales(simd, &w.absmax[chunk.clone()]);
+        let epilogue = epilogue.of(simd, chunk);
+        let scale = Scale { simd, product, x, first: c, w_scales: [w_scale], outliers };
+        scale.rows(tile, &epilogue);
     }
 }
 
-/// Turns the sums of chunk `c` of a tile's columns into outputs.
-struct Scale<'a, S: Simd> {
+/// Both chunks of sums become one of outputs: what the first one holds are gates.
+#[inline(always)]
+fn gate_tile<S: Simd>(
     simd: S,
+    product: Product<'_>,
+    x: &QuantizedRows,
+    w: &Int8Rowwise<'_>,
+    gate: &Epilogue<'_>,
+    scratch: &mut Vec<f32>,
+    tile: &mut Tile<'_, f32>,
+) {
+    let gates = tile.columns();
+    let values = gates.start + w.n / 2..gates.end + w.n / 2;
+    let outliers = outlier_codes(simd, product, x, tile.rows(), scratch);
+    let w_scales = [scales(simd, &w.absmax[gates.clone()]), scales(simd, &w.absmax[values.clone()])];
+    let scale = Scale { simd, product, x, first: 0, w_scales, outliers };
+    let value = Epilogue::with_bias(gate.bias).of(simd, values);
+    scale.rows(tile, &Gate { simd, gate: gate.of(simd, gates), value });
+}
+
+#[inline(always)]
+fn scales<S: Simd>(simd: S, absmax: &[f32]) -> S::F32x16 {
+    simd.div(load(simd, absmax), simd.splat(127.0))
+}
+
+/// The codes of the weights for every outlier column of `x`, chunk by chunk, where any of `rows` has outliers.
+#[inline(always)]
+fn outlier_codes<'a, S: Simd>(
+    simd: S,
+    product: Product<'_>,
+    x: &QuantizedRows,
+    mut rows: Range<usize>,
+    scratch: &'a mut Vec<f32>,
+) -> Option<&'a [[f32; LANES]]> {
+    if rows.all(|row| x.outliers(row).is_empty()) {
+        return None;
+    }
+    match product.quads {
+        Some(quads) => widen_columns(simd, quads, x.outlier_columns(), scratch),
+        None => gather_columns(product.w, x.k(), x.outlier_columns(), product.stride, scratch),
+    }
+    Some(scratch.as_chunks().0)
+}
+
+/// Where the sums of `NC` chunks of a row go. A trait, because closures of this size are not inlined, and without the
+/// vector instructions of the code around them they are slow.
+trait Finish<S: Simd, const NC: usize> {
+    fn write(&self, y: &mut [f32], sums: [S::F32x16; NC]);
+}
+
+impl<S: Simd> Finish<S, 1> for ColumnEpilogue<S> {
+    #[inline(always)]
+    fn write(&self, y: &mut [f32], [sums]: [S::F32x16; 1]) {
+        self.write(y, sums);
+    }
+}
+
+/// Multiplies the second chunk, a value, by the function of the first.
+struct Gate<S: Simd> {
+    simd: S,
+    gate: ColumnEpilogue<S>,
+    value: ColumnEpilogue<S>,
+}
+
+impl<S: Simd> Finish<S, 2> for Gate<S> {
+    #[inline(always)]
+    fn write(&self, y: &mut [f32], [gate, value]: [S::F32x16; 2]) {
+        store(self.simd, self.simd.mul(self.gate.apply(gate), self.value.apply(value)), y);
+    }
+}
+
+/// Turns the sums of `NC` chunks, from chunk `first` on, into outputs.
+struct Scale<'a, S: Simd, const NC: usize> {
+    simd: S,
+    product: Product<'a>,
     x: &'a QuantizedRows,
-    c: usize,
-    w_scale: S::F32x16,
-    epilogue: ColumnEpilogue<S>,
-    /// The weights of the outliers' columns, where any row has outliers.
+    first: usize,
+    w_scales: [S::F32x16; NC],
+    /// See [`outlier_codes`].
     outliers: Option<&'a [[f32; LANES]]>,
 }
 
-impl<S: Simd> Scale<'_, S> {
+impl<S: Simd, const NC: usize> Scale<'_, S, NC> {
+    /// Gives `finish` the scaled sums of each row of the tile, and where chunk `first` of its outputs goes.
     #[inline(always)]
-    fn rows(&self, tile: &mut Tile<'_, f32>, acc: impl Fn(usize) -> S::F32x16) {
-        let Self { simd, x, c, .. } = *self;
-        let chunks = tile.columns().len().div_ceil(LANES);
+    fn rows(&self, tile: &mut Tile<'_, f32>, finish: &impl Finish<S, NC>) {
+        let Self { simd, product, x, .. } = *self;
+        // One loop for each precision, so that rows are finished without asking.
+        match x.precision() {
+            ActivationPrecision::Int8 => {
+                self.rows_of(tile, |row, c| simd.load_i32(product.lanes(row, 0, c)), finish);
+            }
+            ActivationPrecision::Int8Asym => {
+                let acc = |row: usize, c| {
+                    let sums = product.lanes(row, 0, c);
+                    simd.load_i32(&less_zero(sums, x.zeros()[row], product.weight_sums(c)))
+                };
+                self.rows_of(tile, acc, finish);
+            }
+            ActivationPrecision::Int8x2 => {
+                let acc = |row, c| {
+                    let low = simd.load_i32(product.lanes(row, 1, c));
+                    simd.mul_add(simd.load_i32(product.lanes(row, 0, c)), simd.splat(128.0), low)
+                };
+                self.rows_of(tile, acc, finish);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn rows_of(
+        &self,
+        tile: &mut Tile<'_, f32>,
+        acc: impl Fn(usize, usize) -> S::F32x16,
+        finish: &impl Finish<S, NC>,
+    ) {
+        let Self { simd, x, first, w_scales, .. } = *self;
+        let chunks = self.product.stride / LANES;
         for row in tile.rows() {
-            let mut sum = simd.mul(acc(row), simd.mul(simd.splat(x.scales()[row]), self.w_scale));
+            let x_scale = simd.splat(x.scales()[row]);
+            let mut sums = [simd.splat(0.0); NC];
+            for c in 0..NC {
+                sums[c] = simd.mul(acc(row, first + c), simd.mul(x_scale, w_scales[c]));
+            }
             if let Some(codes) = self.outliers {
                 let outliers = x.outliers(row);
                 if !outliers.is_empty() {
-                    let mut outlier_sum = simd.splat(0.0);
+                    let mut outlier_sums = [simd.splat(0.0); NC];
                     for outlier in outliers {
-                        let codes = simd.load(&codes[outlier.slot as usize * chunks + c]);
-                        outlier_sum = simd.mul_add(simd.splat(outlier.value), codes, outlier_sum);
+                        let codes = &codes[outlier.slot as usize * chunks + first..][..NC];
+                        for c in 0..NC {
+                            let codes = simd.load(&codes[c]);
+                            outlier_sums[c] = simd.mul_add(simd.splat(outlier.value), codes, outlier_sums[c]);
+                        }
                     }
-                    sum = simd.add(sum, simd.mul(self.w_scale, outlier_sum));
+                    for c in 0..NC {
+                        sums[c] = simd.add(sums[c], simd.mul(w_scales[c], outlier_sums[c]));
+                    }
                 }
             }
-            let y = &mut tile.row_mut(row)[c * LANES..];
+            let y = &mut tile.row_mut(row)[first * LANES..];
             let width = y.len().min(LANES);
-            self.epilogue.write(&mut y[..width], sum);
+            finish.write(&mut y[..width], sums);
         }
     }
 }
@@ -428,14 +612,31 @@ fn less_zero(sums: &[i32; LANES], zero: i32, weight_sums: &[i32; LANES]) -> [i32
     std::array::from_fn(|l| sums[l].wrapping_sub(zero.wrapping_mul(weight_sums[l])))
 }
 
-/// Copies the codes of `w` at `inputs` and outputs `columns` to `to`, one row per input, rows of whole chunks of lanes.
+/// Copies the codes of the weights `w[_, k]` at `inputs` to `to`, one row of whole chunks of lanes per input.
 #[inline(always)]
-fn gather_columns(w: &Int8Rowwise<'_>, columns: Range<usize>, inputs: &[u32], to: &mut Vec<f32>) {
-    let stride = columns.len().next_multiple_of(LANES);
+fn gather_columns(w: [&[i8]; 2], k: usize, inputs: &[u32], stride: usize, to: &mut Vec<f32>) {
     to.resize(to.len().max(inputs.len() * stride), 0.0);
-    for (j, codes) in w.codes[columns.start * w.k..columns.end * w.k].chunks_exact(w.k).enumerate() {
-        for (slot, input) in inputs.iter().enumerate() {
-            to[slot * stride + j] = f32::from(codes[*input as usize]);
+    for (part, w) in w.into_iter().enumerate() {
+        for (j, codes) in (part * PANEL / 2..).zip(w.chunks_exact(k)) {
+            for (slot, input) in inputs.iter().enumerate() {
+                to[slot * stride + j] = f32::from(codes[*input as usize]);
+            }
+        }
+    }
+}
+
+/// [`gather_columns`] from a panel in quads.
+#[inline(always)]
+fn widen_columns<S: Simd>(simd: S, quads: &[Line], inputs: &[u32], to: &mut Vec<f32>) {
+    const CHUNKS: usize = PANEL / LANES;
+    to.resize(to.len().max(inputs.len() * PANEL), 0.0);
+    let (to, _) = to.as_chunks_mut::<LANES>();
+    for (to, input) in to.as_chunks_mut::<CHUNKS>().0.iter_mut().zip(inputs) {
+        let mut one = [0; 4];
+        one[*input as usize % 4] = 1;
+        for (to, line) in to.iter_mut().zip(&quads.as_chunks::<CHUNKS>().0[*input as usize / 4]) {
+            let codes = simd.dot_quads(simd.splat_i32(-128), simd.load_quads(&line.0), one);
+            simd.store(simd.to_f32(codes), to);
         }
     }
 }

@@ -45,10 +45,11 @@ pub(crate) struct Outlier {
 /// second call of the same size allocates nothing.
 ///
 /// [`ActivationPrecision`] says what the codes stand for; outliers stand for zero.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default)]
 pub struct QuantizedRows {
     precision: ActivationPrecision,
     k: usize,
+    /// At least as many as there are; layers differ in size, and what grows is filled with zeros first.
     codes: Vec<i8>,
     scales: Vec<f32>,
     /// Per row; zeros but for [`ActivationPrecision::Int8Asym`].
@@ -59,6 +60,25 @@ pub struct QuantizedRows {
     outliers: Vec<Outlier>,
     /// The distinct columns of the outliers, ascending.
     outlier_columns: Vec<u32>,
+    /// The place of each column in them, or [`UNUSED`]; empty where there are no outliers.
+    slots: Vec<u32>,
+}
+
+/// The place of a column without outliers.
+const UNUSED: u32 = u32::MAX;
+
+/// As operands of a product: what else the buffers hold does not count.
+impl PartialEq for QuantizedRows {
+    fn eq(&self, other: &Self) -> bool {
+        let shape = |x: &Self| (x.precision, x.k);
+        shape(self) == shape(other)
+            && self.codes() == other.codes()
+            && self.scales == other.scales
+            && self.zeros == other.zeros
+            && self.code_sums == other.code_sums
+            && self.offsets == other.offsets
+            && self.outliers == other.outliers
+    }
 }
 
 impl QuantizedRows {
@@ -79,7 +99,7 @@ impl QuantizedRows {
 
     /// The codes, `[m, k]` row-major, or `[m, 2, k]` for [`ActivationPrecision::Int8x2`], high bytes first.
     pub fn codes(&self) -> &[i8] {
-        &self.codes
+        &self.codes[..self.planes() * self.m() * self.k]
     }
 
     /// The scale of each row.
@@ -158,7 +178,7 @@ pub fn quantize_rows(
     let planes = planes(precision);
     out.precision = precision;
     out.k = k;
-    out.codes.resize(planes * x.len(), 0);
+    out.codes.resize(out.codes.len().max(planes * x.len()), 0);
     out.scales.resize(m, 0.0);
     out.zeros.resize(m, 0);
     out.code_sums.resize(planes * m, 0);
@@ -172,7 +192,7 @@ pub fn quantize_rows(
         let rows = TASK.div_ceil(k);
         let pieces: Vec<_> = x
             .chunks(rows * k)
-            .zip(codes.chunks_mut(planes * rows * k))
+            .zip(codes[..planes * x.len()].chunks_mut(planes * rows * k))
             .zip(scales.chunks_mut(rows))
             .zip(zeros.chunks_mut(rows))
             .zip(sums.chunks_mut(planes * rows))
@@ -205,17 +225,21 @@ impl QuantizedRows {
         for row in 1..self.offsets.len() {
             self.offsets[row] += self.offsets[row - 1];
         }
-        // Outliers are few columns over and over.
         self.outlier_columns.clear();
+        self.slots.clear();
+        if self.outliers.is_empty() {
+            return;
+        }
+        self.slots.resize(self.k, UNUSED);
         for outlier in &self.outliers {
-            if let Err(place) = self.outlier_columns.binary_search(&outlier.column) {
-                self.outlier_columns.insert(place, outlier.column);
-            }
+            self.slots[outlier.column as usize] = 0;
+        }
+        for (column, slot) in (0..).zip(&mut self.slots).filter(|(_, slot)| **slot != UNUSED) {
+            *slot = self.outlier_columns.len() as u32;
+            self.outlier_columns.push(column);
         }
         for outlier in &mut self.outliers {
-            let slot =
-                self.outlier_columns.binary_search(&outlier.column).expect("every column is in the list");
-            outlier.slot = slot as u32;
+            outlier.slot = self.slots[outlier.column as usize];
         }
     }
 }
@@ -332,11 +356,11 @@ impl ExtentLanes {
 
 #[inline(always)]
 fn list_outliers(x: &[f32], threshold: f32, to: &mut Vec<Outlier>) {
-    for (chunk, x) in x.chunks(4 * LANES).enumerate() {
+    for (chunk, x) in x.chunks(LANES).enumerate() {
         // Most chunks have none, and this pass is vectorised.
         if x.iter().fold(false, |any, x| any | (x.abs() >= threshold)) {
             for (i, value) in x.iter().enumerate().filter(|(_, value)| value.abs() >= threshold) {
-                to.push(Outlier { column: (chunk * 4 * LANES + i) as u32, slot: 0, value: *value });
+                to.push(Outlier { column: (chunk * LANES + i) as u32, slot: 0, value: *value });
             }
         }
     }
@@ -405,9 +429,18 @@ mod tests {
             // Leftovers must not show.
             quantize_rows(isa, &[9.0; 40], 20, ActivationPrecision::Int8x2, Some(1.0), &mut out);
             quantize_rows(isa, x, k, precision, threshold, &mut out);
-            assert_eq!(format!("{out:?}"), format!("{first:?}"), "{isa}"); // NaN equals NaN as text
+            assert_eq!(text(&out), text(&first), "{isa}");
         }
         first
+    }
+
+    /// All that a product reads; NaN equals NaN as text.
+    fn text(x: &QuantizedRows) -> String {
+        let outliers: Vec<_> = (0..x.m()).map(|row| x.outliers(row)).collect();
+        format!(
+            "{:?}",
+            (x.codes(), x.scales(), x.zeros(), x.code_sums(), outliers, x.outlier_columns(), x.precision())
+        )
     }
 
     #[test]

@@ -1,11 +1,25 @@
 //! The specification of the integer product: plain loops.
 
-use super::{CodeRows, Rearranged};
+use super::{CodeRows, PANEL};
 use crate::tiles::STREAMS;
 
-/// Writes `x[m, k] · w[n, k]ᵀ` to `sums`, whose rows are `stride` apart.
-pub(super) fn product(x: CodeRows<'_>, w: &[i8], stride: usize, _: &mut Rearranged, sums: &mut [i32]) {
-    for (i, sums) in sums.chunks_exact_mut(stride).enumerate() {
+/// Writes the products with the two parts of a panel to `sums`, `[row of x, PANEL]`.
+pub(super) fn product(x: CodeRows<'_>, w: [&[i8]; 2], sums: &mut [i32]) {
+    for (part, w) in w.into_iter().enumerate() {
+        dots(x, w, PANEL, &mut sums[part * PANEL / 2..]);
+    }
+}
+
+/// Writes the products with each of `streams` to `sums`, `[stream, row of x, stride]`.
+pub(super) fn stream(x: CodeRows<'_>, streams: [&[i8]; STREAMS], stride: usize, sums: &mut [i32]) {
+    for (w, sums) in streams.iter().zip(sums.chunks_exact_mut(x.m() * stride)) {
+        dots(x, w, stride, sums);
+    }
+}
+
+/// Writes `x[m, k] · w[n, k]ᵀ` to the first `n` of each `stride` sums.
+fn dots(x: CodeRows<'_>, w: &[i8], stride: usize, sums: &mut [i32]) {
+    for (i, sums) in sums.chunks_mut(stride).enumerate() {
         if x.k == 0 {
             sums.fill(0);
             continue;
@@ -13,19 +27,6 @@ pub(super) fn product(x: CodeRows<'_>, w: &[i8], stride: usize, _: &mut Rearrang
         for (sum, w) in sums.iter_mut().zip(w.chunks_exact(x.k)) {
             *sum = dot(x.row(i), w);
         }
-    }
-}
-
-/// Writes the products with each of `streams` to `sums`, `[stream, row of x, stride]`.
-pub(super) fn stream(
-    x: CodeRows<'_>,
-    streams: [&[i8]; STREAMS],
-    stride: usize,
-    rearranged: &mut Rearranged,
-    sums: &mut [i32],
-) {
-    for (w, sums) in streams.iter().zip(sums.chunks_exact_mut(x.m() * stride)) {
-        product(x, w, stride, rearranged, sums);
     }
 }
 

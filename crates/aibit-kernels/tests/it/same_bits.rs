@@ -162,6 +162,32 @@ fn check_epilogue(m: usize, n: usize, k: usize, seed: u64) {
     }
 }
 
+/// A gated layer gives the bits of the layer and of the gate one after the other; `width` is that of the gates.
+fn check_linear_int8_gated(m: usize, width: usize, k: usize, seed: u64) {
+    let mut random = Random(seed);
+    let n = 2 * width;
+    let (x, codes, absmax) = (random.floats(m * k), random.codes(n * k), random.floats(n));
+    let (w, bias) = (Int8Rowwise::new(&codes, &absmax, n, k), random.floats(n));
+    for precision in PRECISIONS {
+        for (function, threshold, bias) in
+            [(Activation::Silu, Some(1.0), None), (Activation::GeluTanh, None, Some(&bias[..]))]
+        {
+            check(|isa| {
+                let mut rows = QuantizedRows::default();
+                quantize_rows(isa, &x, k, precision, threshold, &mut rows);
+                let (mut y, mut apart) = (vec![f32::NAN; m * width], vec![f32::NAN; m * width]);
+                linear_int8_gated(isa, &rows, &w, bias, function, &mut Vec::new(), &mut y);
+                let wide = linear(isa, &x, &w, bias, precision, threshold);
+                if width > 0 {
+                    gated_activation(isa, function, &wide, width, &mut apart);
+                }
+                assert_eq!(bits(&y), bits(&apart), "{precision:?}, {function:?}, {isa}");
+                bits(&y)
+            });
+        }
+    }
+}
+
 fn check_linear_float(m: usize, n: usize, k: usize, seed: u64) {
     let mut random = Random(seed);
     let (x, rows, bias) = (random.floats(m * k), random.floats(n * k), random.floats(n));
@@ -197,6 +223,11 @@ proptest! {
     #[test]
     fn int8_layers((m, n, k) in sizes(), seed in any::<u64>()) {
         check_linear_int8(m, n, k.max(1), seed);
+    }
+
+    #[test]
+    fn gated_layers((m, width, k) in sizes(), seed in any::<u64>()) {
+        check_linear_int8_gated(m, width, k.max(1), seed);
     }
 
     #[test]
@@ -468,6 +499,8 @@ fn sizes_that_threads_and_blocks_divide() {
     check_linear_int8(1, 3000, 132, 3);
     check_linear_int8(140, 65, 100, 4);
     check_epilogue(30, 100, 129, 4);
+    check_linear_int8_gated(270, 70, 129, 9);
+    check_linear_int8_gated(2, 2500, 64, 10);
     check_linear_float(70, 130, 48, 5);
     check_linear_float(1, 1000, 100, 6);
     let x = Random(8).floats(100_000);
