@@ -93,6 +93,7 @@ impl GraphBuilder {
             activations,
             outlier_threshold: Some(layer.outlier_threshold),
             function: None,
+            gate: None,
             residual: None,
             output,
         });

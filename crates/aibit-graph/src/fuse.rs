@@ -58,7 +58,7 @@ impl ModelDescription {
         if !may_join(&weights) || !(biases.is_empty() || all_have_biases && may_join(&biases)) {
             return None;
         }
-        let Op::Linear { weight, bias, output: own_output, residual: None, .. } = &mut op else {
+        let Op::Linear { weight, bias, output: own_output, gate: None, residual: None, .. } = &mut op else {
             return None;
         };
         let module = &self.graph.values[*output].name;
@@ -127,8 +127,8 @@ impl Op {
 }
 
 impl Graph {
-    /// Moves each activation function and each residual addition into the linear layer whose output it alone reads,
-    /// drops the values that nobody writes any more, and plans the buffers anew.
+    /// Moves each activation function, gated or not, and each residual addition into the linear layer whose output it
+    /// alone reads, drops the values that nobody writes any more, and plans the buffers anew.
     ///
     /// The fused node computes the same operations on each element in the same order, so a graph and its fused form
     /// give the same bits; what goes is a pass over memory and a wait for all threads. This is done when a package is
@@ -156,12 +156,26 @@ impl Graph {
             Op::Activation { input, function, output } => {
                 let linear = self.sole_linear(input)?;
                 let mut fused = self.nodes[linear].clone();
-                let Op::Linear { function: own, residual: None, output: own_output, .. } = &mut fused else {
+                let Op::Linear {
+                    function: own @ None, gate: None, residual: None, output: own_output, ..
+                } = &mut fused
+                else {
                     return None;
                 };
-                if own.replace(function).is_some() {
+                *own = Some(function);
+                *own_output = output;
+                Some((linear, fused))
+            }
+            Op::GatedActivation { input, function, output } => {
+                let linear = self.sole_linear(input)?;
+                let mut fused = self.nodes[linear].clone();
+                let Op::Linear {
+                    function: None, gate: own @ None, residual: None, output: own_output, ..
+                } = &mut fused
+                else {
                     return None;
-                }
+                };
+                *own = Some(function);
                 *own_output = output;
                 Some((linear, fused))
             }
@@ -169,10 +183,11 @@ impl Graph {
             Op::Add { a, b, output } => [(b, a), (a, b)].into_iter().find_map(|(sum, rest)| {
                 let linear = self.sole_linear(sum)?;
                 let mut fused = self.nodes[linear].clone();
-                let Op::Linear { residual, output: own_output, .. } = &mut fused else { return None };
-                if residual.replace(rest).is_some() {
+                let Op::Linear { gate: None, residual: own @ None, output: own_output, .. } = &mut fused
+                else {
                     return None;
-                }
+                };
+                *own = Some(rest);
                 *own_output = output;
                 Some((linear, fused))
             }),

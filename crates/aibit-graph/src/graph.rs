@@ -154,13 +154,14 @@ pub enum Op {
         /// As wide as all of them.
         output: ValueId,
     },
-    /// `y = residual + function(x · weightᵀ + bias)`.
+    /// `y = residual + function(x · weightᵀ + bias)`, or gated: `y = gate(first half) * second half` of
+    /// `x · weightᵀ + bias`.
     Linear {
         /// Left operand, `[tokens, in_features]`.
         input: ValueId,
-        /// Tensor `[out_features, in_features]`.
+        /// Tensor `[out_features, in_features]`; gated, there are twice as many rows as out features.
         weight: String,
-        /// Tensor `[out_features]`.
+        /// Tensor `[out_features]`, or twice as long.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         bias: Option<String>,
         /// Where the weight is quantized to integers: how the activations are.
@@ -173,6 +174,10 @@ pub enum Op {
         /// Applied to each element after the bias. Absent: none is.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         function: Option<ActivationFunction>,
+        /// Applied to the gates, as in [`Op::GatedActivation`]; with neither a function nor a residual. Absent: there is
+        /// no gate.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        gate: Option<ActivationFunction>,
         /// Added last, of the output's width. Absent: nothing is.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         residual: Option<ValueId>,

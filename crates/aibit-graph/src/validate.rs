@@ -170,15 +170,21 @@ impl<'s, F: Fn(&str) -> Option<&'s [usize]>> NodeCheck<'_, F> {
                 ref weight,
                 ref bias,
                 outlier_threshold,
+                function,
+                gate,
                 residual,
                 output,
                 activations: _,
-                function: _,
             } => {
                 self.outlier_threshold(outlier_threshold)?;
+                if gate.is_some() && (function.is_some() || residual.is_some()) {
+                    let other = if function.is_some() { "function" } else { "residual" };
+                    return Err(self.attribute(format!("a gate and a {other}, there may be one of them")));
+                }
                 residual.map_or(Ok(()), |residual| self.equal_widths(residual, output))?;
-                self.tensor(weight, &[width(output), width(input)])?;
-                bias.iter().try_for_each(|bias| self.tensor(bias, &[width(output)]))
+                let rows = if gate.is_some() { width(output).saturating_mul(2) } else { width(output) };
+                self.tensor(weight, &[rows, width(input)])?;
+                bias.iter().try_for_each(|bias| self.tensor(bias, &[rows]))
             }
             Op::Activation { input, output, function: _ } => self.equal_widths(input, output),
             Op::GatedActivation { input, output, function: _ } => {

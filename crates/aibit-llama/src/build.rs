@@ -201,7 +201,7 @@ mod tests {
         model.fuse(|_| true);
         let names: Vec<_> = model.graph.nodes.iter().map(Op::name).collect();
         let block = ["rms_norm", "linear", "rope", "attention", "linear", "rms_norm", "linear"];
-        let want = [&["embed"][..], &block, &["gated_activation", "linear", "rms_norm", "logits"]].concat();
+        let want = [&["embed"][..], &block, &["linear", "rms_norm", "logits"]].concat();
         assert_eq!(names, want);
         let joined = |name: &str| {
             let parameter = model.parameters.iter().find(|p| p.name == name).expect("a joined parameter");

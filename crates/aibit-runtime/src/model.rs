@@ -85,6 +85,7 @@ pub(crate) enum Step {
         bias: Option<Vector>,
         activations: Activations,
         function: Option<Activation>,
+        gate: Option<Activation>,
         residual: Option<ValueId>,
         output: ValueId,
     },
@@ -342,6 +343,7 @@ impl Binder<'_> {
                 activations,
                 outlier_threshold,
                 function,
+                gate,
                 residual,
                 output,
             } => Step::Linear {
@@ -350,6 +352,7 @@ impl Binder<'_> {
                 bias: self.optional_vector(bias)?,
                 activations: Activations { precision: precision_of(activations), outlier_threshold },
                 function: function.map(kernel_of),
+                gate: gate.map(kernel_of),
                 residual,
                 output,
             },

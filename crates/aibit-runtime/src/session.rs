@@ -6,10 +6,10 @@ use std::str::FromStr;
 
 use aibit_graph::{KvPrecision, KvSlot, ValueId};
 use aibit_kernels::{
-    ActivationDtype, ActivationPrecision, AttentionShape, Epilogue, Int8Kv, Isa, QuantizedRows, RopeTable,
-    activate, add, add_assign, attention, attention_int8, embed_blocks, embed_float, embed_int8,
-    gated_activation, layer_norm, linear_blocks, linear_float, linear_int8, linear_llm_int8, quantize_rows,
-    rms_norm, rms_norm_runs, rope, store_kv, store_kv_int8,
+    Activation, ActivationDtype, ActivationPrecision, AttentionShape, Epilogue, Int8Kv, Isa, QuantizedRows,
+    RopeTable, activate, add, add_assign, attention, attention_int8, embed_blocks, embed_float, embed_int8,
+    gated_activation, layer_norm, linear_blocks, linear_float, linear_int8, linear_int8_gated,
+    linear_llm_int8, quantize_rows, rms_norm, rms_norm_runs, rope, store_kv, store_kv_int8,
 };
 use half::f16;
 use memmap2::MmapMut;
@@ -149,6 +149,9 @@ impl KvSlotData {
     }
 }
 
+/// What errors call the rooms that a pass computes in.
+const INTERMEDIATE: &str = "intermediate results";
+
 /// Zeros that take memory page by page as they are written, from the start of a page on. A size that the system
 /// refuses is an error here, where a vector would end the program.
 #[derive(Debug)]
@@ -226,6 +229,9 @@ pub struct Session<'m> {
     kv: KvCache,
     /// Intermediate results, `plan.width` elements per token of a pass.
     arena: Zeroed,
+    /// A gated layer's outputs before the gate, where a kernel wants to keep them: `gate_width` elements per token.
+    wide: Zeroed,
+    gate_width: usize,
     /// Tokens of the last pass, whose final values lie in the arena.
     tokens: usize,
     quantized: QuantizedRows,
@@ -241,11 +247,17 @@ impl<'m> Session<'m> {
     /// [`RuntimeError::Memory`] where the system refuses the cache's size.
     pub fn new(model: &'m Model, profile: Profile, capacity: usize) -> Result<Self, RuntimeError> {
         let _span = info_span!("session").entered();
+        let gates = model.steps.iter().filter_map(|step| match step {
+            Step::Linear { weight, gate: Some(_), .. } => Some(weight.rows),
+            _ => None,
+        });
         Ok(Self {
             model,
             profile,
             kv: KvCache::new(model, profile, capacity)?,
-            arena: Zeroed::new::<f32>(1, "intermediate results")?,
+            arena: Zeroed::new::<f32>(1, INTERMEDIATE)?,
+            wide: Zeroed::new::<f32>(1, INTERMEDIATE)?,
+            gate_width: gates.max().unwrap_or(0),
             tokens: 0,
             quantized: QuantizedRows::default(),
             rope_tables: model.rope_frequencies.iter().map(|_| RopeTable::default()).collect(),
@@ -325,11 +337,15 @@ impl<'m> Session<'m> {
         Ok(())
     }
 
-    /// Makes room in the arena for a pass of `tokens`.
+    /// Makes room for a pass of `tokens`.
     fn reserve(&mut self, tokens: usize) -> Result<(), RuntimeError> {
-        let elements = self.model.graph().plan.width.saturating_mul(tokens);
-        if elements > self.arena.as_ref().len() {
-            self.arena = Zeroed::new::<f32>(elements, "intermediate results")?;
+        for (room, width) in
+            [(&mut self.arena, self.model.graph().plan.width), (&mut self.wide, self.gate_width)]
+        {
+            let elements = width.saturating_mul(tokens);
+            if elements > room.as_ref().len() {
+                *room = Zeroed::new::<f32>(elements, INTERMEDIATE)?;
+            }
         }
         Ok(())
     }
@@ -391,12 +407,29 @@ impl<'m> Session<'m> {
                         column += part;
                     }
                 }
-                Step::Linear { input, weight, bias, activations, function, residual, output } => {
+                Step::Linear { input, weight, bias, activations, function, gate, residual, output } => {
                     if let Some(residual) = residual {
                         in_place(arena, model, *residual, *output, m);
                     }
                     let [x, y] = disjoint(arena, model, [*input, *output], m);
                     let bias = bias.as_ref().map(|bias| model.vector(bias));
+                    if let Some(gate) = gate {
+                        let (quantized, wide) = (&mut self.quantized, self.wide.as_mut::<f32>());
+                        let wide = &mut wide[..m * weight.rows];
+                        gated_linear(
+                            model,
+                            self.profile,
+                            x,
+                            weight,
+                            bias,
+                            *gate,
+                            *activations,
+                            quantized,
+                            wide,
+                            y,
+                        );
+                        continue;
+                    }
                     let epilogue = Epilogue { bias, activation: *function, accumulate: residual.is_some() };
                     linear(model, self.profile, x, weight, &epilogue, *activations, &mut self.quantized, y);
                 }
@@ -507,13 +540,7 @@ fn linear(
     let view = model.matrix(weight);
     match (&view, profile) {
         (MatrixView::Int8(w), Profile::Fast | Profile::Precise) => {
-            let Activations { precision, outlier_threshold } = match profile {
-                Profile::Precise => {
-                    Activations { precision: ActivationPrecision::Int8x2, outlier_threshold: None }
-                }
-                _ => activations,
-            };
-            quantize_rows(model.isa(), x, k, precision, outlier_threshold, quantized);
+            quantize(model.isa(), profile, x, k, activations, quantized);
             linear_int8(model.isa(), quantized, w, epilogue, y);
         }
         (MatrixView::Int8(w), Profile::Exact) => {
@@ -526,4 +553,47 @@ fn linear(
             linear_float(model.isa(), x, w, x.len() / k, n, k, epilogue, y);
         }
     }
+}
+
+/// [`linear`] with a gate behind it; `wide` has room for what is before the gate.
+#[expect(clippy::too_many_arguments, reason = "as of `linear`")]
+fn gated_linear(
+    model: &Model,
+    profile: Profile,
+    x: &[f32],
+    weight: &Matrix,
+    bias: Option<&[f32]>,
+    function: Activation,
+    activations: Activations,
+    quantized: &mut QuantizedRows,
+    wide: &mut [f32],
+    y: &mut [f32],
+) {
+    match (model.matrix(weight), profile) {
+        (MatrixView::Int8(w), Profile::Fast | Profile::Precise) => {
+            quantize(model.isa(), profile, x, weight.columns, activations, quantized);
+            linear_int8_gated(model.isa(), quantized, &w, bias, function, wide, y);
+        }
+        _ => {
+            let epilogue = Epilogue::with_bias(bias);
+            linear(model, profile, x, weight, &epilogue, activations, quantized, wide);
+            gated_activation(model.isa(), function, wide, weight.rows / 2, y);
+        }
+    }
+}
+
+/// Quantizes each token on its own, as the graph asks for unless `profile` is precise.
+fn quantize(
+    isa: Isa,
+    profile: Profile,
+    x: &[f32],
+    k: usize,
+    activations: Activations,
+    to: &mut QuantizedRows,
+) {
+    let Activations { precision, outlier_threshold } = match profile {
+        Profile::Precise => Activations { precision: ActivationPrecision::Int8x2, outlier_threshold: None },
+        _ => activations,
+    };
+    quantize_rows(isa, x, k, precision, outlier_threshold, to);
 }

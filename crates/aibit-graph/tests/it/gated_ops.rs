@@ -242,6 +242,49 @@ fn gated_activations_halve_the_width() {
 }
 
 #[test]
+fn a_gated_layer_has_twice_the_rows_and_neither_function_nor_residual() {
+    const GATED: usize = 7;
+    let mut model = gated();
+    model.fuse(|_| true);
+    let check = |edit: &dyn Fn(&mut Op, &mut Shapes), message: &str| {
+        let (mut graph, mut shapes) = (model.graph.clone(), shapes_of(&model));
+        edit(&mut graph.nodes[GATED], &mut shapes);
+        graph.plan_buffers();
+        let error = validate(&graph, &shapes).expect_err("edited").to_string();
+        assert!(error.contains(message), "{error}");
+    };
+    let is_gated = |op: &Op| matches!(op, Op::Linear { gate: Some(ActivationFunction::Silu), .. });
+    assert!(is_gated(&model.graph.nodes[GATED]), "{:?}", model.graph.nodes[GATED]);
+    assert_eq!(Graph::from_json(&model.graph.to_json()).expect("read"), model.graph);
+    for rows in [6, 11, 13, 24] {
+        let message = format!("tensor `gate_up.weight` has shape [{rows}, 8], the node needs [12, 8]");
+        check(&|_, shapes| _ = shapes.insert("gate_up.weight".to_owned(), vec![rows, 8]), &message);
+    }
+    check(
+        &|op, shapes| {
+            let Op::Linear { bias, .. } = op else { unreachable!() };
+            *bias = Some("gate_up.bias".to_owned());
+            shapes.insert("gate_up.bias".to_owned(), vec![6]);
+        },
+        "tensor `gate_up.bias` has shape [6], the node needs [12]",
+    );
+    check(
+        &|op, _| {
+            let Op::Linear { function, .. } = op else { unreachable!() };
+            *function = Some(ActivationFunction::Relu);
+        },
+        "node 7 (linear): a gate and a function, there may be one of them",
+    );
+    check(
+        &|op, _| {
+            let Op::Linear { residual, input, .. } = op else { unreachable!() };
+            *residual = Some(*input);
+        },
+        "node 7 (linear): a gate and a residual, there may be one of them",
+    );
+}
+
+#[test]
 fn their_tensors_exist() {
     for (tensor, node) in [
         ("input_norm.weight", "node 1 (rms_norm)"),

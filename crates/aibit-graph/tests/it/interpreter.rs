@@ -94,19 +94,18 @@ fn logits_with(graph: &Graph, tensor: &dyn Fn(&str) -> Vec<f32>, ids: &[usize]) 
                 (*output, (0..m).flat_map(row).collect())
             }
             Op::GatedActivation { input, function, output } => {
-                let gate = |x: &[f32]| {
-                    let (gates, gated) = x.split_at(x.len() / 2);
-                    gates.iter().zip(gated).map(|(g, x)| apply(*function, *g) * x).collect::<Vec<_>>()
-                };
-                (*output, values[*input].chunks(width(*input)).flat_map(gate).collect())
+                (*output, gated(&values[*input], width(*input), *function))
             }
-            Op::Linear { input, weight, bias, function, residual, output, .. } => {
+            Op::Linear { input, weight, bias, function, gate, residual, output, .. } => {
                 let mut y = product(&values[*input], width(*input), &tensor(weight));
                 if let Some(bias) = optional(bias) {
                     y.iter_mut().zip(bias.iter().cycle()).for_each(|(y, bias)| *y += bias);
                 }
                 if let Some(function) = function {
                     y.iter_mut().for_each(|y| *y = apply(*function, *y));
+                }
+                if let Some(gate) = gate {
+                    y = gated(&y, 2 * width(*output), *gate);
                 }
                 if let Some(residual) = residual {
                     y.iter_mut().zip(&values[*residual]).for_each(|(y, residual)| *y += residual);
@@ -129,6 +128,15 @@ fn logits_with(graph: &Graph, tensor: &dyn Fn(&str) -> Vec<f32>, ids: &[usize]) 
         values[output] = result;
     }
     unreachable!("a graph ends with logits")
+}
+
+/// The function of the first half of each row of `x[m, width]` times the second half.
+fn gated(x: &[f32], width: usize, function: ActivationFunction) -> Vec<f32> {
+    let row = |x: &[f32]| {
+        let (gates, gated) = x.split_at(width / 2);
+        gates.iter().zip(gated).map(|(g, x)| apply(function, *g) * x).collect::<Vec<_>>()
+    };
+    x.chunks(width).flat_map(row).collect()
 }
 
 /// `x[m, k] · w[n, k]ᵀ`.

@@ -66,8 +66,7 @@ fn projections_that_read_the_same_become_one_layer() {
         "rope",
         "attention",
         "linear", // o and the residual
-        "linear", // gate and up
-        "gated_activation",
+        "linear", // gate and up, and the gate's function
         "linear", // down and the residual
         "rms_norm",
         "logits",

@@ -44,6 +44,7 @@ fn absent_options_are_not_written() {
             activations: ActivationPrecision::Int8,
             outlier_threshold: None,
             function: None,
+            gate: None,
             residual: None,
             output: 1,
         },
@@ -57,7 +58,9 @@ fn absent_options_are_not_written() {
     ];
     let json = String::from_utf8(graph.to_json()).expect("UTF-8");
     assert!(
-        ["null", "bias", "outlier_threshold", "function", "residual"].iter().all(|word| !json.contains(word)),
+        ["null", "bias", "outlier_threshold", "function", "gate", "residual"]
+            .iter()
+            .all(|word| !json.contains(word)),
         "{json}"
     );
     assert_eq!(Graph::from_json(json.as_bytes()).expect("read"), graph);
@@ -251,20 +254,27 @@ fn any_op() -> impl Strategy<Value = Op> {
             .prop_map(|(input, function, output)| { Op::GatedActivation { input, function, output } }),
         (
             (id(), text(), prop::option::of(text()), prop::option::of(any_float()), id()),
-            (prop::option::of(prop::sample::select(functions.clone())), prop::option::of(id())),
+            (
+                prop::option::of(prop::sample::select(functions.clone())),
+                prop::option::of(prop::sample::select(functions.clone())),
+                prop::option::of(id()),
+            ),
         )
-            .prop_map(|((input, weight, bias, outlier_threshold, output), (function, residual))| {
-                Op::Linear {
-                    input,
-                    weight,
-                    bias,
-                    activations: ActivationPrecision::Int8,
-                    outlier_threshold,
-                    function,
-                    residual,
-                    output,
+            .prop_map(
+                |((input, weight, bias, outlier_threshold, output), (function, gate, residual))| {
+                    Op::Linear {
+                        input,
+                        weight,
+                        bias,
+                        activations: ActivationPrecision::Int8,
+                        outlier_threshold,
+                        function,
+                        gate,
+                        residual,
+                        output,
+                    }
                 }
-            }),
+            ),
         (id(), prop::sample::select(functions), id()).prop_map(|(input, function, output)| Op::Activation {
             input,
             function,

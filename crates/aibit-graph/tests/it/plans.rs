@@ -335,6 +335,7 @@ fn random_graph(steps: &[(u8, u16, u16)]) -> (Graph, Shapes) {
                         activations: ActivationPrecision::Int8,
                         outlier_threshold: None,
                         function: None,
+                        gate: None,
                         residual: None,
                         output,
                     },

@@ -40,6 +40,7 @@ pub(crate) fn sample() -> (Graph, Shapes) {
         activations: aibit_graph::ActivationPrecision::Int8,
         outlier_threshold,
         function: None,
+        gate: None,
         residual: None,
         output,
     };

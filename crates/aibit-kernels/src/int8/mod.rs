@@ -134,20 +134,20 @@ pub fn linear_int8(isa: Isa, x: &QuantizedRows, w: &Int8Rowwise<'_>, epilogue: &
 
 /// Writes `function(g) · v` to `y[m, n / 2]`, where `g` and `v` are the first and the second half of the outputs of
 /// [`linear_int8`] with `bias`: the same bits as [`gated_activation`] of them, without a pass over memory where there
-/// are many rows. Where there are few, `wide` holds the outputs.
+/// are many rows. Where there are few, the outputs go through `wide`; what else it holds does not matter.
 ///
 /// # Panics
-/// If `n` is odd, `y` is not `m · n / 2` long, or as [`linear_int8`].
+/// If `n` is odd or zero, `y` is not `m · n / 2` long, `wide` is shorter than `m · n`, or as [`linear_int8`].
 pub fn linear_int8_gated(
     isa: Isa,
     x: &QuantizedRows,
     w: &Int8Rowwise<'_>,
     bias: Option<&[f32]>,
     function: Activation,
-    wide: &mut Vec<f32>,
+    wide: &mut [f32],
     y: &mut [f32],
 ) {
-    assert!(w.n.is_multiple_of(2), "linear_int8_gated: n = {} is odd", w.n);
+    assert!(w.n > 0 && w.n.is_multiple_of(2), "linear_int8_gated: n = {} is not even and positive", w.n);
     let width = w.n / 2;
     assert_eq!(
         y.len(),
@@ -157,7 +157,7 @@ pub fn linear_int8_gated(
         w.n
     );
     if x.m() <= FEW_ROWS {
-        wide.resize(x.m() * w.n, 0.0);
+        let wide = &mut wide[..x.m() * w.n];
         linear_int8(isa, x, w, &Epilogue::with_bias(bias), wide);
         gated_activation(isa, function, wide, width, y);
         return;
