@@ -44,6 +44,24 @@ impl<T> Tile<'_, T> {
     }
 }
 
+impl<T> Tile<'_, T> {
+    /// Of each row of the tile, in order, the elements from `start` on, at most `length` of them.
+    pub(crate) fn parts_mut(&mut self, start: usize, length: usize) -> impl Iterator<Item = &mut [T]> {
+        let columns = self.columns.len();
+        assert!(start <= columns, "elements from {start} on of {columns}");
+        let length = length.min(columns - start);
+        let (first, stride, column) = (self.first, self.stride, self.columns.start + start);
+        self.rows.clone().map(move |row| {
+            #[expect(unsafe_code, reason = "the rows of a tile are strided, which no slice can express")]
+            // SAFETY: as in `row_mut`, with which `column..column + length` lies inside the tile's columns; every row is
+            // given once, and the iterator borrows the tile.
+            unsafe {
+                std::slice::from_raw_parts_mut(first.add(row * stride + column), length)
+            }
+        })
+    }
+}
+
 /// The start of the matrix, shared by the threads that each build their own tile from it.
 #[derive(Clone, Copy)]
 struct Shared<T>(*mut T);

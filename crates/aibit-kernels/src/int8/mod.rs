@@ -273,6 +273,9 @@ impl<'a> CodeRows<'a> {
     }
 }
 
+/// A chunk of sums.
+type Lanes = [i32; LANES];
+
 /// The integer sums of one tile of the output.
 #[derive(Clone, Copy)]
 pub(crate) struct Product<'a> {
@@ -294,15 +297,9 @@ impl<'a> Product<'a> {
         &self.sums[((row - self.first_row) * self.planes + plane) * self.stride..][..self.stride]
     }
 
-    /// Sixteen of them, those of chunk `c` of the columns.
-    #[inline(always)]
-    fn lanes(&self, row: usize, plane: usize, c: usize) -> &'a [i32; LANES] {
-        &self.row(row, plane).as_chunks().0[c]
-    }
-
     /// The sums of the weights' codes for chunk `c` of the columns, where they were asked for: the last row.
     #[inline(always)]
-    fn weight_sums(&self, c: usize) -> &'a [i32; LANES] {
+    fn weight_sums(&self, c: usize) -> &'a Lanes {
         &self.sums[self.sums.len() - self.stride..].as_chunks().0[c]
     }
 }
@@ -546,22 +543,22 @@ impl<S: Simd, const NC: usize> Scale<'_, S, NC> {
     #[inline(always)]
     fn rows(&self, tile: &mut Tile<'_, f32>, finish: &impl Finish<S, NC>) {
         let Self { simd, product, x, .. } = *self;
+        let chunks = product.stride / LANES;
         // One loop for each precision, so that rows are finished without asking.
         match x.precision() {
             ActivationPrecision::Int8 => {
-                self.rows_of(tile, |row, c| simd.load_i32(product.lanes(row, 0, c)), finish);
+                self.rows_of(tile, |_, sums: &[Lanes], c| simd.load_i32(&sums[c]), finish);
             }
             ActivationPrecision::Int8Asym => {
-                let acc = |row: usize, c| {
-                    let sums = product.lanes(row, 0, c);
-                    simd.load_i32(&less_zero(sums, x.zeros()[row], product.weight_sums(c)))
+                let acc = |row: usize, sums: &[Lanes], c: usize| {
+                    simd.load_i32(&less_zero(&sums[c], x.zeros()[row], product.weight_sums(c)))
                 };
                 self.rows_of(tile, acc, finish);
             }
             ActivationPrecision::Int8x2 => {
-                let acc = |row, c| {
-                    let low = simd.load_i32(product.lanes(row, 1, c));
-                    simd.mul_add(simd.load_i32(product.lanes(row, 0, c)), simd.splat(128.0), low)
+                let acc = |_, sums: &[Lanes], c: usize| {
+                    let low = simd.load_i32(&sums[chunks + c]);
+                    simd.mul_add(simd.load_i32(&sums[c]), simd.splat(128.0), low)
                 };
                 self.rows_of(tile, acc, finish);
             }
@@ -572,16 +569,20 @@ impl<S: Simd, const NC: usize> Scale<'_, S, NC> {
     fn rows_of(
         &self,
         tile: &mut Tile<'_, f32>,
-        acc: impl Fn(usize, usize) -> S::F32x16,
+        acc: impl Fn(usize, &[Lanes], usize) -> S::F32x16,
         finish: &impl Finish<S, NC>,
     ) {
-        let Self { simd, x, first, w_scales, .. } = *self;
-        let chunks = self.product.stride / LANES;
-        for row in tile.rows() {
-            let x_scale = simd.splat(x.scales()[row]);
+        let Self { simd, product, x, first, w_scales, .. } = *self;
+        let chunks = product.stride / LANES;
+        let rows = tile.rows();
+        let sums = product.sums.as_chunks().0.chunks_exact(product.planes * chunks);
+        let inputs = rows.clone().zip(&x.scales()[rows]).zip(sums);
+        // Side by side, since little is done for a row: what finding its place takes counts.
+        for (((row, x_scale), planes), y) in inputs.zip(tile.parts_mut(first * LANES, LANES)) {
+            let x_scale = simd.splat(*x_scale);
             let mut sums = [simd.splat(0.0); NC];
             for c in 0..NC {
-                sums[c] = simd.mul(acc(row, first + c), simd.mul(x_scale, w_scales[c]));
+                sums[c] = simd.mul(acc(row, planes, first + c), simd.mul(x_scale, w_scales[c]));
             }
             if let Some(codes) = self.outliers {
                 let outliers = x.outliers(row);
@@ -599,16 +600,14 @@ impl<S: Simd, const NC: usize> Scale<'_, S, NC> {
                     }
                 }
             }
-            let y = &mut tile.row_mut(row)[first * LANES..];
-            let width = y.len().min(LANES);
-            finish.write(&mut y[..width], sums);
+            finish.write(y, sums);
         }
     }
 }
 
 /// `sums - zero · weight_sums`; what wraps cancels out, since the difference fits.
 #[inline(always)]
-fn less_zero(sums: &[i32; LANES], zero: i32, weight_sums: &[i32; LANES]) -> [i32; LANES] {
+fn less_zero(sums: &Lanes, zero: i32, weight_sums: &Lanes) -> Lanes {
     std::array::from_fn(|l| sums[l].wrapping_sub(zero.wrapping_mul(weight_sums[l])))
 }
 

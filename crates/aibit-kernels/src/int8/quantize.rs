@@ -267,7 +267,10 @@ fn rows_loop<S: Simd>(
 ) {
     let planes = planes(precision);
     for (i, (x, codes)) in x.chunks_exact(k).zip(to.codes.chunks_exact_mut(planes * k)).enumerate() {
-        let Extent { absmax, min, max, outliers } = Extent::of(x, threshold);
+        let Extent { absmax, min, max, outliers } = match precision {
+            ActivationPrecision::Int8Asym => Extent::of::<true>(x, threshold),
+            ActivationPrecision::Int8 | ActivationPrecision::Int8x2 => Extent::of::<false>(x, threshold),
+        };
         let sums = &mut to.sums[planes * i..][..planes];
         to.counts[i] = outliers;
         if outliers > 0 {
@@ -306,7 +309,7 @@ fn rows_loop<S: Simd>(
 struct Extent {
     /// The largest absolute value, NaN if there is a NaN.
     absmax: f32,
-    /// The smallest and the largest value, zero counted in.
+    /// The smallest and the largest value, zero counted in; zero where nobody asked.
     min: f32,
     max: f32,
     outliers: usize,
@@ -314,13 +317,13 @@ struct Extent {
 
 impl Extent {
     #[inline(always)]
-    fn of(x: &[f32], threshold: f32) -> Self {
+    fn of<const MIN_MAX: bool>(x: &[f32], threshold: f32) -> Self {
         let (chunks, tail) = x.as_chunks::<LANES>();
         let mut lanes = ExtentLanes::default();
         for chunk in chunks {
-            lanes.add(chunk, threshold);
+            lanes.add::<MIN_MAX>(chunk, threshold);
         }
-        lanes.add(&padded(tail), threshold);
+        lanes.add::<MIN_MAX>(&padded(tail), threshold);
         let absmax = f32::from_bits(lanes.absmax.into_iter().fold(0, u32::max));
         Self {
             absmax: if absmax.is_nan() { f32::NAN } else { absmax },
@@ -342,14 +345,16 @@ struct ExtentLanes {
 
 impl ExtentLanes {
     #[inline(always)]
-    fn add(&mut self, x: &[f32; LANES], threshold: f32) {
+    fn add<const MIN_MAX: bool>(&mut self, x: &[f32; LANES], threshold: f32) {
         for l in 0..LANES {
             let outlier = x[l].abs() >= threshold;
             let x = if outlier { 0.0 } else { x[l] };
             self.outliers[l] += u32::from(outlier);
             self.absmax[l] = self.absmax[l].max(x.abs().to_bits());
-            self.min[l] = if x < self.min[l] { x } else { self.min[l] };
-            self.max[l] = if x > self.max[l] { x } else { self.max[l] };
+            if MIN_MAX {
+                self.min[l] = if x < self.min[l] { x } else { self.min[l] };
+                self.max[l] = if x > self.max[l] { x } else { self.max[l] };
+            }
         }
     }
 }

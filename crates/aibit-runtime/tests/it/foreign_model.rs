@@ -80,8 +80,10 @@ fn it_generates_the_ids_of_transformers() {
     let archive = archive();
     assert_eq!(archive.manifest().architecture, "qwen3");
     let (model, tokenizer) = loaded(&archive);
-    let ops: BTreeSet<_> = model.graph().nodes.iter().map(Op::name).collect();
-    assert!(["rms_norm", "rope", "gated_activation"].iter().all(|op| ops.contains(op)), "{ops:?}");
+    let nodes = &model.graph().nodes;
+    let ops: BTreeSet<_> = nodes.iter().map(Op::name).collect();
+    assert!(["rms_norm", "rope"].iter().all(|op| ops.contains(op)), "{ops:?}");
+    assert!(nodes.iter().any(|op| matches!(op, Op::Linear { gate: Some(_), .. })), "{nodes:?}");
     let (prompt, want) = (golden_ids("qwen3.prompt"), golden_ids("qwen3.generated"));
     // Its margins are 0.51 and more, far above what INT8 weights and activations of two bytes move a logit by.
     let options = GenerateOptions {
@@ -121,6 +123,46 @@ fn with_graph(edit: impl FnOnce(&mut Graph)) -> Result<Model, RuntimeError> {
     edit(&mut graph);
     let graph = Graph::from_json(&graph.to_json()).expect("what a file can hold");
     Model::new(graph, archive.weights().clone(), archive.manifest())
+}
+
+/// A gate inside a linear layer gives the bits of one behind it, whatever the profile and the number of tokens.
+#[test]
+fn a_gate_may_stand_apart() {
+    let fused = with_graph(|_| {}).expect("the graph as it is");
+    let apart = with_graph(|graph| {
+        let mut nodes = Vec::new();
+        for mut op in std::mem::take(&mut graph.nodes) {
+            let mut behind = None;
+            if let Op::Linear { gate, output, .. } = &mut op
+                && let Some(function) = gate.take()
+            {
+                let width = 2 * graph.values[*output].width;
+                graph.values.push(aibit_graph::Value { name: "wide".to_owned(), width });
+                let input = graph.values.len() - 1;
+                behind = Some(Op::GatedActivation { input, function, output: *output });
+                *output = input;
+            }
+            nodes.push(op);
+            nodes.extend(behind);
+        }
+        graph.nodes = nodes;
+        graph.plan_buffers();
+    })
+    .expect("a sound graph");
+    assert!(apart.graph().nodes.len() > fused.graph().nodes.len());
+    for profile in Profile::ALL {
+        let logits = |model| {
+            let mut session = Session::new(model, profile, 16).expect("memory");
+            let mut bits = Vec::new();
+            for ids in [&[3, 1, 4, 1, 5, 9, 2][..], &[6], &[5, 3]] {
+                session
+                    .append_all(ids, |_, rows| bits.extend(rows.iter().map(|x| x.to_bits())))
+                    .expect("logits");
+            }
+            bits
+        };
+        assert!(logits(&fused) == logits(&apart), "{profile}");
+    }
 }
 
 #[test]
