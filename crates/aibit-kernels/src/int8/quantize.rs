@@ -60,7 +60,7 @@ pub struct QuantizedRows {
     outliers: Vec<Outlier>,
     /// The distinct columns of the outliers, ascending.
     outlier_columns: Vec<u32>,
-    /// The place of each column in them, or [`UNUSED`]; empty where there are no outliers.
+    /// The place of each column in them, or [`UNUSED`]; empty where that was not needed.
     slots: Vec<u32>,
 }
 
@@ -227,6 +227,14 @@ impl QuantizedRows {
         }
         self.outlier_columns.clear();
         self.slots.clear();
+        if self.m() == 1 {
+            // They come in order, each column once.
+            for (slot, outlier) in (0..).zip(&mut self.outliers) {
+                outlier.slot = slot;
+                self.outlier_columns.push(outlier.column);
+            }
+            return;
+        }
         if self.outliers.is_empty() {
             return;
         }
@@ -361,14 +369,20 @@ impl ExtentLanes {
 
 #[inline(always)]
 fn list_outliers(x: &[f32], threshold: f32, to: &mut Vec<Outlier>) {
-    for (chunk, x) in x.chunks(LANES).enumerate() {
-        // Most chunks have none, and this pass is vectorised.
-        if x.iter().fold(false, |any, x| any | (x.abs() >= threshold)) {
-            for (i, value) in x.iter().enumerate().filter(|(_, value)| value.abs() >= threshold) {
-                to.push(Outlier { column: (chunk * LANES + i) as u32, slot: 0, value: *value });
-            }
+    let is_outlier = |x: &f32| x.abs() >= threshold;
+    let (chunks, tail) = x.as_chunks::<LANES>();
+    let mut list = |x: &[f32], first: usize| {
+        for (i, value) in x.iter().enumerate().filter(|(_, value)| is_outlier(value)) {
+            to.push(Outlier { column: (first + i) as u32, slot: 0, value: *value });
+        }
+    };
+    for (chunk, x) in chunks.iter().enumerate() {
+        // Most chunks have none, and this test is vectorised.
+        if x.iter().fold(false, |any, x| any | is_outlier(x)) {
+            list(x, chunk * LANES);
         }
     }
+    list(tail, x.len() - tail.len());
 }
 
 /// Writes the codes of `x` and returns their sum.
