@@ -52,8 +52,34 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// `a * b + c` per lane, rounded once.
     fn mul_add(self, a: Self::F32x16, b: Self::F32x16, c: Self::F32x16) -> Self::F32x16;
 
+    /// `a` where it is less than `b`, else `b`.
+    fn min(self, a: Self::F32x16, b: Self::F32x16) -> Self::F32x16;
+
+    /// `a` where it is greater than `b`, else `b`.
+    fn max(self, a: Self::F32x16, b: Self::F32x16) -> Self::F32x16;
+
     /// The larger magnitude per lane; a NaN is larger than any number.
     fn max_magnitude(self, max: Self::F32x16, x: Self::F32x16) -> Self::F32x16;
+
+    /// Bit `l`: whether the magnitude of lane `l` is at least `threshold`. That of a NaN is not.
+    fn at_least(self, x: Self::F32x16, threshold: f32) -> u16;
+
+    /// Zero in the lanes of [`Simd::at_least`].
+    fn below(self, x: Self::F32x16, threshold: f32) -> Self::F32x16;
+
+    /// The nearest integer of each, ties to even; magnitudes are below `2²²`.
+    fn round(self, x: Self::F32x16) -> Self::I32x16;
+
+    fn add_i32(self, a: Self::I32x16, b: Self::I32x16) -> Self::I32x16;
+
+    /// `high` and `low` of `x = 128 · high + low`, `low` in `-64..64`.
+    fn high_low(self, x: Self::I32x16) -> [Self::I32x16; 2];
+
+    /// The nearest of `-128..=127`.
+    fn clamp_to_i8(self, x: Self::I32x16) -> Self::I32x16;
+
+    /// Stores each lane, which is in `-128..=127`, as a byte.
+    fn store_i8(self, x: Self::I32x16, to: &mut [i8; LANES]);
 
     /// Adds up the lanes: `i` and `i + 8`, then `i` and `i + 4`, `i + 2`, `i + 1`.
     fn sum(self, value: Self::F32x16) -> f32;
@@ -172,9 +198,55 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
+    fn min(self, a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
+        std::array::from_fn(|l| if a[l] < b[l] { a[l] } else { b[l] })
+    }
+
+    #[inline(always)]
+    fn max(self, a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
+        std::array::from_fn(|l| if a[l] > b[l] { a[l] } else { b[l] })
+    }
+
+    #[inline(always)]
     fn max_magnitude(self, max: [f32; LANES], x: [f32; LANES]) -> [f32; LANES] {
         // Without their signs floats are ordered as their bits are, infinity and then NaN at the end.
         std::array::from_fn(|l| f32::from_bits(max[l].to_bits().max(x[l].abs().to_bits())))
+    }
+
+    #[inline(always)]
+    fn at_least(self, x: [f32; LANES], threshold: f32) -> u16 {
+        (0..LANES).fold(0, |mask, l| mask | u16::from(x[l].abs() >= threshold) << l)
+    }
+
+    #[inline(always)]
+    fn below(self, x: [f32; LANES], threshold: f32) -> [f32; LANES] {
+        x.map(|x| if x.abs() >= threshold { 0.0 } else { x })
+    }
+
+    #[inline(always)]
+    fn round(self, x: [f32; LANES]) -> [i32; LANES] {
+        x.map(|x| x.round_ties_even() as i32)
+    }
+
+    #[inline(always)]
+    fn add_i32(self, a: [i32; LANES], b: [i32; LANES]) -> [i32; LANES] {
+        std::array::from_fn(|l| a[l].wrapping_add(b[l]))
+    }
+
+    #[inline(always)]
+    fn high_low(self, x: [i32; LANES]) -> [[i32; LANES]; 2] {
+        let high = x.map(|x| (x + 64) >> 7);
+        [high, std::array::from_fn(|l| x[l] - (high[l] << 7))]
+    }
+
+    #[inline(always)]
+    fn clamp_to_i8(self, x: [i32; LANES]) -> [i32; LANES] {
+        x.map(|x| x.clamp(-128, 127))
+    }
+
+    #[inline(always)]
+    fn store_i8(self, x: [i32; LANES], to: &mut [i8; LANES]) {
+        *to = x.map(|x| x as i8);
     }
 
     #[inline(always)]
@@ -357,6 +429,89 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn min(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+            // SAFETY: `self` proves AVX.
+            unsafe { [_mm256_min_ps(a[0], b[0]), _mm256_min_ps(a[1], b[1])] }
+        }
+
+        #[inline(always)]
+        fn max(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+            // SAFETY: `self` proves AVX.
+            unsafe { [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])] }
+        }
+
+        #[inline(always)]
+        fn at_least(self, x: [__m256; 2], threshold: f32) -> u16 {
+            // SAFETY: `self` proves AVX.
+            unsafe {
+                let (sign, threshold) = (_mm256_set1_ps(-0.0), _mm256_set1_ps(threshold));
+                let mask = |x| {
+                    let magnitude = _mm256_andnot_ps(sign, x);
+                    _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GE_OQ>(magnitude, threshold)) as u16
+                };
+                mask(x[0]) | mask(x[1]) << 8
+            }
+        }
+
+        #[inline(always)]
+        fn below(self, x: [__m256; 2], threshold: f32) -> [__m256; 2] {
+            // SAFETY: `self` proves AVX.
+            unsafe {
+                let (sign, threshold) = (_mm256_set1_ps(-0.0), _mm256_set1_ps(threshold));
+                let half = |x| {
+                    let magnitude = _mm256_andnot_ps(sign, x);
+                    _mm256_andnot_ps(_mm256_cmp_ps::<_CMP_GE_OQ>(magnitude, threshold), x)
+                };
+                [half(x[0]), half(x[1])]
+            }
+        }
+
+        #[inline(always)]
+        fn round(self, x: [__m256; 2]) -> [__m256i; 2] {
+            const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+            // SAFETY: `self` proves AVX.
+            x.map(|x| unsafe { _mm256_cvttps_epi32(_mm256_round_ps::<NEAREST>(x)) })
+        }
+
+        #[inline(always)]
+        fn add_i32(self, a: [__m256i; 2], b: [__m256i; 2]) -> [__m256i; 2] {
+            // SAFETY: `self` proves AVX2.
+            unsafe { [_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])] }
+        }
+
+        #[inline(always)]
+        fn high_low(self, x: [__m256i; 2]) -> [[__m256i; 2]; 2] {
+            // SAFETY: `self` proves AVX2.
+            unsafe {
+                let half = |x| {
+                    let high = _mm256_srai_epi32::<7>(_mm256_add_epi32(x, _mm256_set1_epi32(64)));
+                    (high, _mm256_sub_epi32(x, _mm256_slli_epi32::<7>(high)))
+                };
+                let ((high, low), (next_high, next_low)) = (half(x[0]), half(x[1]));
+                [[high, next_high], [low, next_low]]
+            }
+        }
+
+        #[inline(always)]
+        fn clamp_to_i8(self, x: [__m256i; 2]) -> [__m256i; 2] {
+            // SAFETY: `self` proves AVX2.
+            x.map(|x| unsafe {
+                _mm256_max_epi32(_mm256_min_epi32(x, _mm256_set1_epi32(127)), _mm256_set1_epi32(-128))
+            })
+        }
+
+        #[inline(always)]
+        fn store_i8(self, x: [__m256i; 2], to: &mut [i8; LANES]) {
+            // SAFETY: `self` proves AVX2; sixteen writable bytes; `storeu` needs no alignment.
+            unsafe {
+                // Packing goes by 128-bit lanes: the elements 0..4, 8..12, 4..8, 12..16.
+                let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(x[0], x[1]));
+                let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+                _mm_storeu_si128(to.as_mut_ptr().cast(), _mm_packs_epi16(low, high));
+            }
+        }
+
+        #[inline(always)]
         fn max_magnitude(self, max: [__m256; 2], x: [__m256; 2]) -> [__m256; 2] {
             // SAFETY: `self` proves AVX2.
             unsafe {
@@ -535,6 +690,63 @@ mod x86 {
         fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
             // SAFETY: `self` proves AVX-512F.
             unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
+
+        #[inline(always)]
+        fn min(self, a: __m512, b: __m512) -> __m512 {
+            // SAFETY: `self` proves AVX-512F.
+            unsafe { _mm512_min_ps(a, b) }
+        }
+
+        #[inline(always)]
+        fn max(self, a: __m512, b: __m512) -> __m512 {
+            // SAFETY: `self` proves AVX-512F.
+            unsafe { _mm512_max_ps(a, b) }
+        }
+
+        #[inline(always)]
+        fn at_least(self, x: __m512, threshold: f32) -> u16 {
+            // SAFETY: `self` proves AVX-512F.
+            unsafe { _mm512_cmp_ps_mask::<_CMP_GE_OQ>(_mm512_abs_ps(x), _mm512_set1_ps(threshold)) }
+        }
+
+        #[inline(always)]
+        fn below(self, x: __m512, threshold: f32) -> __m512 {
+            // SAFETY: `self` proves AVX-512F.
+            unsafe { _mm512_maskz_mov_ps(!self.at_least(x, threshold), x) }
+        }
+
+        #[inline(always)]
+        fn round(self, x: __m512) -> __m512i {
+            // SAFETY: `self` proves AVX-512F.
+            unsafe { _mm512_cvt_roundps_epi32::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x) }
+        }
+
+        #[inline(always)]
+        fn add_i32(self, a: __m512i, b: __m512i) -> __m512i {
+            // SAFETY: `self` proves AVX-512F.
+            unsafe { _mm512_add_epi32(a, b) }
+        }
+
+        #[inline(always)]
+        fn high_low(self, x: __m512i) -> [__m512i; 2] {
+            // SAFETY: `self` proves AVX-512F.
+            unsafe {
+                let high = _mm512_srai_epi32::<7>(_mm512_add_epi32(x, _mm512_set1_epi32(64)));
+                [high, _mm512_sub_epi32(x, _mm512_slli_epi32::<7>(high))]
+            }
+        }
+
+        #[inline(always)]
+        fn clamp_to_i8(self, x: __m512i) -> __m512i {
+            // SAFETY: `self` proves AVX-512F.
+            unsafe { _mm512_max_epi32(_mm512_min_epi32(x, _mm512_set1_epi32(127)), _mm512_set1_epi32(-128)) }
+        }
+
+        #[inline(always)]
+        fn store_i8(self, x: __m512i, to: &mut [i8; LANES]) {
+            // SAFETY: `self` proves AVX-512F; sixteen writable bytes; `storeu` needs no alignment.
+            unsafe { _mm_storeu_si128(to.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(x)) };
         }
 
         #[inline(always)]

@@ -1,12 +1,12 @@
 //! Activations to INT8 in one of three precisions, one scale per token, outliers kept apart.
 
 use std::mem;
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use crate::{
     float::padded,
     isa::{Isa, dispatch},
-    math::ROUND,
     simd::{LANES, Simd},
     team,
 };
@@ -266,7 +266,7 @@ struct Encoded<'a> {
 
 #[inline(always)]
 fn rows_loop<S: Simd>(
-    _: S,
+    simd: S,
     x: &[f32],
     k: usize,
     precision: ActivationPrecision,
@@ -275,15 +275,15 @@ fn rows_loop<S: Simd>(
 ) {
     let planes = planes(precision);
     for (i, (x, codes)) in x.chunks_exact(k).zip(to.codes.chunks_exact_mut(planes * k)).enumerate() {
-        let Extent { absmax, min, max, outliers } = match precision {
-            ActivationPrecision::Int8Asym => Extent::of::<true>(x, threshold),
-            ActivationPrecision::Int8 | ActivationPrecision::Int8x2 => Extent::of::<false>(x, threshold),
+        let known = to.outliers.len();
+        let Extent { absmax, min, max } = match precision {
+            ActivationPrecision::Int8Asym => Extent::of::<S, true>(simd, x, threshold, &mut to.outliers),
+            ActivationPrecision::Int8 | ActivationPrecision::Int8x2 => {
+                Extent::of::<S, false>(simd, x, threshold, &mut to.outliers)
+            }
         };
+        to.counts[i] = to.outliers.len() - known;
         let sums = &mut to.sums[planes * i..][..planes];
-        to.counts[i] = outliers;
-        if outliers > 0 {
-            list_outliers(x, threshold, &mut to.outliers);
-        }
         to.zeros[i] = 0;
         let (range, steps) = match precision {
             ActivationPrecision::Int8 => (absmax, 127.0),
@@ -298,16 +298,19 @@ fn rows_loop<S: Simd>(
             continue;
         }
         to.scales[i] = scale;
+        let steps = Steps { simd, threshold, inverse };
         match precision {
-            ActivationPrecision::Int8 => sums[0] = encode(x, threshold, inverse, codes),
+            ActivationPrecision::Int8 => [sums[0]] = steps.encode(x, [codes], |steps| [steps]),
             ActivationPrecision::Int8Asym => {
                 let zero = -128 - (min * inverse).round_ties_even() as i32;
                 to.zeros[i] = zero;
-                sums[0] = encode_asym(x, threshold, inverse, zero, codes);
+                [sums[0]] = steps.encode(x, [codes], |steps| {
+                    [simd.clamp_to_i8(simd.add_i32(steps, simd.splat_i32(zero)))]
+                });
             }
             ActivationPrecision::Int8x2 => {
-                let (high, low) = codes.split_at_mut(k);
-                (sums[0], sums[1]) = encode_x2(x, threshold, inverse, high, low);
+                let planes = codes.split_at_mut(k).into();
+                [sums[0], sums[1]] = steps.encode(x, planes, |steps| simd.high_low(steps));
             }
         }
     }
@@ -320,111 +323,127 @@ struct Extent {
     /// The smallest and the largest value, zero counted in; zero where nobody asked.
     min: f32,
     max: f32,
-    outliers: usize,
 }
 
 impl Extent {
+    /// Looks at a row and appends its outliers to the list.
     #[inline(always)]
-    fn of<const MIN_MAX: bool>(x: &[f32], threshold: f32) -> Self {
+    fn of<S: Simd, const MIN_MAX: bool>(
+        simd: S,
+        x: &[f32],
+        threshold: f32,
+        outliers: &mut Vec<Outlier>,
+    ) -> Self {
         let (chunks, tail) = x.as_chunks::<LANES>();
-        let mut lanes = ExtentLanes::default();
-        for chunk in chunks {
-            lanes.add::<MIN_MAX>(chunk, threshold);
+        let mut seen = Seen { absmax: simd.splat(0.0), min: simd.splat(0.0), max: simd.splat(0.0) };
+        for (c, chunk) in chunks.iter().enumerate() {
+            seen = seen.and::<MIN_MAX>(simd, chunk, c * LANES..(c + 1) * LANES, threshold, outliers);
         }
-        lanes.add::<MIN_MAX>(&padded(tail), threshold);
-        let absmax = f32::from_bits(lanes.absmax.into_iter().fold(0, u32::max));
+        if !tail.is_empty() {
+            let columns = x.len() - tail.len()..x.len();
+            seen = seen.and::<MIN_MAX>(simd, &padded(tail), columns, threshold, outliers);
+        }
+        let lanes = |vector| {
+            let mut lanes = [0.0; LANES];
+            simd.store(vector, &mut lanes);
+            lanes.into_iter()
+        };
+        // Without their signs floats are ordered as their bits are, infinity and then NaN at the end.
+        let absmax = f32::from_bits(lanes(seen.absmax).map(f32::to_bits).fold(0, u32::max));
         Self {
             absmax: if absmax.is_nan() { f32::NAN } else { absmax },
-            min: lanes.min.into_iter().fold(0.0, f32::min),
-            max: lanes.max.into_iter().fold(0.0, f32::max),
-            outliers: lanes.outliers.iter().sum::<u32>() as usize,
+            min: lanes(seen.min).fold(0.0, f32::min),
+            max: lanes(seen.max).fold(0.0, f32::max),
         }
     }
 }
 
-#[derive(Default)]
-struct ExtentLanes {
-    /// Without their signs floats are ordered as their bits are, infinity and then NaN at the end.
-    absmax: [u32; LANES],
-    min: [f32; LANES],
-    max: [f32; LANES],
-    outliers: [u32; LANES],
+/// An [`Extent`] lane by lane. Handed on by value, or it would live in memory.
+struct Seen<S: Simd> {
+    absmax: S::F32x16,
+    min: S::F32x16,
+    max: S::F32x16,
 }
 
-impl ExtentLanes {
+impl<S: Simd> Seen<S> {
+    /// Takes in the elements of `columns`, the first ones of `chunk`.
     #[inline(always)]
-    fn add<const MIN_MAX: bool>(&mut self, x: &[f32; LANES], threshold: f32) {
-        for l in 0..LANES {
-            let outlier = x[l].abs() >= threshold;
-            let x = if outlier { 0.0 } else { x[l] };
-            self.outliers[l] += u32::from(outlier);
-            self.absmax[l] = self.absmax[l].max(x.abs().to_bits());
-            if MIN_MAX {
-                self.min[l] = if x < self.min[l] { x } else { self.min[l] };
-                self.max[l] = if x > self.max[l] { x } else { self.max[l] };
+    fn and<const MIN_MAX: bool>(
+        self,
+        simd: S,
+        chunk: &[f32; LANES],
+        columns: Range<usize>,
+        threshold: f32,
+        outliers: &mut Vec<Outlier>,
+    ) -> Self {
+        let Self { absmax, mut min, mut max } = self;
+        let mut x = simd.load(chunk);
+        let mask = simd.at_least(x, threshold);
+        if mask != 0 {
+            list_outliers(chunk, mask, columns, outliers);
+            x = simd.below(x, threshold);
+        }
+        if MIN_MAX {
+            (min, max) = (simd.min(x, min), simd.max(x, max));
+        }
+        Self { absmax: simd.max_magnitude(absmax, x), min, max }
+    }
+}
+
+/// Appends those of `columns`, the first ones of `x`, that `mask` has. Not inlined, so that a loop in which few chunks
+/// have any keeps its registers.
+#[inline(never)]
+fn list_outliers(x: &[f32; LANES], mask: u16, columns: Range<usize>, to: &mut Vec<Outlier>) {
+    for (l, (column, value)) in columns.zip(x).enumerate() {
+        if mask >> l & 1 == 1 {
+            to.push(Outlier { column: column as u32, slot: 0, value: *value });
+        }
+    }
+}
+
+/// Turns the elements of a row into numbers of steps.
+struct Steps<S: Simd> {
+    simd: S,
+    threshold: f32,
+    /// Steps per unit.
+    inverse: f32,
+}
+
+impl<S: Simd> Steps<S> {
+    /// Writes the codes of `x`, of which `split` makes as many as there are planes, and returns the sum of each plane.
+    #[inline(always)]
+    fn encode<const P: usize>(
+        &self,
+        x: &[f32],
+        planes: [&mut [i8]; P],
+        split: impl Fn(S::I32x16) -> [S::I32x16; P],
+    ) -> [i32; P] {
+        let Self { simd, threshold, inverse } = *self;
+        let (inverse, mut sums) = (simd.splat(inverse), [simd.splat_i32(0); P]);
+        let planes = planes.map(|plane| plane.as_chunks_mut::<LANES>());
+        let (chunks, tail) = x.as_chunks();
+        for (c, chunk) in chunks.iter().enumerate() {
+            let steps = simd.round(simd.mul(simd.below(simd.load(chunk), threshold), inverse));
+            let codes = split(steps);
+            for p in 0..P {
+                simd.store_i8(codes[p], &mut planes[p].0[c]);
+                sums[p] = simd.add_i32(sums[p], codes[p]);
             }
         }
-    }
-}
-
-#[inline(always)]
-fn list_outliers(x: &[f32], threshold: f32, to: &mut Vec<Outlier>) {
-    let is_outlier = |x: &f32| x.abs() >= threshold;
-    let (chunks, tail) = x.as_chunks::<LANES>();
-    let mut list = |x: &[f32], first: usize| {
-        for (i, value) in x.iter().enumerate().filter(|(_, value)| is_outlier(value)) {
-            to.push(Outlier { column: (first + i) as u32, slot: 0, value: *value });
+        // So few bytes add up to what f32 holds exactly.
+        let mut code_sums = sums.map(|sums| simd.sum(simd.to_f32(sums)) as i32);
+        if !tail.is_empty() {
+            let steps = simd.round(simd.mul(simd.below(simd.load(&padded(tail)), threshold), inverse));
+            let codes = split(steps);
+            for p in 0..P {
+                let mut bytes = [0; LANES];
+                simd.store_i8(codes[p], &mut bytes);
+                planes[p].1.copy_from_slice(&bytes[..tail.len()]);
+                code_sums[p] += planes[p].1.iter().map(|code| i32::from(*code)).sum::<i32>();
+            }
         }
-    };
-    for (chunk, x) in chunks.iter().enumerate() {
-        // Most chunks have none, and this test is vectorised.
-        if x.iter().fold(false, |any, x| any | is_outlier(x)) {
-            list(x, chunk * LANES);
-        }
+        code_sums
     }
-    list(tail, x.len() - tail.len());
-}
-
-/// Writes the codes of `x` and returns their sum.
-#[inline(always)]
-fn encode(x: &[f32], threshold: f32, inverse: f32, codes: &mut [i8]) -> i32 {
-    let mut sum = 0;
-    for (code, x) in codes.iter_mut().zip(x) {
-        let x = if x.abs() >= threshold { 0.0 } else { *x };
-        // |x · inverse| < 128, so the low byte of the rounded sum is the code in two's complement.
-        *code = (x * inverse + ROUND).to_bits() as i8;
-        sum += i32::from(*code);
-    }
-    sum
-}
-
-/// Writes the codes of `x` around `zero` and returns their sum.
-#[inline(always)]
-fn encode_asym(x: &[f32], threshold: f32, inverse: f32, zero: i32, codes: &mut [i8]) -> i32 {
-    let mut sum = 0;
-    for (code, x) in codes.iter_mut().zip(x) {
-        let x = if x.abs() >= threshold { 0.0 } else { *x };
-        let steps = ((x * inverse + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
-        *code = (steps + zero).clamp(-128, 127) as i8;
-        sum += i32::from(*code);
-    }
-    sum
-}
-
-/// Writes the two bytes of each code of `x` and returns their sums.
-#[inline(always)]
-fn encode_x2(x: &[f32], threshold: f32, inverse: f32, high: &mut [i8], low: &mut [i8]) -> (i32, i32) {
-    let (mut high_sum, mut low_sum) = (0, 0);
-    for ((high, low), x) in high.iter_mut().zip(low).zip(x) {
-        let x = if x.abs() >= threshold { 0.0 } else { *x };
-        let q = ((x * inverse + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
-        let h = (q + 64) >> 7;
-        let l = q - (h << 7);
-        (*high, *low) = (h as i8, l as i8);
-        high_sum += h;
-        low_sum += l;
-    }
-    (high_sum, low_sum)
 }
 
 #[cfg(test)]
