@@ -72,6 +72,9 @@ pub(crate) trait Simd: Copy + Send + Sync {
 
     fn add_i32(self, a: Self::I32x16, b: Self::I32x16) -> Self::I32x16;
 
+    /// All lanes together; the sum may wrap.
+    fn sum_i32(self, x: Self::I32x16) -> i32;
+
     /// `high` and `low` of `x = 128 · high + low`, `low` in `-64..64`.
     fn high_low(self, x: Self::I32x16) -> [Self::I32x16; 2];
 
@@ -231,6 +234,11 @@ impl Simd for Scalar {
     #[inline(always)]
     fn add_i32(self, a: [i32; LANES], b: [i32; LANES]) -> [i32; LANES] {
         std::array::from_fn(|l| a[l].wrapping_add(b[l]))
+    }
+
+    #[inline(always)]
+    fn sum_i32(self, x: [i32; LANES]) -> i32 {
+        x.into_iter().fold(0, i32::wrapping_add)
     }
 
     #[inline(always)]
@@ -480,6 +488,14 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn sum_i32(self, x: [__m256i; 2]) -> i32 {
+            let mut lanes = [0; 8];
+            // SAFETY: `self` proves AVX2; eight writable lanes; `storeu` needs no alignment.
+            unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), _mm256_add_epi32(x[0], x[1])) };
+            lanes.into_iter().fold(0, i32::wrapping_add)
+        }
+
+        #[inline(always)]
         fn high_low(self, x: [__m256i; 2]) -> [[__m256i; 2]; 2] {
             // SAFETY: `self` proves AVX2.
             unsafe {
@@ -726,6 +742,12 @@ mod x86 {
         fn add_i32(self, a: __m512i, b: __m512i) -> __m512i {
             // SAFETY: `self` proves AVX-512F.
             unsafe { _mm512_add_epi32(a, b) }
+        }
+
+        #[inline(always)]
+        fn sum_i32(self, x: __m512i) -> i32 {
+            // SAFETY: `self` proves AVX-512F.
+            unsafe { _mm512_reduce_add_epi32(x) }
         }
 
         #[inline(always)]

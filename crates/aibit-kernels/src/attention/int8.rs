@@ -480,16 +480,15 @@ fn weights_of<S: Simd>(
             encoded[r] = Codes { sums: [0; 2], scale };
             continue;
         };
-        let mut code_sums = [[0; BLOCK]; 2];
+        let inverse = simd.splat(inverse);
+        let mut code_sums = [simd.splat_i32(0); 2];
         for (block, [high, low]) in scores.iter().zip(weights) {
-            for l in 0..BLOCK {
-                let codes = bytes(block[l], inverse);
-                (high[l], low[l]) = (codes[0] as i8, codes[1] as i8);
-                code_sums[0][l] += codes[0];
-                code_sums[1][l] += codes[1];
-            }
+            let [high_codes, low_codes] = simd.high_low(simd.round(simd.mul(simd.load(block), inverse)));
+            simd.store_i8(high_codes, high);
+            simd.store_i8(low_codes, low);
+            code_sums = [simd.add_i32(code_sums[0], high_codes), simd.add_i32(code_sums[1], low_codes)];
         }
-        encoded[r] = Codes { sums: code_sums.map(|sums| sums.iter().sum()), scale };
+        encoded[r] = Codes { sums: code_sums.map(|sums| simd.sum_i32(sums)), scale };
     }
     encoded
 }

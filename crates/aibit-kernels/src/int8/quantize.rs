@@ -430,8 +430,7 @@ impl<S: Simd> Steps<S> {
                 sums[p] = simd.add_i32(sums[p], codes[p]);
             }
         }
-        // So few bytes add up to what f32 holds exactly.
-        let mut code_sums = sums.map(|sums| simd.sum(simd.to_f32(sums)) as i32);
+        let mut code_sums = sums.map(|sums| simd.sum_i32(sums));
         if !tail.is_empty() {
             let steps = simd.round(simd.mul(simd.below(simd.load(&padded(tail)), threshold), inverse));
             let codes = split(steps);
