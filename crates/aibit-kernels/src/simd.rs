@@ -4,6 +4,8 @@
 
 use half::{bf16, f16};
 
+use crate::math::ROUND;
+
 /// The number of lanes that a sum over `k` is spread over, on every instruction set.
 pub(crate) const LANES: usize = 16;
 
@@ -228,7 +230,7 @@ impl Simd for Scalar {
 
     #[inline(always)]
     fn round(self, x: [f32; LANES]) -> [i32; LANES] {
-        x.map(|x| x.round_ties_even() as i32)
+        x.map(|x| ((x + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32))
     }
 
     #[inline(always)]

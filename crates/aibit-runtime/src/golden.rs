@@ -55,8 +55,8 @@ pub struct GoldenTokenizer {
     pub cases: Vec<GoldenText>,
     /// SHA-256 over the ids (u32, little-endian, `u32::MAX` after each) of every token's own text.
     pub vocabulary_sha256: String,
-    /// SHA-256 over the rules of `tokenizer.json`: the keys of [`RULES`], their values as compact JSON with sorted
-    /// keys. Texts cannot reach the order of every pair of merges.
+    /// SHA-256 over the rules of `tokenizer.json`, those under `added_tokens`, `normalizer`, `pre_tokenizer` and `model`,
+    /// as compact JSON with sorted keys (`docs/format.md` says how). Texts cannot reach the order of every pair of merges.
     pub rules_sha256: String,
 }
 
@@ -82,7 +82,7 @@ pub struct GoldenRun {
     pub top: Vec<(u32, f32)>,
 }
 
-/// One comparison made by [`replay`].
+/// One comparison made by [`Golden::replay`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Check {
     /// What was compared.

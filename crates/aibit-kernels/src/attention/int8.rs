@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::AttentionShape;
 use crate::{
+    int8::Steps,
     isa::{Isa, dispatch},
     math::{ROUND, exp},
     simd::{LANES, Simd},
@@ -175,7 +176,7 @@ pub fn store_kv_int8(
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "a head of a batch at a position, buffers and a cache")]
 fn store_head<S: Simd>(
-    _: S,
+    simd: S,
     shape: &AttentionShape,
     head: usize,
     qkv: &[f32],
@@ -205,7 +206,7 @@ fn store_head<S: Simd>(
             let [a, b, c, d] = quads.map(u32::from_le_bytes);
             line[at..at + 4].copy_from_slice(&(a | b << 2 | c << 4 | d << 6).to_le_bytes());
         }
-        cache.value_scales[position] = quantize(value, value_codes);
+        cache.value_scales[position] = quantize(simd, value, value_codes);
         let width = 4 * LANES * d.div_ceil(LANES);
         let lines = &mut cache.values[position / QUAD * width..][..width];
         for (places, code) in lines.as_chunks_mut::<QUAD>().0.iter_mut().zip(&*value_codes) {
@@ -395,7 +396,7 @@ fn score<S: Simd, const MR: usize>(
     let mut starts = [[simd.splat_i32(0); 3]; MR];
     let mut scales = [0.0; MR];
     for r in 0..MR {
-        let query = quantize_x2(group.query(row + r), high, low);
+        let query = quantize_x2(simd, group.query(row + r), high, low);
         scales[r] = query.scale;
         // Takes back what making the keys' codes unsigned adds.
         let [high_sum, low_sum] = query.sums;
@@ -600,31 +601,19 @@ struct Codes {
 
 /// Writes the two bytes of each code of `x`, then zeros.
 #[inline(always)]
-fn quantize_x2(x: &[f32], high: &mut [i8], low: &mut [i8]) -> Codes {
+fn quantize_x2<S: Simd>(simd: S, x: &[f32], high: &mut [i8], low: &mut [i8]) -> Codes {
     let (scale, inverse) = scale_and_inverse(absmax(x), STEPS_X2, STEPS_X2);
-    let mut sums = [0; 2];
-    if let Some(inverse) = inverse {
-        high[x.len()..].fill(0);
-        low[x.len()..].fill(0);
-        for ((high, low), x) in high.iter_mut().zip(low).zip(x) {
-            let [h, l] = bytes(*x, inverse);
-            (*high, *low) = (h as i8, l as i8);
-            sums[0] += h;
-            sums[1] += l;
-        }
-    } else {
+    let Some(inverse) = inverse else {
         high.fill(0);
         low.fill(0);
-    }
+        return Codes { sums: [0; 2], scale };
+    };
+    let ((high, high_rest), (low, low_rest)) = (high.split_at_mut(x.len()), low.split_at_mut(x.len()));
+    high_rest.fill(0);
+    low_rest.fill(0);
+    let sums =
+        Steps { simd, threshold: f32::NAN, inverse }.encode(x, [high, low], |steps| simd.high_low(steps));
     Codes { sums, scale }
-}
-
-/// The two bytes, `128 · high + low`, of `x · inverse` rounded.
-#[inline(always)]
-fn bytes(x: f32, inverse: f32) -> [i32; 2] {
-    let q = ((x * inverse + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
-    let high = (q + 64) >> 7;
-    [high, q - (high << 7)]
 }
 
 /// Writes the byte and the two bits of each code of `x` (`low + 2`), then those of zeros; returns the scale of the bytes.
@@ -647,13 +636,10 @@ fn quantize_key(x: &[f32], high: &mut [i8], low: &mut [u8]) -> f32 {
 
 /// Writes the codes of `x` and returns its scale.
 #[inline(always)]
-fn quantize(x: &[f32], codes: &mut [i8]) -> f32 {
+fn quantize<S: Simd>(simd: S, x: &[f32], codes: &mut [i8]) -> f32 {
     let (scale, inverse) = scale_and_inverse(absmax(x), 127.0, 127.0);
     if let Some(inverse) = inverse {
-        for (code, x) in codes.iter_mut().zip(x) {
-            // |x · inverse| < 128, so the low byte of the rounded sum is the code in two's complement.
-            *code = (x * inverse + ROUND).to_bits() as i8;
-        }
+        Steps { simd, threshold: f32::NAN, inverse }.encode(x, [codes], |steps| [steps]);
     } else {
         codes.fill(0);
     }
@@ -683,6 +669,7 @@ fn scale_and_inverse(absmax: f32, units: f32, steps: f32) -> (f32, Option<f32>) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::simd::Scalar;
 
     const SHAPE: AttentionShape =
         AttentionShape { n_head: 1, n_kv_head: 1, head_dim: 5, scale: 0.5, capacity: 17 };
@@ -765,10 +752,10 @@ mod tests {
             assert_eq!(quantize_key(&x, &mut high, &mut low).total_cmp(&scale), std::cmp::Ordering::Equal);
             assert_eq!((high, low), ([0; 4], [2; 4]));
             let mut codes = [9; 2];
-            assert_eq!(quantize(&x, &mut codes).total_cmp(&scale), std::cmp::Ordering::Equal);
+            assert_eq!(quantize(Scalar, &x, &mut codes).total_cmp(&scale), std::cmp::Ordering::Equal);
             assert_eq!(codes, [0; 2]);
             let (mut high, mut low) = ([9; 4], [9; 4]);
-            let query = quantize_x2(&x, &mut high, &mut low);
+            let query = quantize_x2(Scalar, &x, &mut high, &mut low);
             assert_eq!(query.scale.total_cmp(&scale), std::cmp::Ordering::Equal);
             assert_eq!((high, low, query.sums), ([0; 4], [0; 4], [0; 2]));
         }
@@ -777,7 +764,7 @@ mod tests {
     #[test]
     fn a_query_keeps_fourteen_bits() {
         let (mut high, mut low) = ([9; 8], [9; 8]);
-        let query = quantize_x2(&[16256.0, -16256.0, 64.0, -65.0, 1.5], &mut high, &mut low);
+        let query = quantize_x2(Scalar, &[16256.0, -16256.0, 64.0, -65.0, 1.5], &mut high, &mut low);
         assert_eq!(high, [127, -127, 1, -1, 0, 0, 0, 0]);
         assert_eq!(low, [0, 0, -64, 63, 2, 0, 0, 0]);
         assert_eq!(query, Codes { sums: [0, 1], scale: 1.0 });

@@ -10,6 +10,7 @@ mod scalar;
 use std::cell::RefCell;
 use std::ops::Range;
 
+pub(crate) use quantize::Steps;
 pub use quantize::{ActivationPrecision, QuantizedRows, quantize_rows};
 
 use crate::{

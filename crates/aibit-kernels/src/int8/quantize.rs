@@ -402,17 +402,18 @@ fn list_outliers(x: &[f32; LANES], mask: u16, columns: Range<usize>, to: &mut Ve
 }
 
 /// Turns the elements of a row into numbers of steps.
-struct Steps<S: Simd> {
-    simd: S,
-    threshold: f32,
+pub(crate) struct Steps<S: Simd> {
+    pub(crate) simd: S,
+    /// The magnitude from which on elements count as zero; NaN: none does.
+    pub(crate) threshold: f32,
     /// Steps per unit.
-    inverse: f32,
+    pub(crate) inverse: f32,
 }
 
 impl<S: Simd> Steps<S> {
     /// Writes the codes of `x`, of which `split` makes as many as there are planes, and returns the sum of each plane.
     #[inline(always)]
-    fn encode<const P: usize>(
+    pub(crate) fn encode<const P: usize>(
         &self,
         x: &[f32],
         planes: [&mut [i8]; P],
