@@ -178,6 +178,17 @@ impl Metadata {
         })
     }
 
+    /// An array of 32-bit floats, if the key is there.
+    ///
+    /// # Errors
+    /// [`GgufError::Metadata`] for another type.
+    pub fn floats(&self, key: &str) -> Result<Option<&[f32]>, GgufError> {
+        self.typed(key, "an array of 32-bit floats", |value| match value {
+            Value::Array(Array::F32(v)) => Some(v.as_slice()),
+            _ => None,
+        })
+    }
+
     fn typed<'a, T>(
         &'a self,
         key: &str,

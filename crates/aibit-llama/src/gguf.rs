@@ -2,7 +2,7 @@
 //!
 //! Source: llama.cpp, `gguf-py/gguf/constants.py`, `conversion/llama.py` and `conversion/qwen.py`.
 
-use aibit_gguf::{GgmlType, Gguf, GgufError, Metadata, TensorNames, Value};
+use aibit_gguf::{GgmlType, Gguf, GgufError, Metadata, TensorNames, Value, special_ids};
 use serde_json::json;
 
 use crate::{LlamaConfig, ModelType, Rope, RopeScaling};
@@ -126,6 +126,7 @@ pub fn gguf_config(gguf: &Gguf, file: &[u8], vocabulary: usize) -> Result<serde_
             bad(FACTORS, "are not the factors of Llama 3, which are the only ones supported")
         })?;
     }
+    let specials = special_ids(metadata)?;
     let has_bias = |name: &str| gguf.tensor(&format!("blk.0.{name}.bias")).is_some();
     Ok(json!({
         "model_type": model_type.name(),
@@ -144,8 +145,8 @@ pub fn gguf_config(gguf: &Gguf, file: &[u8], vocabulary: usize) -> Result<serde_
         "attention_bias": has_bias("attn_output"),
         "mlp_bias": has_bias("ffn_down"),
         "tie_word_embeddings": gguf.tensor("output.weight").is_none(),
-        "bos_token_id": metadata.integer("tokenizer.ggml.bos_token_id")?,
-        "eos_token_id": metadata.integer("tokenizer.ggml.eos_token_id")?,
+        "bos_token_id": specials.bos,
+        "eos_token_id": specials.eos,
     }))
 }
 

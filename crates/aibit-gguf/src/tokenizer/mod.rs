@@ -1,10 +1,12 @@
 //! Tokenizers: the `tokenizer.ggml.*` keys of a GGUF file to the `tokenizer.json` of Hugging Face, and back.
 //!
-//! Byte-level BPE only, the model `gpt2` of a GGUF file, with the pre-tokenizers of [`pre_tokenizer`].
+//! Byte-level BPE, the model `gpt2` of a GGUF file, with the pre-tokenizers of [`pre_tokenizer`]; and, to `tokenizer.json`
+//! only, SentencePiece's BPE, the model `llama`.
 
 mod byte_alphabet;
 mod from_json;
 mod pre_tokenizer;
+mod sentencepiece;
 mod special_ids;
 mod to_json;
 
@@ -22,6 +24,8 @@ const PRE: &str = "tokenizer.ggml.pre";
 const TOKENS: &str = "tokenizer.ggml.tokens";
 const TOKEN_TYPE: &str = "tokenizer.ggml.token_type";
 const MERGES: &str = "tokenizer.ggml.merges";
+const SCORES: &str = "tokenizer.ggml.scores";
+const ADD_SPACE_PREFIX: &str = "tokenizer.ggml.add_space_prefix";
 const BOS: &str = "tokenizer.ggml.bos_token_id";
 const EOS: &str = "tokenizer.ggml.eos_token_id";
 const UNK: &str = "tokenizer.ggml.unknown_token_id";
@@ -67,7 +71,10 @@ fn bad(key: &str, problem: String) -> GgufError {
     GgufError::Metadata { key: key.to_owned(), problem }
 }
 
-/// How the tokenizer of a GGUF file splits texts.
+/// What `tokenizer.ggml.model` says of a tokenizer that is SentencePiece's BPE.
+const SENTENCEPIECE: &str = "llama";
+
+/// How the byte-level tokenizer of a GGUF file splits texts.
 ///
 /// # Errors
 /// [`GgufError::Metadata`] for anything but byte-level BPE with a known pre-tokenizer.
@@ -75,14 +82,14 @@ fn pre_tokenizer_of(metadata: &Metadata) -> Result<&'static PreTokenizer, GgufEr
     let model = required(MODEL, metadata.string(MODEL)?)?;
     let kind = match model {
         "gpt2" => None,
-        "llama" => Some("SentencePiece"),
         "bert" => Some("WordPiece"),
         "t5" => Some("Unigram"),
         _ => Some("of a kind of its own"),
     };
     if let Some(kind) = kind {
         let problem = format!(
-            "is {} ({kind}); only byte-level BPE, `gpt2`, is read: use the original checkpoint of the model",
+            "is {} ({kind}); only byte-level BPE, `gpt2`, and SentencePiece's, `llama`, are read: use the original \
+             checkpoint of the model",
             quoted(model)
         );
         return Err(bad(MODEL, problem));

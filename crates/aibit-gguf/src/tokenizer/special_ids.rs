@@ -1,6 +1,6 @@
 //! The tokens that have a part in prompts and in the end of a text.
 
-use super::{ADD_BOS, ADD_EOS, BOS, CHAT_TEMPLATE, EOS, EOT, MODEL, PAD, TOKENS, UNK};
+use super::{ADD_BOS, ADD_EOS, BOS, CHAT_TEMPLATE, EOS, EOT, MODEL, PAD, SENTENCEPIECE, TOKENS, UNK};
 use super::{bad, pre_tokenizer_of, required};
 use crate::{GgufError, Metadata};
 
@@ -40,8 +40,8 @@ const END_OF_TURN: [&str; 9] = [
 
 /// The special tokens of a GGUF file.
 ///
-/// What the file leaves open is as in llama.cpp: `add_bos` and `add_eos` follow from the kind of tokenizer, and `eot`
-/// is the token that is written like one. Other tokens that the file does not name are `None`: llama.cpp takes
+/// What the file leaves open is as in llama.cpp: `add_bos` and `add_eos` follow from the kind of tokenizer, `eot`
+/// is the token that is written like one, and SentencePiece's first three are `unk`, `bos` and `eos`. Other tokens that the file does not name are `None`: llama.cpp takes
 /// number 11, which is right for few models.
 ///
 /// # Errors
@@ -49,8 +49,9 @@ const END_OF_TURN: [&str; 9] = [
 /// `add_bos_token` or `add_eos_token` without the token.
 pub fn special_ids(metadata: &Metadata) -> Result<SpecialIds, GgufError> {
     let tokens = required(TOKENS, metadata.strings(TOKENS)?)?;
-    let (bos_by_default, eos_by_default) = match required(MODEL, metadata.string(MODEL)?)? {
-        "llama" | "bert" => (true, false),
+    let model = required(MODEL, metadata.string(MODEL)?)?;
+    let (bos_by_default, eos_by_default) = match model {
+        SENTENCEPIECE | "bert" => (true, false),
         "t5" => (false, true),
         "rwkv" => (false, false),
         _ => (pre_tokenizer_of(metadata)?.add_bos, false),
@@ -61,7 +62,10 @@ pub fn special_ids(metadata: &Metadata) -> Result<SpecialIds, GgufError> {
         }
         id => Ok(id.map(|id| id as u32)),
     };
-    let (bos, eos) = (id(BOS)?, id(EOS)?);
+    // SentencePiece's trainer gives these places to them.
+    let by_default =
+        |place: u32| (model == SENTENCEPIECE && (place as usize) < tokens.len()).then_some(place);
+    let (bos, eos) = (id(BOS)?.or(by_default(1)), id(EOS)?.or(by_default(2)));
     let add = |key, token: Option<u32>, token_key, default: bool| match (metadata.boolean(key)?, token) {
         (Some(true), None) => Err(bad(key, format!("is true, but there is no `{token_key}`"))),
         (add, token) => Ok(token.is_some() && add.unwrap_or(default)),
@@ -73,7 +77,7 @@ pub fn special_ids(metadata: &Metadata) -> Result<SpecialIds, GgufError> {
     Ok(SpecialIds {
         bos,
         eos,
-        unk: id(UNK)?,
+        unk: id(UNK)?.or(by_default(0)),
         pad: id(PAD)?,
         eot: id(EOT)?.or_else(end_of_turn),
         add_bos: add(ADD_BOS, bos, BOS, bos_by_default)?,

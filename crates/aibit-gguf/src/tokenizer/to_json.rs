@@ -6,27 +6,32 @@ use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::pre_tokenizer::{self, Step};
-use super::{AddedToken, MERGES, TOKEN_TYPE, TOKENS};
-use super::{bad, byte_alphabet, pre_tokenizer_of, quoted, required, special_ids, token_type};
+use super::{AddedToken, MERGES, MODEL, SENTENCEPIECE, TOKEN_TYPE, TOKENS};
+use super::{bad, byte_alphabet, pre_tokenizer_of, quoted, required, sentencepiece, special_ids, token_type};
 use crate::{GgufError, Metadata};
 
 /// The `tokenizer.json` of the Hugging Face library that says what the `tokenizer.ggml.*` keys say.
 ///
 /// Texts get the ids that llama.cpp gives them; special tokens are searched for in every text; what
 /// comes before a prompt is the post-processor's.
-/// Where they can differ: letters and digits that are newer than Unicode 15, which llama.cpp takes for signs; the
+/// Where they can differ, byte-level: letters and digits that are newer than Unicode 15, which llama.cpp takes for signs; the
 /// long s, U+017F, after an apostrophe, which the models' own expressions take for a contraction; and a text in
-/// which two added tokens overlap.
+/// which two added tokens overlap. SentencePiece's: a text in which two places of the same score overlap, of which
+/// llama.cpp takes the left one and the library that of the merge it knows first; and a token that holds a character
+/// which is none, as no trained vocabulary has it.
 ///
 /// # Errors
-/// [`GgufError::Metadata`] for a tokenizer that is not byte-level BPE (`gpt2`), an unknown pre-tokenizer, missing
-/// keys, and keys that contradict themselves or each other.
+/// [`GgufError::Metadata`] for a tokenizer that is neither byte-level BPE (`gpt2`) nor SentencePiece's (`llama`), an unknown
+/// pre-tokenizer, missing keys, and keys that contradict themselves or each other.
 pub fn tokenizer_json(metadata: &Metadata) -> Result<Vec<u8>, GgufError> {
+    if metadata.string(MODEL)? == Some(SENTENCEPIECE) {
+        return sentencepiece::tokenizer_json(metadata);
+    }
     let pre_tokenizer = pre_tokenizer_of(metadata)?;
     let tokens = required(TOKENS, metadata.strings(TOKENS)?)?;
     let types = required(TOKEN_TYPE, metadata.integers(TOKEN_TYPE)?)?;
     let ids = ids(tokens)?;
-    let added_tokens = added_tokens(tokens, types)?;
+    let added_tokens = added_tokens(tokens, types, byte_alphabet::is_written_in_it, "the byte alphabet")?;
     let merges = merges(required(MERGES, metadata.strings(MERGES)?)?, &ids)?;
 
     let without_token = byte_alphabet::without_token(|token| ids.contains_key(token));
@@ -36,14 +41,18 @@ pub fn tokenizer_json(metadata: &Metadata) -> Result<Vec<u8>, GgufError> {
         truncation: (),
         padding: (),
         added_tokens,
-        normalizer: (),
-        pre_tokenizer: pre_tokenizer::steps(pre_tokenizer.splitting, &without_token),
-        post_processor: post_processor(byte_level(false), metadata, tokens)?,
-        decoder: byte_level(true),
+        normalizer: Value::Null,
+        pre_tokenizer: json!(pre_tokenizer::steps(pre_tokenizer.splitting, &without_token)),
+        post_processor: match prompts_prefix(metadata, tokens)? {
+            // Offsets are the library's business.
+            None => json!(byte_level(false)),
+            Some(prefix) => json!({ "type": "Sequence", "processors": [byte_level(false), prefix] }),
+        },
+        decoder: json!(byte_level(true)),
         model: Model {
             kind: "BPE",
             dropout: (),
-            unk_token: (),
+            unk_token: None,
             continuing_subword_prefix: (),
             end_of_word_suffix: (),
             fuse_unk: false,
@@ -53,23 +62,22 @@ pub fn tokenizer_json(metadata: &Metadata) -> Result<Vec<u8>, GgufError> {
             merges,
         },
     };
-    serde_json::to_vec(&file).map_err(|e| GgufError::TokenizerJson { problem: e.to_string() })
+    file.to_json()
 }
 
-/// What comes before the text of a prompt; offsets are the library's business.
-fn post_processor(offsets: Step, metadata: &Metadata, tokens: &[String]) -> Result<Value, GgufError> {
+/// The step that puts a token before the text of a prompt, if there is one.
+pub(super) fn prompts_prefix(metadata: &Metadata, tokens: &[String]) -> Result<Option<Value>, GgufError> {
     let specials = special_ids(metadata)?;
-    let Some(id) = specials.bos.filter(|_| specials.add_bos) else { return Ok(json!(offsets)) };
+    let Some(id) = specials.bos.filter(|_| specials.add_bos) else { return Ok(None) };
     let token = &tokens[id as usize];
     let [bos, a, b] =
         [json!({"SpecialToken": {"id": token, "type_id": 0}}), sequence("A", 0), sequence("B", 1)];
-    let template = json!({
+    Ok(Some(json!({
         "type": "TemplateProcessing",
         "single": [bos, a],
         "pair": [bos, a, b],
         "special_tokens": { token: { "id": token, "ids": [id], "tokens": [token] } },
-    });
-    Ok(json!({ "type": "Sequence", "processors": [offsets, template] }))
+    })))
 }
 
 fn sequence(id: &str, type_id: u32) -> Value {
@@ -77,33 +85,39 @@ fn sequence(id: &str, type_id: u32) -> Value {
 }
 
 #[derive(Serialize)]
-struct File<'a> {
-    version: &'static str,
-    truncation: (),
-    padding: (),
-    added_tokens: Vec<AddedToken>,
-    normalizer: (),
-    pre_tokenizer: Step,
-    post_processor: Value,
-    decoder: Step,
-    model: Model<'a>,
+pub(super) struct File<'a> {
+    pub(super) version: &'static str,
+    pub(super) truncation: (),
+    pub(super) padding: (),
+    pub(super) added_tokens: Vec<AddedToken>,
+    pub(super) normalizer: Value,
+    pub(super) pre_tokenizer: Value,
+    pub(super) post_processor: Value,
+    pub(super) decoder: Value,
+    pub(super) model: Model<'a>,
+}
+
+impl File<'_> {
+    pub(super) fn to_json(&self) -> Result<Vec<u8>, GgufError> {
+        serde_json::to_vec(self).map_err(|e| GgufError::TokenizerJson { problem: e.to_string() })
+    }
 }
 
 #[derive(Serialize)]
-struct Model<'a> {
+pub(super) struct Model<'a> {
     #[serde(rename = "type")]
-    kind: &'static str,
-    dropout: (),
-    unk_token: (),
-    continuing_subword_prefix: (),
-    end_of_word_suffix: (),
-    fuse_unk: bool,
-    byte_fallback: bool,
-    ignore_merges: bool,
+    pub(super) kind: &'static str,
+    pub(super) dropout: (),
+    pub(super) unk_token: Option<&'a str>,
+    pub(super) continuing_subword_prefix: (),
+    pub(super) end_of_word_suffix: (),
+    pub(super) fuse_unk: bool,
+    pub(super) byte_fallback: bool,
+    pub(super) ignore_merges: bool,
     /// All of them, the added ones too: the library numbers those that it does not find here by itself.
     #[serde(serialize_with = "numbered")]
-    vocab: &'a [String],
-    merges: Vec<[&'a str; 2]>,
+    pub(super) vocab: &'a [String],
+    pub(super) merges: Vec<[&'a str; 2]>,
 }
 
 /// Tokens with their ids, in the order of the ids.
@@ -112,7 +126,7 @@ fn numbered<S: Serializer>(tokens: &&[String], serializer: S) -> Result<S::Ok, S
 }
 
 /// The ids of tokens that are all different.
-fn ids(tokens: &[String]) -> Result<HashMap<&str, u32>, GgufError> {
+pub(super) fn ids(tokens: &[String]) -> Result<HashMap<&str, u32>, GgufError> {
     if tokens.is_empty() || u32::try_from(tokens.len()).is_err() {
         return Err(bad(TOKENS, format!("has {} tokens", tokens.len())));
     }
@@ -128,8 +142,13 @@ fn ids(tokens: &[String]) -> Result<HashMap<&str, u32>, GgufError> {
     Ok(ids)
 }
 
-/// The tokens that stand for themselves; the others must be written in the byte alphabet.
-fn added_tokens(tokens: &[String], types: &[i32]) -> Result<Vec<AddedToken>, GgufError> {
+/// The tokens that stand for themselves; the others must be written in an alphabet.
+pub(super) fn added_tokens(
+    tokens: &[String],
+    types: &[i32],
+    is_written: impl Fn(&str) -> bool,
+    alphabet: &str,
+) -> Result<Vec<AddedToken>, GgufError> {
     if types.len() != tokens.len() {
         let problem = format!("has {} values, but there are {} tokens", types.len(), tokens.len());
         return Err(bad(TOKEN_TYPE, problem));
@@ -137,10 +156,9 @@ fn added_tokens(tokens: &[String], types: &[i32]) -> Result<Vec<AddedToken>, Ggu
     let mut added = Vec::new();
     for ((token, &kind), id) in tokens.iter().zip(types).zip(0..) {
         let special = match kind {
-            token_type::NORMAL | token_type::BYTE if byte_alphabet::is_written_in_it(token) => continue,
+            token_type::NORMAL | token_type::BYTE if is_written(token) => continue,
             token_type::NORMAL | token_type::BYTE => {
-                let problem =
-                    format!("has {} at {id}, which is not written in the byte alphabet", quoted(token));
+                let problem = format!("has {} at {id}, which is not written in {alphabet}", quoted(token));
                 return Err(bad(TOKENS, problem));
             }
             token_type::UNUSED => continue,

@@ -5,6 +5,7 @@ mod damage;
 mod hostile;
 mod kinds;
 mod round_trip;
+mod sentencepiece;
 mod support;
 mod tokenizer;
 mod types;

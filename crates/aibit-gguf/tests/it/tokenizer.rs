@@ -16,7 +16,7 @@ const MERGES: &str = "tokenizer.ggml.merges";
 const BOS: &str = "tokenizer.ggml.bos_token_id";
 const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
 
-fn fixture(path: &str) -> Vec<u8> {
+pub(crate) fn fixture(path: &str) -> Vec<u8> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures");
     std::fs::read(root.join(path)).expect("a fixture")
 }
@@ -29,11 +29,11 @@ fn metadata_of(keys: Vec<(String, Value)>) -> Metadata {
     metadata
 }
 
-fn library(json: &[u8]) -> Tokenizer {
+pub(crate) fn library(json: &[u8]) -> Tokenizer {
     Tokenizer::from_bytes(json).expect("a tokenizer.json that the library reads")
 }
 
-fn ids(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
+pub(crate) fn ids(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
     tokenizer.encode_fast(text, false).expect("encoded").get_ids().to_vec()
 }
 
@@ -341,9 +341,7 @@ fn the_first_of_two_merges_counts_in_gguf_and_the_last_in_json() {
 
 #[test]
 fn other_tokenizers_are_refused_by_name() {
-    for (model, kind) in
-        [("llama", "SentencePiece"), ("bert", "WordPiece"), ("t5", "Unigram"), ("rwkv", "rwkv")]
-    {
+    for (model, kind) in [("bert", "WordPiece"), ("t5", "Unigram"), ("rwkv", "rwkv")] {
         let metadata = with(MODEL, string(model));
         check_error(tokenizer_json(&metadata), kind);
         check_error(tokenizer_json(&metadata), "use the original checkpoint");
@@ -427,6 +425,7 @@ fn special_ids_are_read_with_the_defaults_of_llama_cpp() {
     assert!(!special_ids(&without(BOS)).expect("special ids").add_bos, "no token to begin with");
     let sentencepiece = special_ids(&with(MODEL, string("llama"))).expect("special ids");
     assert!(sentencepiece.add_bos && !sentencepiece.add_eos);
+    assert_eq!((sentencepiece.unk, sentencepiece.bos, sentencepiece.eos), (Some(0), Some(258), Some(2)));
 }
 
 #[test]

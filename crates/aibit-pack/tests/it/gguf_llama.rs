@@ -6,7 +6,7 @@ use std::fs;
 use aibit_format::Archive;
 use aibit_gguf::{Array, GgmlType, GgufLayout, Metadata, SpecialIds, Value, tokenizer_metadata};
 use aibit_pack::{ModelSource, PackOptions, pack};
-use aibit_runtime::{Model, PackageDefaults};
+use aibit_runtime::{Model, PackageDefaults, Tokenizer};
 
 use crate::support::fixture;
 
@@ -189,6 +189,41 @@ fn an_answer_ends_where_a_text_or_a_turn_does() {
     pack(&source, &target, &PackOptions::default(), &()).expect("packed");
     let archive = Archive::open(&target).expect("opened");
     assert_eq!(PackageDefaults::load(&archive).expect("defaults").stop_ids, [5, 7]);
+}
+
+/// The vocabulary of `golden/gguf-tokenizer/sentencepiece.json`, cut to this model's.
+#[test]
+fn a_tokenizer_of_sentencepiece_is_packed() {
+    let golden = fs::read(fixture("golden/gguf-tokenizer/sentencepiece.json")).expect("a fixture");
+    let golden: serde_json::Value = serde_json::from_slice(&golden).expect("JSON");
+    let first = |key: &str| golden[key].as_array().expect("an array")[..VOCABULARY].to_vec();
+    let mut parts = Parts::sound("llama");
+    for key in ["merges", "pre", "add_bos_token"] {
+        parts.remove(&format!("tokenizer.ggml.{key}"));
+    }
+    parts.metadata.set("tokenizer.ggml.model", Value::String("llama".into()));
+    let tokens = first("tokens").iter().map(|token| token.as_str().expect("a token").to_owned()).collect();
+    parts.metadata.set("tokenizer.ggml.tokens", Value::Array(Array::String(tokens)));
+    let scores = first("scores").iter().map(|score| score.as_f64().expect("a score") as f32).collect();
+    parts.metadata.set("tokenizer.ggml.scores", Value::Array(Array::F32(scores)));
+    let types = first("types").iter().map(|kind| kind.as_i64().expect("a type") as i32).collect();
+    parts.metadata.set("tokenizer.ggml.token_type", Value::Array(Array::I32(types)));
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let (path, target) = (folder.path().join("model.gguf"), folder.path().join("model.aibit"));
+    fs::write(&path, parts.file()).expect("written");
+    let source = ModelSource::open(&path).expect("a model");
+    pack(&source, &target, &PackOptions::default(), &()).expect("packed");
+    let tokenizer = Tokenizer::load(&Archive::open(&target).expect("opened")).expect("a tokenizer");
+    // `\u{c}` is no token here: its byte is. A prompt begins with `<s>`.
+    let text = " a  long\u{c}end\n";
+    let ids = tokenizer.encode(text).expect("encoded");
+    assert!(ids.contains(&15), "{ids:?}");
+    assert_eq!(tokenizer.decode(&ids), text);
+    assert_eq!(tokenizer.encode_prompt(text).expect("encoded"), [&[1], &ids[..]].concat());
+    assert_eq!(
+        PackageDefaults::load(&Archive::open(&target).expect("opened")).expect("defaults").stop_ids,
+        [2]
+    );
 }
 
 #[test]
@@ -453,7 +488,7 @@ fn tokenizers_that_do_not_fit_are_refused() {
     check_refused(|parts| parts.remove("tokenizer.ggml.tokens"), &["tokenizer.ggml.tokens", "is missing"]);
     check_refused(
         |parts| parts.metadata.set("tokenizer.ggml.model", Value::String("llama".into())),
-        &["SentencePiece"],
+        &["tokenizer.ggml.scores", "is missing"],
     );
     check_refused(
         |parts| parts.metadata.set("general.architecture", Value::U32(1)),

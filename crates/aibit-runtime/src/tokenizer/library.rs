@@ -19,8 +19,11 @@ pub(super) struct Library {
 enum Spelling {
     /// Each byte as a character of the byte alphabet.
     ByteAlphabet,
-    /// As SentencePiece does: `▁` for a space, of which a text has one before it, and `<0x..>` for single bytes.
-    Sentencepiece,
+    /// As SentencePiece does: `▁` for a space, and `<0x..>` for single bytes.
+    Sentencepiece {
+        /// Whether there is a space before every text, which does not belong to it.
+        has_prefix: bool,
+    },
 }
 
 const SPACE: char = '\u{2581}';
@@ -61,7 +64,9 @@ impl Library {
         let text = String::from_utf8_lossy(bytes);
         match self.spelling {
             Spelling::ByteAlphabet => text.into_owned(),
-            Spelling::Sentencepiece => text.strip_prefix(' ').unwrap_or(&text).to_owned(),
+            Spelling::Sentencepiece { has_prefix } => {
+                text.strip_prefix(' ').filter(|_| has_prefix).unwrap_or(&text).to_owned()
+            }
         }
     }
 
@@ -81,7 +86,7 @@ impl Library {
                 }
                 bytes
             }
-            Spelling::Sentencepiece => {
+            Spelling::Sentencepiece { .. } => {
                 let byte = token.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
                 match byte.filter(|hex| hex.len() == 2).and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
                     Some(byte) => vec![byte],
@@ -121,5 +126,12 @@ fn spelling(decoder: Option<&DecoderWrapper>) -> Option<Spelling> {
         Some("Strip") => step["content"] == " ",
         _ => is_space(step),
     };
-    (steps.iter().any(is_space) && steps.iter().all(is_known)).then_some(Spelling::Sentencepiece)
+    let is_prefix = |step: &Value| match step["type"].as_str() {
+        Some("Metaspace") => step["prepend_scheme"] != "never",
+        Some("Strip") => step["start"] != 0,
+        _ => false,
+    };
+    let has_prefix = steps.iter().any(is_prefix);
+    (steps.iter().any(is_space) && steps.iter().all(is_known))
+        .then_some(Spelling::Sentencepiece { has_prefix })
 }
