@@ -9,14 +9,16 @@ use super::pre_tokenizer::{self, PreTokenizer, Step};
 use super::{
     ADD_BOS, ADD_EOS, BOS, CHAT_TEMPLATE, EOS, EOT, MERGES, MODEL, PAD, PRE, TOKEN_TYPE, TOKENS, UNK,
 };
-use super::{AddedToken, SpecialIds, byte_alphabet, quoted, token_type};
+use super::{AddedToken, SpecialIds, byte_alphabet, quoted, sentencepiece, token_type};
 use crate::{Array, GgufError, Value};
 
-/// The `tokenizer.*` keys that llama.cpp needs, from the `tokenizer.json` of byte-level BPE.
+/// The `tokenizer.*` keys that llama.cpp needs, from the `tokenizer.json` of byte-level BPE or of SentencePiece's.
 ///
 /// `vocabulary` is the number of rows of the embedding; ids without a token become `[PADn]` of type 5, as
 /// llama.cpp's converter names them. Texts get the same ids in llama.cpp, but for two things that it does not know,
 /// and which its converter leaves out too: the normalizer NFC, and what stands for a byte that has no token.
+/// SentencePiece's scores become the places of merges; where [`tokenizer_json`](super::tokenizer_json) says that ids
+/// can differ, they can here.
 ///
 /// Where `specials` has no `bos` or no `eos`, llama.cpp takes token 11.
 ///
@@ -46,52 +48,54 @@ struct ModelKind {
 }
 
 #[derive(Deserialize)]
-struct File {
+pub(super) struct File {
     #[serde(default)]
-    added_tokens: Vec<AddedToken>,
+    pub(super) added_tokens: Vec<AddedToken>,
     #[serde(default)]
-    normalizer: Json,
+    pub(super) normalizer: Json,
     #[serde(default)]
-    pre_tokenizer: Json,
+    pub(super) pre_tokenizer: Json,
     #[serde(default)]
-    decoder: Json,
-    model: Model,
+    pub(super) decoder: Json,
+    pub(super) model: Model,
 }
 
 #[derive(Deserialize)]
-struct Model {
+pub(super) struct Model {
     dropout: Option<f64>,
     continuing_subword_prefix: Option<String>,
     end_of_word_suffix: Option<String>,
+    pub(super) unk_token: Option<String>,
     #[serde(default)]
-    ignore_merges: bool,
-    vocab: HashMap<String, u32>,
+    pub(super) byte_fallback: bool,
+    #[serde(default)]
+    pub(super) ignore_merges: bool,
+    pub(super) vocab: HashMap<String, u32>,
     merges: Vec<Json>,
 }
+
+/// What of a GGUF file's keys depends on the kind of tokenizer.
+pub(super) type Keys = Vec<(&'static str, Value)>;
 
 fn keys(json: &[u8], vocabulary: usize, specials: &SpecialIds) -> Result<Vec<(String, Value)>, String> {
     let kind: FileKind = serde_json::from_slice(json).map_err(|e| e.to_string())?;
     if let Some(kind) = kind.model.kind.filter(|kind| kind != "BPE") {
-        return Err(format!("the model is {}; only byte-level BPE is written to GGUF", quoted(&kind)));
+        return Err(format!("the model is {}; only BPE is written to GGUF", quoted(&kind)));
     }
     let file: File = serde_json::from_slice(json).map_err(|e| e.to_string())?;
-    check_settings(&file)?;
-    let pre = pre_tokenizer(&file)?;
-    let merges = merges(&file.model)?;
-    let (tokens, types) = tokens(&file, vocabulary)?;
-
-    let string = |text: &str| Value::String(text.to_owned());
-    let mut keys = vec![
-        (MODEL, string("gpt2")),
-        (PRE, string(pre.name())),
-        (TOKENS, Value::Array(Array::String(tokens))),
-        (TOKEN_TYPE, Value::Array(Array::I32(types))),
-        (MERGES, Value::Array(Array::String(merges))),
-    ];
+    check_model(&file.model)?;
+    check_added(&file.added_tokens)?;
+    let is_sentencepiece = sentencepiece::is_decoder(&file.decoder);
+    let mut keys = if is_sentencepiece {
+        sentencepiece::keys(&file, vocabulary)
+    } else {
+        byte_level(&file, vocabulary)
+    }?;
+    let unk = || file.model.unk_token.as_ref().and_then(|token| file.model.vocab.get(token)).copied();
     for (key, id) in [
         (BOS, specials.bos),
         (EOS, specials.eos),
-        (UNK, specials.unk),
+        (UNK, specials.unk.or_else(|| unk().filter(|_| is_sentencepiece))),
         (PAD, specials.pad),
         (EOT, specials.eot),
     ] {
@@ -109,13 +113,33 @@ fn keys(json: &[u8], vocabulary: usize, specials: &SpecialIds) -> Result<Vec<(St
         }
         keys.push((key, Value::Bool(add)));
     }
-    keys.extend(specials.chat_template.as_deref().map(|template| (CHAT_TEMPLATE, string(template))));
+    keys.extend(specials.chat_template.clone().map(|template| (CHAT_TEMPLATE, Value::String(template))));
     Ok(keys.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
 }
 
+fn byte_level(file: &File, vocabulary: usize) -> Result<Keys, String> {
+    if !is_left_out(&file.normalizer) {
+        let kind = quoted(kind_of(&file.normalizer));
+        return Err(format!("the normalizer is {kind}, which llama.cpp does not know; known is NFC"));
+    }
+    if kind_of(&file.decoder) != "ByteLevel" {
+        let kind = quoted(kind_of(&file.decoder));
+        return Err(format!("the decoder is {kind}, neither \"ByteLevel\" nor that of SentencePiece"));
+    }
+    let pre = pre_tokenizer(file)?;
+    let merges = merges(&file.model)?.into_iter().map(|(left, right)| format!("{left} {right}")).collect();
+    let (tokens, types) = tokens(file, vocabulary, byte_alphabet::is_written_in_it, "the byte alphabet")?;
+    Ok(vec![
+        (MODEL, Value::String("gpt2".into())),
+        (PRE, Value::String(pre.name().into())),
+        (TOKENS, Value::Array(Array::String(tokens))),
+        (TOKEN_TYPE, Value::Array(Array::I32(types))),
+        (MERGES, Value::Array(Array::String(merges))),
+    ])
+}
+
 /// Refuses what changes ids and has no key.
-fn check_settings(file: &File) -> Result<(), String> {
-    let model = &file.model;
+fn check_model(model: &Model) -> Result<(), String> {
     if model.dropout.is_some_and(|probability| probability != 0.0) {
         return Err(format!("the model drops merges at random, dropout {:?}", model.dropout));
     }
@@ -127,14 +151,7 @@ fn check_settings(file: &File) -> Result<(), String> {
             return Err(format!("the model has the {name} {}, which llama.cpp does not know", quoted(affix)));
         }
     }
-    if !is_left_out(&file.normalizer) {
-        let kind = quoted(kind_of(&file.normalizer));
-        return Err(format!("the normalizer is {kind}, which llama.cpp does not know; known is NFC"));
-    }
-    if kind_of(&file.decoder) != "ByteLevel" {
-        return Err(format!("the decoder is {}, not \"ByteLevel\"", quoted(kind_of(&file.decoder))));
-    }
-    check_added(&file.added_tokens)
+    Ok(())
 }
 
 fn kind_of(step: &Json) -> &str {
@@ -206,8 +223,8 @@ fn pre_tokenizer(file: &File) -> Result<&'static PreTokenizer, String> {
     })
 }
 
-/// The merges as `a b`; of two with the same pair the last counts, as in the library.
-fn merges(model: &Model) -> Result<Vec<String>, String> {
+/// The merges; of two with the same pair the last counts, as in the library.
+pub(super) fn merges(model: &Model) -> Result<Vec<(&str, &str)>, String> {
     let mut pairs = Vec::with_capacity(model.merges.len());
     for (rank, merge) in model.merges.iter().enumerate() {
         let pair = match merge {
@@ -236,14 +253,18 @@ fn merges(model: &Model) -> Result<Vec<String>, String> {
         pairs.push((left, right));
     }
     let mut seen = HashSet::with_capacity(pairs.len());
-    let mut merges: Vec<String> =
-        pairs.into_iter().rev().filter(|&pair| seen.insert(pair)).map(|(l, r)| format!("{l} {r}")).collect();
+    let mut merges: Vec<_> = pairs.into_iter().rev().filter(|&pair| seen.insert(pair)).collect();
     merges.reverse();
     Ok(merges)
 }
 
-/// Tokens and their types, by id.
-fn tokens(file: &File, vocabulary: usize) -> Result<(Vec<String>, Vec<i32>), String> {
+/// Tokens and their types, by id; those that are not added must be written in an alphabet.
+pub(super) fn tokens(
+    file: &File,
+    vocabulary: usize,
+    is_written: impl Fn(&str) -> bool,
+    alphabet: &str,
+) -> Result<(Vec<String>, Vec<i32>), String> {
     let vocab = &file.model.vocab;
     // llama.cpp counts in i32.
     if i32::try_from(vocabulary).is_err() || vocabulary == 0 {
@@ -297,9 +318,9 @@ fn tokens(file: &File, vocabulary: usize) -> Result<(Vec<String>, Vec<i32>), Str
                 (padding_name(id), token_type::UNUSED)
             }
         };
-        if token.is_empty() || (kind == token_type::NORMAL && !byte_alphabet::is_written_in_it(&token)) {
+        if token.is_empty() || (kind == token_type::NORMAL && !is_written(&token)) {
             let token = quoted(&token);
-            return Err(format!("the token {token} with id {id} is not written in the byte alphabet"));
+            return Err(format!("the token {token} with id {id} is not written in {alphabet}"));
         }
         tokens.push(token);
         types.push(kind);

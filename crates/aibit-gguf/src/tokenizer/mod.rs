@@ -1,7 +1,7 @@
 //! Tokenizers: the `tokenizer.ggml.*` keys of a GGUF file to the `tokenizer.json` of Hugging Face, and back.
 //!
-//! Byte-level BPE, the model `gpt2` of a GGUF file, with the pre-tokenizers of [`pre_tokenizer`]; and, to `tokenizer.json`
-//! only, SentencePiece's BPE, the model `llama`.
+//! Byte-level BPE, the model `gpt2` of a GGUF file, with the pre-tokenizers of [`pre_tokenizer`], and SentencePiece's,
+//! the model `llama`.
 
 mod byte_alphabet;
 mod from_json;

@@ -1,16 +1,17 @@
-//! SentencePiece's BPE from the keys of a GGUF file.
+//! SentencePiece's BPE from the keys of a GGUF file, and back.
 //!
 //! SentencePiece merges the two neighbours whose union has the highest score; the library merges the pair that stands
 //! first in a list. So the list has every pair whose union is a token, by the union's score.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::{Value, json};
 
+use super::from_json::{self, Keys};
 use super::to_json::{File, Model, added_tokens, ids, prompts_prefix};
-use super::{ADD_SPACE_PREFIX, SCORES, TOKEN_TYPE, TOKENS};
-use super::{bad, quoted, required, special_ids};
-use crate::{GgufError, Metadata};
+use super::{ADD_SPACE_PREFIX, MODEL, PRE, SCORES, SENTENCEPIECE, TOKEN_TYPE, TOKENS};
+use super::{bad, quoted, required, special_ids, token_type};
+use crate::{Array, GgufError, Metadata, Value as Key};
 
 /// Stands for a space.
 const SPACE: &str = "\u{2581}";
@@ -30,31 +31,20 @@ pub(super) fn tokenizer_json(metadata: &Metadata) -> Result<Vec<u8>, GgufError> 
     if let Some(at) = scores.iter().position(|score| score.is_nan()) {
         return Err(bad(SCORES, format!("is no number at {at}, {}", quoted(&tokens[at]))));
     }
-    let added_tokens = added_tokens(
-        tokens,
-        types,
-        |token| !token.contains(' '),
-        "SentencePiece's way, `\u{2581}` for a space",
-    )?;
+    let added_tokens = added_tokens(tokens, types, is_written_in_it, ALPHABET)?;
     let merges = merges(tokens, scores, &ids)?;
 
-    let has_prefix = metadata.boolean(ADD_SPACE_PREFIX)?.unwrap_or(true);
-    let step = |kind: &str, from: &str, to: &str| json!({ "type": kind, "pattern": { "String": from }, "content": to });
-    let spaces = step("Replace", " ", SPACE);
-    let prefix = json!({ "type": "Prepend", "prepend": SPACE });
-    let mut decoders =
-        vec![step("Replace", SPACE, " "), json!({ "type": "ByteFallback" }), json!({ "type": "Fuse" })];
-    decoders.extend(has_prefix.then(|| json!({ "type": "Strip", "content": " ", "start": 1, "stop": 0 })));
+    let steps = Steps::new(metadata.boolean(ADD_SPACE_PREFIX)?.unwrap_or(true));
     let unk = special_ids(metadata)?.unk;
     let file = File {
         version: "1.0",
         truncation: (),
         padding: (),
         added_tokens,
-        normalizer: if has_prefix { sequence("normalizers", vec![prefix, spaces]) } else { spaces },
+        normalizer: steps.normalizer,
         pre_tokenizer: Value::Null,
         post_processor: prompts_prefix(metadata, tokens)?.unwrap_or(Value::Null),
-        decoder: sequence("decoders", decoders),
+        decoder: steps.decoder,
         model: Model {
             kind: "BPE",
             dropout: (),
@@ -62,7 +52,7 @@ pub(super) fn tokenizer_json(metadata: &Metadata) -> Result<Vec<u8>, GgufError> 
             continuing_subword_prefix: (),
             end_of_word_suffix: (),
             fuse_unk: true,
-            byte_fallback: (0..=255).all(|byte| ids.contains_key(format!("<0x{byte:02X}>").as_str())),
+            byte_fallback: bytes().all(|token| ids.contains_key(token.as_str())),
             ignore_merges: false,
             vocab: tokens,
             merges,
@@ -71,8 +61,120 @@ pub(super) fn tokenizer_json(metadata: &Metadata) -> Result<Vec<u8>, GgufError> 
     file.to_json()
 }
 
-fn sequence(members: &str, steps: Vec<Value>) -> Value {
-    json!({ "type": "Sequence", members: steps })
+/// What becomes of a text before it is split, and of tokens that become one again.
+#[derive(PartialEq)]
+struct Steps {
+    normalizer: Value,
+    decoder: Value,
+}
+
+impl Steps {
+    /// With a space before every text, and behind every special token in it, or without.
+    fn new(has_prefix: bool) -> Self {
+        let replace =
+            |from: &str, to: &str| json!({ "type": "Replace", "pattern": { "String": from }, "content": to });
+        let mut normalizers = vec![replace(" ", SPACE)];
+        let mut decoders =
+            vec![replace(SPACE, " "), json!({ "type": "ByteFallback" }), json!({ "type": "Fuse" })];
+        if has_prefix {
+            normalizers.insert(0, json!({ "type": "Prepend", "prepend": SPACE }));
+            decoders.push(json!({ "type": "Strip", "content": " ", "start": 1, "stop": 0 }));
+        }
+        let sequence = |members: &str, steps: Vec<Value>| json!({ "type": "Sequence", members: steps });
+        Self { normalizer: sequence("normalizers", normalizers), decoder: sequence("decoders", decoders) }
+    }
+}
+
+/// What stands for each byte of a character without a token.
+fn bytes() -> impl Iterator<Item = String> {
+    (0..=255).map(|byte: u8| format!("<0x{byte:02X}>"))
+}
+
+const ALPHABET: &str = "SentencePiece's way, `\u{2581}` for a space";
+
+fn is_written_in_it(token: &str) -> bool {
+    !token.contains(' ')
+}
+
+/// Whether the decoder of a `tokenizer.json` is one of SentencePiece's.
+pub(super) fn is_decoder(decoder: &Value) -> bool {
+    let steps = decoder["decoders"].as_array().map_or(std::slice::from_ref(decoder), Vec::as_slice);
+    steps.iter().any(|step| step["type"] == "Metaspace" || step["pattern"]["String"] == SPACE)
+}
+
+/// The keys for a `tokenizer.json`, the other way than [`tokenizer_json`].
+pub(super) fn keys(file: &from_json::File, vocabulary: usize) -> Result<Keys, String> {
+    let (normalizer, decoder) = (file.normalizer.clone(), file.decoder.clone());
+    let found = Steps { normalizer, decoder };
+    let Some(has_prefix) = [true, false].into_iter().find(|has_prefix| found == Steps::new(*has_prefix))
+    else {
+        return Err(
+            "its normalizer and decoder are not `Prepend` and `Replace` of \u{2581} with `ByteFallback`, \
+                    the way of SentencePiece that llama.cpp follows"
+                .into(),
+        );
+    };
+    if !file.pre_tokenizer.is_null() {
+        return Err(
+            "it splits texts before it merges, as llama.cpp does not with SentencePiece's scores".into()
+        );
+    }
+    if let Some(token) = file.added_tokens.iter().find(|token| token.normalized) {
+        let content = quoted(&token.content);
+        return Err(format!("the added token {content} has normalized, which GGUF files cannot say"));
+    }
+    let model = &file.model;
+    if model.ignore_merges || !model.byte_fallback || !bytes().all(|token| model.vocab.contains_key(&token)) {
+        return Err(
+            "the model has ignore_merges, or not a token for every byte, which llama.cpp needs".into()
+        );
+    }
+    let (tokens, mut types) = from_json::tokens(file, vocabulary, is_written_in_it, ALPHABET)?;
+    let typed = bytes().map(|token| (token, token_type::BYTE));
+    for (token, kind) in typed.chain(model.unk_token.clone().map(|token| (token, token_type::UNKNOWN))) {
+        if let Some(&id) = model.vocab.get(&token) {
+            types[id as usize] = kind;
+        }
+    }
+    let scores = scores(model, &tokens)?;
+    Ok(vec![
+        (MODEL, Key::String(SENTENCEPIECE.into())),
+        (PRE, Key::String("default".into())),
+        (TOKENS, Key::Array(Array::String(tokens))),
+        (SCORES, Key::Array(Array::F32(scores))),
+        (TOKEN_TYPE, Key::Array(Array::I32(types))),
+        (ADD_SPACE_PREFIX, Key::Bool(has_prefix)),
+    ])
+}
+
+/// A score for each token that puts the merges in their order: less for each token that is merged before it.
+fn scores(model: &from_json::Model, tokens: &[String]) -> Result<Vec<f32>, String> {
+    let pairs = from_json::merges(model)?;
+    let mut places = HashMap::new();
+    let mut last = 0;
+    for (left, right) in &pairs {
+        let place = places.len();
+        let place = *places.entry([*left, *right].concat()).or_insert(place);
+        if place < last {
+            let token = quoted(&[*left, *right].concat());
+            return Err(format!("the merges that give {token} stand apart, which scores cannot say"));
+        }
+        last = place;
+    }
+    let score = |token: &String| -(*places.get(token).unwrap_or(&places.len()) as f32);
+    let scores: Vec<f32> = tokens.iter().map(score).collect();
+    // llama.cpp merges whatever becomes a token; added ones are found before.
+    let ids = model.vocab.iter().map(|(token, id)| (token.as_str(), *id)).collect();
+    let all = merges(tokens, &scores, &ids).map_err(|e| e.to_string())?;
+    let known: HashSet<_> = pairs.into_iter().map(|(left, right)| [left, right]).collect();
+    let is_missing = |pair: &&[&str; 2]| !known.contains(*pair) && model.vocab.contains_key(&pair.concat());
+    if let Some([left, right]) = all.iter().find(is_missing) {
+        let (left, right) = (quoted(left), quoted(right));
+        return Err(format!(
+            "{left} and {right} are not merged, though they would be a token; scores cannot say so"
+        ));
+    }
+    Ok(scores)
 }
 
 /// Every pair of tokens whose union is one, highest score first; of those of one score the longer left part first, as

@@ -1,6 +1,8 @@
 //! SentencePiece's BPE, against the ids that llama.cpp gives.
 
-use aibit_gguf::{Array, GgufError, Metadata, Value, tokenizer_json};
+use aibit_gguf::{
+    Array, GgufError, Metadata, SpecialIds, Value, special_ids, tokenizer_json, tokenizer_metadata,
+};
 use serde::Deserialize;
 use tokenizers::Tokenizer;
 
@@ -95,6 +97,80 @@ fn prompts_begin_as_the_file_says() {
     let mut metadata = cases.metadata(&[]);
     metadata.set(ADD_BOS, Value::Bool(false));
     assert_eq!(encoded(&metadata), plain);
+}
+
+/// The `tokenizer.json` of the first run, and what it becomes by way of a GGUF file.
+fn there_and_back(json: &[u8]) -> Result<Metadata, GgufError> {
+    let mut metadata = Metadata::default();
+    let specials = SpecialIds { bos: Some(1), eos: Some(2), add_bos: true, ..SpecialIds::default() };
+    for (key, value) in tokenizer_metadata(json, 800, &specials)? {
+        metadata.set(key, value);
+    }
+    Ok(metadata)
+}
+
+#[test]
+fn a_round_trip_changes_nothing() {
+    let cases = cases();
+    for run in &cases.runs {
+        let mut metadata = cases.metadata(&run.changes);
+        metadata.set(ADD_SPACE_PREFIX, Value::Bool(run.add_space_prefix));
+        let json = tokenizer_json(&metadata).expect("a tokenizer.json");
+        let back = there_and_back(&json).expect("keys");
+        for key in ["tokenizer.ggml.model", TOKENS, TOKEN_TYPE, ADD_SPACE_PREFIX] {
+            assert_eq!(back.get(key), metadata.get(key), "{key}");
+        }
+        assert_eq!(special_ids(&back).expect("ids"), special_ids(&metadata).expect("ids"));
+        assert!(tokenizer_json(&back).expect("a tokenizer.json") == json);
+    }
+}
+
+#[test]
+fn what_scores_cannot_say_is_refused() {
+    let json = tokenizer_json(&cases().metadata(&[])).expect("a tokenizer.json");
+    let check = |edit: &dyn Fn(&mut serde_json::Value), expected: &str| {
+        let mut file: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+        edit(&mut file);
+        let error =
+            there_and_back(&serde_json::to_vec(&file).expect("JSON")).expect_err("refused").to_string();
+        assert!(error.contains(expected), "{error}");
+    };
+    let merges = |file: &mut serde_json::Value| {
+        std::mem::take(file["model"]["merges"].as_array_mut().expect("merges"))
+    };
+    check(
+        &|file| {
+            let mut list = merges(file);
+            list.remove(0);
+            file["model"]["merges"] = list.into();
+        },
+        "are not merged, though they would be a token",
+    );
+    check(
+        &|file| {
+            // Two pairs give the same token here; what stands between them is another's.
+            let mut list = merges(file);
+            let union = |pair: &serde_json::Value| {
+                format!("{}{}", pair[0].as_str().expect("a part"), pair[1].as_str().expect("a part"))
+            };
+            let at = (1..list.len()).find(|at| union(&list[at - 1]) == union(&list[*at])).expect("two pairs");
+            let last = list.remove(at);
+            list.push(last);
+            file["model"]["merges"] = list.into();
+        },
+        "stand apart, which scores cannot say",
+    );
+    check(&|file| file["normalizer"] = serde_json::Value::Null, "its normalizer and decoder are not");
+    check(
+        &|file| file["decoder"] = serde_json::json!({"type": "Metaspace"}),
+        "its normalizer and decoder are not",
+    );
+    check(
+        &|file| file["pre_tokenizer"] = serde_json::json!({"type": "Digits"}),
+        "it splits texts before it merges",
+    );
+    check(&|file| file["model"]["byte_fallback"] = false.into(), "a token for every byte");
+    check(&|file| file["added_tokens"][0]["normalized"] = true.into(), "has normalized");
 }
 
 #[test]

@@ -571,7 +571,7 @@ fn what_gguf_cannot_say_is_refused() {
         "the normalizer is \"Sequence\"",
     );
     check_json_error(|json| json["decoder"] = Json::Null, "the decoder is \"none\"");
-    check_json_error(|json| json["decoder"]["type"] = "Metaspace".into(), "the decoder is \"Metaspace\"");
+    check_json_error(|json| json["decoder"]["type"] = "WordPiece".into(), "the decoder is \"WordPiece\"");
     check_json_error(|json| json["pre_tokenizer"] = Json::Null, "the pre-tokenizer is none that llama.cpp");
     check_json_error(
         |json| json["pre_tokenizer"]["type"] = "Metaspace".into(),
