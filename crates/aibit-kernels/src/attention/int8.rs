@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::AttentionShape;
 use crate::{
+    epilogue::store,
     int8::Steps,
     isa::{Isa, dispatch},
     math::{ROUND, exp},
@@ -579,14 +580,7 @@ fn weigh<S: Simd, const MR: usize, const NC: usize>(
         for (c, y) in y.chunks_mut(LANES).take(NC).enumerate() {
             let [high, low] = sums[r][c].map(|sums| simd.to_f32(sums));
             let sum = simd.mul(simd.mul_add(high, simd.splat(128.0), low), scale);
-            match y.first_chunk_mut() {
-                Some(y) => simd.store(sum, y),
-                None => {
-                    let mut lanes = [0.0; LANES];
-                    simd.store(sum, &mut lanes);
-                    y.copy_from_slice(&lanes[..y.len()]);
-                }
-            }
+            store(simd, sum, y);
         }
     }
 }
