@@ -51,6 +51,8 @@ pub struct PackReport {
     pub source_weight_bytes: u64,
     /// Length of the archive.
     pub file_bytes: u64,
+    /// What the user should know about the source though nothing is wrong with the package, a sentence each.
+    pub notes: Vec<String>,
 }
 
 /// Files that are carried along unchanged where the source has them.
@@ -79,6 +81,7 @@ pub fn pack(
     options: &PackOptions,
     progress: &dyn Progress,
 ) -> Result<PackReport, PackError> {
+    let notes = Vec::new();
     let config = source.read(entry_names::CONFIG)?.expect("a model source has a config.json");
     let (family, mut description) = describe(&config)?;
     let tokenizer_files = tokenizer_files::load(source)?;
@@ -171,7 +174,7 @@ pub fn pack(
     progress.finish();
     archive.add(entry_names::GOLDEN, "application/json", &golden.to_json())?;
     let file_bytes = archive.finish(manifest)?;
-    Ok(report(&description, &plan, &layout, source_weight_bytes, file_bytes))
+    Ok(PackReport { notes, ..report(&description, &plan, &layout, source_weight_bytes, file_bytes) })
 }
 
 /// Builds the graph of whichever family `config.json` names.
@@ -586,5 +589,6 @@ fn report(
         schemes,
         source_weight_bytes,
         file_bytes,
+        notes: Vec::new(),
     }
 }

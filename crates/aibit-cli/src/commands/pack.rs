@@ -100,6 +100,9 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     };
     let packed = pack(&source, &args.output, &options, &progress)?;
     drop(progress);
+    for note in &packed.notes {
+        out.note(&format_args!("note: {note}"));
+    }
     out.emit(&Report { output: args.output.clone(), packed })?;
     Ok(ExitCode::SUCCESS)
 }

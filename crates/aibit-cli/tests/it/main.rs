@@ -1,5 +1,6 @@
 //! The `aibit` binary as its users meet it: what it prints, how it ends, and what its archives promise.
 
+mod cases;
 mod chat;
 mod error_messages;
 mod generation;
