@@ -1,6 +1,8 @@
 //! Finding added tokens where a text has them written out: the leftmost first, of those that begin together the
 //! longest.
 
+use std::ops::Range;
+
 use super::compiled::View;
 
 /// A part of a text.
@@ -24,21 +26,35 @@ pub(super) struct AddedTokens<'a> {
 }
 
 impl<'a> AddedTokens<'a> {
-    /// The parts of `text`, in order.
-    pub(super) fn parts<'t>(self, text: &'t str) -> impl Iterator<Item = Part<'t>> + use<'a, 't> {
-        let (mut rest, mut found) = (text, None);
+    /// The parts of `text`, in order. A token for which `is_text` holds, told its id and its place, is no part of its
+    /// own.
+    pub(super) fn parts<'t, F: Fn(u32, Range<usize>) -> bool>(
+        self,
+        text: &'t str,
+        is_text: F,
+    ) -> impl Iterator<Item = Part<'t>> + use<'a, 't, F> {
+        let (mut begin, mut found) = (0, None);
         std::iter::from_fn(move || {
             if let Some(id) = found.take() {
                 return Some(Part::Token(id));
             }
-            if rest.is_empty() {
+            if begin == text.len() {
                 return None;
             }
-            let Some((at, id, length)) = self.find(rest) else {
-                return Some(Part::Text(std::mem::take(&mut rest)));
+            let mut from = begin;
+            let token = loop {
+                let Some((at, id, length)) = self.find(&text[from..]) else { break None };
+                let place = from + at..from + at + length;
+                if !is_text(id, place.clone()) {
+                    break Some((id, place));
+                }
+                from = place.end;
             };
-            let before = &rest[..at];
-            rest = &rest[at + length..];
+            let Some((id, place)) = token else {
+                return Some(Part::Text(&text[std::mem::replace(&mut begin, text.len())..]));
+            };
+            let before = &text[begin..place.start];
+            begin = place.end;
             if before.is_empty() {
                 return Some(Part::Token(id));
             }

@@ -108,8 +108,8 @@ impl Compiled {
         self.header.prefix
     }
 
-    /// The ids of `text`.
-    pub(super) fn encode(&self, text: &str) -> Vec<u32> {
+    /// The ids of `text`, in which special tokens that overlap one of `plain` stay text.
+    pub(super) fn encode(&self, text: &str, plain: &[Range<usize>]) -> Vec<u32> {
         let view = self.view();
         let count = view.added.len();
         let group = |Range { start: begin, end }, group: usize| AddedTokens {
@@ -123,16 +123,26 @@ impl Compiled {
         let (first, second) = (group(0..split, 0), group(split..count, 1));
         let mut ids = Vec::with_capacity(text.len() / 3);
         let mut merger = Merger::default();
-        for part in first.parts(text) {
-            let text = match part {
+        let is_text = |id: u32, plain: &[Range<usize>], place: &Range<usize>| {
+            !plain.is_empty() && self.is_special(id) && overlaps(plain, place)
+        };
+        for part in first.parts(text, |id, place| is_text(id, plain, &place)) {
+            let part = match part {
                 Part::Token(id) => {
                     ids.push(id);
                     continue;
                 }
-                Part::Text(text) => text,
+                Part::Text(part) => part,
             };
-            let text = if composed { self::composed(text) } else { Cow::Borrowed(text) };
-            for part in second.parts(&text) {
+            let begin = part.as_ptr() as usize - text.as_ptr() as usize;
+            let text = if composed { self::composed(part) } else { Cow::Borrowed(part) };
+            // Where the part has them, once it is composed.
+            let place = |place: usize| match place.clamp(begin, begin + part.len()) - begin {
+                at if !composed => at,
+                at => self::composed(&part[..at]).len().min(text.len()),
+            };
+            let plain: Vec<_> = plain.iter().map(|range| place(range.start)..place(range.end)).collect();
+            for part in second.parts(&text, |id, place| is_text(id, &plain, &place)) {
                 let text = match part {
                     Part::Token(id) => {
                         ids.push(id);
@@ -286,6 +296,11 @@ impl<'a> View<'a> {
         }
         Ok(())
     }
+}
+
+/// Whether a place in a text has a character in common with one of `ranges`.
+pub(super) fn overlaps(ranges: &[Range<usize>], place: &Range<usize>) -> bool {
+    ranges.iter().any(|range| range.start < place.end && place.start < range.end)
 }
 
 /// A text in Unicode's normalization form C, as the library has it.

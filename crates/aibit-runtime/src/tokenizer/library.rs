@@ -1,15 +1,26 @@
 //! The `tokenizers` library, for what the compiled form cannot express.
 
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+
+use regex_syntax::is_word_character;
 use serde_json::Value;
-use tokenizers::DecoderWrapper;
+use tokenizers::{
+    AddedToken, DecoderWrapper, Model, NormalizedString, Normalizer, OffsetType, PreTokenizedString,
+    PreTokenizer, Token,
+};
 
 use super::byte_alphabet;
+use super::compiled::overlaps;
 use crate::RuntimeError;
 
 /// A tokenizer of the library, and what its tokens stand for.
 #[derive(Debug)]
 pub(super) struct Library {
     pub(super) tokenizer: tokenizers::Tokenizer,
+    /// The added tokens by their ids; the library copies them all for each question.
+    pub(super) added: BTreeMap<u32, AddedToken>,
     spelling: Spelling,
     prefix: Vec<u32>,
 }
@@ -45,12 +56,47 @@ impl Library {
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(bad)?;
         let prefix = prefix(&tokenizer).map_err(bad)?;
-        Ok(Self { tokenizer, spelling, prefix })
+        let added = tokenizer.get_added_tokens_decoder().into_iter().collect();
+        Ok(Self { tokenizer, added, spelling, prefix })
     }
 
     pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>, RuntimeError> {
         let encoding =
             self.tokenizer.encode_fast(text, false).map_err(|e| RuntimeError::Tokenizer(e.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// As [`Self::encode`], but special tokens that overlap one of `plain` stay text, which the library can say only
+    /// of a whole text: its steps, with a search for added tokens that knows their places.
+    pub(super) fn encode_partly_plain(
+        &self,
+        text: &str,
+        plain: &[Range<usize>],
+    ) -> Result<Vec<u32>, RuntimeError> {
+        let bad = |e: tokenizers::Error| RuntimeError::Tokenizer(e.to_string());
+        let tokenizer = &self.tokenizer;
+        let normalizer = tokenizer.get_normalizer();
+        let normalize = |text: &mut NormalizedString| normalizer.map_or(Ok(()), |n| n.normalize(text));
+        let is_text = |token: &AddedToken, place: &NormalizedString| {
+            let (start, end) = place.offsets_original();
+            token.special && overlaps(plain, &(start..end))
+        };
+        let mut parts = PreTokenizedString::from(text);
+        let search = AddedTokens::new(&self.added, false, |_| Ok(())).map_err(bad)?;
+        parts.split(|_, part| search.split(&part, is_text)).map_err(bad)?;
+        let search = AddedTokens::new(&self.added, true, normalize).map_err(bad)?;
+        parts
+            .split(|_, mut part| {
+                normalize(&mut part)?;
+                search.split(&part, is_text)
+            })
+            .map_err(bad)?;
+        if let Some(steps) = tokenizer.get_pre_tokenizer() {
+            steps.pre_tokenize(&mut parts).map_err(bad)?;
+        }
+        let model = tokenizer.get_model();
+        parts.tokenize(|part| model.tokenize(part.get())).map_err(bad)?;
+        let encoding = parts.into_encoding(None, 0, OffsetType::None).map_err(bad)?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -71,10 +117,10 @@ impl Library {
     }
 
     pub(super) fn bytes(&self, id: u32) -> Vec<u8> {
-        let Some(token) = self.tokenizer.id_to_token(id) else { return Vec::new() };
-        if self.tokenizer.get_added_tokens_decoder().contains_key(&id) {
-            return token.into_bytes(); // written out, not spelled
+        if let Some(token) = self.added.get(&id) {
+            return token.content.clone().into_bytes(); // written out, not spelled
         }
+        let Some(token) = self.tokenizer.id_to_token(id) else { return Vec::new() };
         match self.spelling {
             Spelling::ByteAlphabet => {
                 let mut bytes = Vec::with_capacity(token.len());
@@ -94,6 +140,79 @@ impl Library {
                 }
             }
         }
+    }
+}
+
+/// Added tokens that are searched for together, by the first byte of their texts.
+struct AddedTokens<'a> {
+    /// Longest text first.
+    tokens: HashMap<u8, Vec<(String, u32, &'a AddedToken)>>,
+}
+
+impl<'a> AddedTokens<'a> {
+    /// Those that are searched for in texts as they are, or in normalized ones.
+    fn new(
+        added: &'a BTreeMap<u32, AddedToken>,
+        normalized: bool,
+        normalize: impl Fn(&mut NormalizedString) -> tokenizers::Result<()>,
+    ) -> tokenizers::Result<Self> {
+        let mut tokens: HashMap<u8, Vec<_>> = HashMap::new();
+        for (&id, token) in added.iter().filter(|(_, token)| token.normalized == normalized) {
+            let mut text = NormalizedString::from(token.content.as_str());
+            normalize(&mut text)?;
+            if let Some(&first) = text.get().as_bytes().first() {
+                tokens.entry(first).or_default().push((text.get().to_owned(), id, token));
+            }
+        }
+        tokens.values_mut().for_each(|tokens| tokens.sort_by_key(|(text, ..)| Reverse(text.len())));
+        Ok(Self { tokens })
+    }
+
+    /// The parts of a text: the tokens in it, but those for which `is_text` holds, and what lies between.
+    fn split(
+        &self,
+        text: &NormalizedString,
+        is_text: impl Fn(&AddedToken, &NormalizedString) -> bool,
+    ) -> tokenizers::Result<Vec<(NormalizedString, Option<Vec<Token>>)>> {
+        let whole = text.get();
+        let slice = |range: Range<usize>| {
+            text.slice(tokenizers::normalizer::Range::Normalized(range)).ok_or("a place out of the text")
+        };
+        let mut parts = Vec::new();
+        let (mut done, mut from) = (0, 0);
+        while let Some((place, id, token)) = self.find(whole, from) {
+            from = place.end;
+            let (before, after) = (&whole[..place.start], &whole[place.end..]);
+            let is_in_word = before.chars().next_back().is_some_and(is_word_character)
+                || after.chars().next().is_some_and(is_word_character);
+            if is_text(token, &slice(place.clone())?) || token.single_word && is_in_word {
+                continue;
+            }
+            let start = if token.lstrip { before.trim_end().len().max(done) } else { place.start };
+            let end = if token.rstrip { whole.len() - after.trim_start().len() } else { place.end };
+            if done < start {
+                parts.push((slice(done..start)?, None));
+            }
+            let found = slice(start..end)?;
+            let token = Token::new(id, found.get().to_owned(), (0, end - start));
+            parts.push((found, Some(vec![token])));
+            done = end;
+        }
+        if done < whole.len() {
+            parts.push((slice(done..whole.len())?, None));
+        }
+        Ok(parts)
+    }
+
+    /// The leftmost token of a text behind `from`, the longest of those that begin together.
+    fn find(&self, text: &str, from: usize) -> Option<(Range<usize>, u32, &'a AddedToken)> {
+        let bytes = text.as_bytes();
+        (from..bytes.len()).find_map(|at| {
+            let tokens = self.tokens.get(&bytes[at])?;
+            let (found, id, token) =
+                tokens.iter().find(|(token, ..)| bytes[at..].starts_with(token.as_bytes()))?;
+            Some((at..at + found.len(), *id, *token))
+        })
     }
 }
 

@@ -13,6 +13,8 @@ mod library;
 mod merge;
 mod pretokenize;
 
+use std::ops::Range;
+
 use aibit_format::{Archive, entry_names};
 use tracing::info_span;
 
@@ -81,8 +83,36 @@ impl Tokenizer {
     /// [`RuntimeError::Tokenizer`] if the text cannot be expressed, which byte-level vocabularies never cause.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, RuntimeError> {
         match &self.engine {
-            Engine::Compiled(compiled) => Ok(compiled.encode(text)),
+            Engine::Compiled(compiled) => Ok(compiled.encode(text, &[])),
             Engine::Library(library) => library.encode(text),
+        }
+    }
+
+    /// The ids of `text` as those of [`Tokenizer::encode`], but that special tokens are not recognised: what somebody
+    /// has typed is text. Tokens that are added and not special count as ever.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>, RuntimeError> {
+        self.encode_partly_plain(text, std::slice::from_ref(&(0..text.len())))
+    }
+
+    /// The ids of `text`, of which the parts in `plain` (byte ranges at the ends of characters) are as
+    /// [`Tokenizer::encode_plain`] has them: a special token that shares a character with one of them is text, all
+    /// others are recognised. So a chat template's own tokens count and those in the messages do not, and a text
+    /// without such tokens has the ids of [`Tokenizer::encode`].
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    ///
+    /// # Panics
+    /// If a range ends within a character or outside of `text`.
+    pub fn encode_partly_plain(&self, text: &str, plain: &[Range<usize>]) -> Result<Vec<u32>, RuntimeError> {
+        let is_part = |range: &Range<usize>| text.get(range.clone()).is_some();
+        assert!(plain.iter().all(is_part), "parts of {} bytes: {plain:?}", text.len());
+        match &self.engine {
+            Engine::Compiled(compiled) => Ok(compiled.encode(text, plain)),
+            Engine::Library(library) => library.encode_partly_plain(text, plain),
         }
     }
 
@@ -122,9 +152,7 @@ impl Tokenizer {
     pub fn is_special(&self, id: u32) -> bool {
         match &self.engine {
             Engine::Compiled(compiled) => compiled.is_special(id),
-            Engine::Library(library) => {
-                library.tokenizer.get_added_tokens_decoder().get(&id).is_some_and(|token| token.special)
-            }
+            Engine::Library(library) => library.added.get(&id).is_some_and(|token| token.special),
         }
     }
 

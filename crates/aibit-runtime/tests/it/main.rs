@@ -3,5 +3,6 @@
 mod chat;
 mod foreign_model;
 mod tokenizer;
+mod tokenizer_plain;
 mod tokenizer_prompts;
 mod tokenizer_steps;
