@@ -93,7 +93,7 @@ fn conv1d(
 
 #[cfg(test)]
 mod tests {
-    use aibit_graph::Graph;
+    use aibit_graph::{Graph, StoredTensor};
 
     use super::*;
 
@@ -103,7 +103,7 @@ mod tests {
         let shapes: std::collections::HashMap<_, _> =
             model.parameters.iter().map(|p| (p.name.as_str(), p.shape.as_slice())).collect();
         assert_eq!(shapes.len(), model.parameters.len(), "a parameter is listed twice");
-        model.graph.validate(|name| shapes.get(name).copied()).expect("a valid graph");
+        model.graph.validate(|name| shapes.get(name).copied().map(StoredTensor::f32)).expect("a valid graph");
         let again = Graph::from_json(&model.graph.to_json()).expect("round trip");
         assert_eq!(again, model.graph);
         model

@@ -3,8 +3,16 @@
 #[non_exhaustive]
 pub enum GraphError {
     /// The text is not a graph: bad JSON, an unknown op or attribute, a missing field.
-    #[error("graph: {0}")]
+    #[error("graph: {}", beginning(.0))]
     Parse(#[from] serde_json::Error),
+    /// The text is longer than any real graph.
+    #[error("graph: {bytes} bytes of JSON, allowed are {allowed}")]
+    TooLong {
+        /// Its length.
+        bytes: usize,
+        /// The limit.
+        allowed: usize,
+    },
     /// The graph was written for another op set.
     #[error(
         "graph version {found} is not the one this build executes ({supported}); \
@@ -39,7 +47,7 @@ pub enum GraphError {
         problem: String,
     },
     /// A node names a tensor that the archive does not hold.
-    #[error("graph node {node} ({op}): tensor `{tensor}` is not in the archive")]
+    #[error("graph node {node} ({op}): tensor `{tensor:.80}` is not in the archive")]
     MissingTensor {
         /// Index of the node.
         node: usize,
@@ -48,8 +56,22 @@ pub enum GraphError {
         /// Name of the tensor.
         tensor: String,
     },
+    /// A node names a tensor that is nothing it can take in that place.
+    #[error("graph node {node} ({op}): tensor `{tensor:.80}` {problem}")]
+    TensorKind {
+        /// Index of the node.
+        node: usize,
+        /// Its op.
+        op: &'static str,
+        /// Name of the tensor.
+        tensor: String,
+        /// What it is.
+        problem: &'static str,
+    },
     /// A tensor's shape does not fit the node that uses it.
-    #[error("graph node {node} ({op}): tensor `{tensor}` has shape {found:?}, the node needs {expected:?}")]
+    #[error(
+        "graph node {node} ({op}): tensor `{tensor:.80}` has shape {found:?}, the node needs {expected:?}"
+    )]
     TensorShape {
         /// Index of the node.
         node: usize,
@@ -75,4 +97,13 @@ pub enum GraphError {
     /// The buffer plan does not fit the values, or lets two live values overlap.
     #[error("graph buffer plan: {0}")]
     Plan(String),
+}
+
+/// The beginning of a JSON error's text, which may repeat any amount of what was read, and where it is.
+fn beginning(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.char_indices().nth(300) {
+        None => text,
+        Some((end, _)) => format!("{}... at line {} column {}", &text[..end], error.line(), error.column()),
+    }
 }

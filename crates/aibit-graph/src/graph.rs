@@ -283,15 +283,22 @@ impl Graph {
     /// The op set that this build writes and executes.
     pub const VERSION: u32 = 1;
 
+    /// Longest JSON that is read. The graph of a model of 400 billion parameters has a fifth of it.
+    pub const MAX_JSON: usize = 4 << 20;
+
     /// Reads a graph from JSON. Only the syntax is checked here; see [`Graph::validate`].
     ///
     /// # Errors
-    /// [`GraphError::Parse`] with line and column for bad JSON, unknown ops and unknown attributes, and
-    /// [`GraphError::Version`] for another op set.
+    /// [`GraphError::Parse`] with line and column for bad JSON, unknown ops and unknown attributes,
+    /// [`GraphError::Version`] for another op set, and [`GraphError::TooLong`] beyond [`Graph::MAX_JSON`].
     pub fn from_json(json: &[u8]) -> Result<Self, GraphError> {
         #[derive(Deserialize)]
         struct VersionOnly {
             version: u32,
+        }
+        let (bytes, allowed) = (json.len(), Self::MAX_JSON);
+        if bytes > allowed {
+            return Err(GraphError::TooLong { bytes, allowed });
         }
         let VersionOnly { version: found } = serde_json::from_slice(json)?;
         if found != Self::VERSION {

@@ -15,6 +15,7 @@ mod fuse;
 mod graph;
 mod parameter;
 mod plan;
+mod stored_tensor;
 mod validate;
 
 pub use builder::{GraphBuilder, LLM_INT8_THRESHOLD, LinearLayer};
@@ -25,3 +26,4 @@ pub use graph::{
 };
 pub use parameter::{CheckpointName, ModelDescription, Origin, Parameter, Role};
 pub use plan::BufferPlan;
+pub use stored_tensor::{StoredTensor, TensorKind};

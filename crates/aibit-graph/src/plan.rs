@@ -87,7 +87,7 @@ impl Graph {
         for (v, value) in self.values.iter().enumerate() {
             if end(v).is_none_or(|end| end > plan.width) {
                 return Err(GraphError::Plan(format!(
-                    "value {v} (`{}`) of width {} at offset {} passes the arena's width {}",
+                    "value {v} (`{:.80}`) of width {} at offset {} passes the arena's width {}",
                     value.name, value.width, plan.offsets[v], plan.width
                 )));
             }

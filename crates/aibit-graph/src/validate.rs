@@ -1,6 +1,6 @@
 //! Checks that a graph from a file can be executed as it stands.
 
-use crate::{Graph, GraphError, KvPrecision, Op, ValueId};
+use crate::{Graph, GraphError, KvPrecision, Op, StoredTensor, TensorKind, ValueId};
 
 /// Limits on what a file may ask for. The largest models of today lie far below them.
 const MAX_CONTEXT: usize = 1 << 24;
@@ -9,17 +9,21 @@ const MAX_NODES: usize = 1 << 16;
 const MAX_VOCABULARY: usize = 1 << 24;
 
 impl Graph {
-    /// Checks everything that execution relies on: limits, the order of values, tensor names and shapes
-    /// (`shape_of` gives a stored tensor's), attributes, KV slots, and the buffer plan.
+    /// Checks everything that execution relies on: limits, the order of values, attributes, KV slots, the buffer plan,
+    /// and of each tensor (`tensor_of` gives a stored one) its name, its shape and that it is a parameter; a vector is
+    /// one in F32.
     ///
     /// # Errors
     /// The first contradiction, with the node, the tensor and the numbers.
-    pub fn validate<'a>(&self, shape_of: impl Fn(&str) -> Option<&'a [usize]>) -> Result<(), GraphError> {
+    pub fn validate<'a>(
+        &self,
+        tensor_of: impl Fn(&str) -> Option<StoredTensor<'a>>,
+    ) -> Result<(), GraphError> {
         self.check_limits()?;
         let mut written = vec![false; self.values.len()];
         let mut slot_used = vec![false; self.kv_slots.len()];
         for (node, op) in self.nodes.iter().enumerate() {
-            let check = NodeCheck { graph: self, node, op, shape_of: &shape_of };
+            let check = NodeCheck { graph: self, node, op, tensor_of: &tensor_of };
             for value in op.inputs() {
                 check.value_exists(value)?;
                 if !written[value] {
@@ -94,16 +98,16 @@ struct NodeCheck<'g, F> {
     graph: &'g Graph,
     node: usize,
     op: &'g Op,
-    shape_of: F,
+    tensor_of: F,
 }
 
-impl<'s, F: Fn(&str) -> Option<&'s [usize]>> NodeCheck<'_, F> {
+impl<'s, F: Fn(&str) -> Option<StoredTensor<'s>>> NodeCheck<'_, F> {
     fn tensors_and_attributes(&self) -> Result<(), GraphError> {
         let width = |value: ValueId| self.graph.values[value].width;
         match *self.op {
-            Op::Embed { ref table, output } => self.tensor(table, &[self.graph.vocabulary, width(output)]),
+            Op::Embed { ref table, output } => self.matrix(table, [self.graph.vocabulary, width(output)]),
             Op::PositionEmbed { ref table, output } => {
-                self.tensor(table, &[self.graph.context, width(output)])
+                self.matrix(table, [self.graph.context, width(output)])
             }
             Op::Add { a, b, output } => {
                 self.equal_widths(a, output)?;
@@ -116,8 +120,8 @@ impl<'s, F: Fn(&str) -> Option<&'s [usize]>> NodeCheck<'_, F> {
             Op::LayerNorm { input, ref weight, ref bias, epsilon, output } => {
                 self.equal_widths(input, output)?;
                 self.epsilon(epsilon)?;
-                self.tensor(weight, &[width(input)])?;
-                bias.iter().try_for_each(|bias| self.tensor(bias, &[width(input)]))
+                self.vector_of(weight, width(input))?;
+                bias.iter().try_for_each(|bias| self.vector_of(bias, width(input)))
             }
             Op::RmsNorm { input, ref weight, epsilon, range, output } => {
                 self.equal_widths(input, output)?;
@@ -129,7 +133,7 @@ impl<'s, F: Fn(&str) -> Option<&'s [usize]>> NodeCheck<'_, F> {
                 let run = self.vector(weight)?;
                 if !(end - start).is_multiple_of(run) {
                     return Err(self.attribute(format!(
-                        "{} elements are not whole runs of {run}, the length of `{weight}`",
+                        "{} elements are not whole runs of {run}, the length of `{weight:.80}`",
                         end - start
                     )));
                 }
@@ -147,7 +151,7 @@ impl<'s, F: Fn(&str) -> Option<&'s [usize]>> NodeCheck<'_, F> {
                 let pairs = self.vector(frequencies)?;
                 if pairs.checked_mul(2).is_none_or(|elements| elements > head_dim) {
                     return Err(self.attribute(format!(
-                        "{pairs} pairs, the length of `{frequencies}`, do not fit heads of {head_dim} elements"
+                        "{pairs} pairs, the length of `{frequencies:.80}`, do not fit heads of {head_dim} elements"
                     )));
                 }
                 Ok(())
@@ -183,8 +187,8 @@ impl<'s, F: Fn(&str) -> Option<&'s [usize]>> NodeCheck<'_, F> {
                 }
                 residual.map_or(Ok(()), |residual| self.equal_widths(residual, output))?;
                 let rows = if gate.is_some() { width(output).saturating_mul(2) } else { width(output) };
-                self.tensor(weight, &[rows, width(input)])?;
-                bias.iter().try_for_each(|bias| self.tensor(bias, &[rows]))
+                self.matrix(weight, [rows, width(input)])?;
+                bias.iter().try_for_each(|bias| self.vector_of(bias, rows))
             }
             Op::Activation { input, output, function: _ } => self.equal_widths(input, output),
             Op::GatedActivation { input, output, function: _ } => {
@@ -227,34 +231,64 @@ impl<'s, F: Fn(&str) -> Option<&'s [usize]>> NodeCheck<'_, F> {
             }
             Op::Logits { input, ref weight, outlier_threshold, activations: _ } => {
                 self.outlier_threshold(outlier_threshold)?;
-                self.tensor(weight, &[self.graph.vocabulary, width(input)])
+                self.matrix(weight, [self.graph.vocabulary, width(input)])
             }
         }
     }
 
-    fn shape(&self, name: &str) -> Result<&'s [usize], GraphError> {
+    /// The parameter called `name`.
+    fn parameter(&self, name: &str) -> Result<StoredTensor<'s>, GraphError> {
         let (node, op) = (self.node, self.op.name());
-        (self.shape_of)(name).ok_or_else(|| GraphError::MissingTensor { node, op, tensor: name.to_owned() })
+        let found = (self.tensor_of)(name);
+        let tensor = found.ok_or_else(|| GraphError::MissingTensor { node, op, tensor: name.to_owned() })?;
+        match tensor.kind {
+            TensorKind::F32 | TensorKind::Encoded => Ok(tensor),
+            TensorKind::Part => Err(self.kind(name, "is part of another parameter, such as its scales")),
+        }
     }
 
     /// The length of a vector that is free to have one.
     fn vector(&self, name: &str) -> Result<usize, GraphError> {
-        match *self.shape(name)? {
-            [length] if length > 0 => Ok(length),
+        let tensor = self.parameter(name)?;
+        match *tensor.shape {
+            [length] if length > 0 => self.in_f32(name, tensor).map(|()| length),
             ref shape => {
-                Err(self.attribute(format!("tensor `{name}` has shape {shape:?}, the node needs a vector")))
+                Err(self
+                    .attribute(format!("tensor `{name:.80}` has shape {shape:?}, the node needs a vector")))
             }
         }
     }
 
-    fn tensor(&self, name: &str, expected: &[usize]) -> Result<(), GraphError> {
-        let (node, op) = (self.node, self.op.name());
-        let found = self.shape(name)?;
-        if found != expected {
-            let (found, expected) = (found.to_vec(), expected.to_vec());
+    fn vector_of(&self, name: &str, length: usize) -> Result<(), GraphError> {
+        let tensor = self.parameter(name)?;
+        self.has_shape(name, tensor, &[length])?;
+        self.in_f32(name, tensor)
+    }
+
+    fn matrix(&self, name: &str, shape: [usize; 2]) -> Result<(), GraphError> {
+        self.has_shape(name, self.parameter(name)?, &shape)
+    }
+
+    fn has_shape(&self, name: &str, tensor: StoredTensor<'_>, expected: &[usize]) -> Result<(), GraphError> {
+        if tensor.shape != expected {
+            let (node, op) = (self.node, self.op.name());
+            let (found, expected) = (tensor.shape.to_vec(), expected.to_vec());
             return Err(GraphError::TensorShape { node, op, tensor: name.to_owned(), found, expected });
         }
         Ok(())
+    }
+
+    fn in_f32(&self, name: &str, tensor: StoredTensor<'_>) -> Result<(), GraphError> {
+        match tensor.kind {
+            TensorKind::F32 => Ok(()),
+            TensorKind::Encoded | TensorKind::Part => {
+                Err(self.kind(name, "is not stored in F32, in which vectors are executed where they lie"))
+            }
+        }
+    }
+
+    fn kind(&self, name: &str, problem: &'static str) -> GraphError {
+        GraphError::TensorKind { node: self.node, op: self.op.name(), tensor: name.to_owned(), problem }
     }
 
     fn epsilon(&self, epsilon: f32) -> Result<(), GraphError> {

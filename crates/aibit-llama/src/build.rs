@@ -138,7 +138,7 @@ fn concat(b: &mut GraphBuilder, name: &str, parts: &[ValueId]) -> ValueId {
 mod tests {
     use std::collections::HashMap;
 
-    use aibit_graph::Graph;
+    use aibit_graph::{Graph, StoredTensor};
 
     use super::*;
 
@@ -153,7 +153,10 @@ mod tests {
             let shapes: HashMap<_, _> =
                 model.parameters.iter().map(|p| (p.name.as_str(), p.shape.as_slice())).collect();
             assert_eq!(shapes.len(), model.parameters.len(), "a parameter is listed twice");
-            model.graph.validate(|name| shapes.get(name).copied()).expect("a valid graph");
+            model
+                .graph
+                .validate(|name| shapes.get(name).copied().map(StoredTensor::f32))
+                .expect("a valid graph");
             let again = Graph::from_json(&model.graph.to_json()).expect("round trip");
             assert_eq!(again, model.graph);
         }

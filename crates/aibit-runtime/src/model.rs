@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use aibit_format::{Archive, Dtype, FormatError, Manifest, Part, Scheme, Weights, entry_names};
-use aibit_graph::{ActivationFunction, Graph, Op, RopePairing, ValueId};
+use aibit_graph::{ActivationFunction, Graph, Op, RopePairing, StoredTensor, TensorKind, ValueId};
 use aibit_kernels::{
     Activation, ActivationPrecision, BlockMatrix, BlockScales, FloatMatrix, FourBit, Int8Rowwise, Isa,
     RopeShape,
@@ -189,19 +189,32 @@ impl Model {
         self.weights.read_ahead(matrices);
     }
 
-    /// A model from its parts; [`Model::load`] takes them from an archive.
+    /// A model from its parts: a graph, and the tensors and the manifest of one archive; [`Model::load`] takes them
+    /// from it.
     ///
     /// # Errors
     /// As [`Model::load`].
     pub fn new(graph: Graph, weights: Weights, manifest: &Manifest) -> Result<Self, RuntimeError> {
         let isa = Isa::selected()?;
         let index = weights.index();
-        // What the graph calls for are the parameters' shapes, not those of their codes.
-        let scheme = |name: &str| manifest.tensors.get(name).map_or(Scheme::F32, |record| record.scheme);
-        let shapes: HashMap<&str, Vec<usize>> =
-            index.tensors().iter().map(|t| (t.name.as_str(), scheme(&t.name).shape(&t.shape))).collect();
-        info_span!("validate graph")
-            .in_scope(|| graph.validate(|name| shapes.get(name).map(Vec::as_slice)))?;
+        let mut tensors: HashMap<&str, (Vec<usize>, TensorKind)> = HashMap::new();
+        for tensor in index.tensors() {
+            let record = manifest.tensors.get(&tensor.name);
+            let kind = match record.map(|record| record.scheme) {
+                Some(Scheme::F32) => TensorKind::F32,
+                Some(_) => TensorKind::Encoded,
+                None => TensorKind::Part,
+            };
+            // What the graph calls for are the parameters' shapes, not those of their codes.
+            let shape = record.map_or_else(|| tensor.shape.clone(), |r| r.scheme.shape(&tensor.shape));
+            tensors.insert(&tensor.name, (shape, kind));
+        }
+        info_span!("validate graph").in_scope(|| {
+            graph.validate(|name| {
+                let (shape, kind) = tensors.get(name)?;
+                Some(StoredTensor { shape, kind: *kind })
+            })
+        })?;
         let _span = info_span!("bind tensors").entered();
         let mut binder = Binder { weights: &weights, manifest, graph: &graph, frequencies: HashMap::new() };
         let mut rope_frequencies = Vec::new();
@@ -210,7 +223,7 @@ impl Model {
                 && !binder.frequencies.contains_key(frequencies.as_str())
             {
                 binder.frequencies.insert(frequencies, rope_frequencies.len());
-                rope_frequencies.push(binder.vector(frequencies)?);
+                rope_frequencies.push(binder.vector(frequencies));
             }
         }
         let steps = graph.nodes.iter().map(|op| binder.bind(op)).collect::<Result<_, _>>()?;
@@ -320,13 +333,13 @@ impl Binder<'_> {
             Op::Add { a, b, output } => Step::Add { a, b, output },
             Op::LayerNorm { input, ref weight, ref bias, epsilon, output } => Step::LayerNorm {
                 input,
-                weight: self.vector(weight)?,
-                bias: self.optional_vector(bias)?,
+                weight: self.vector(weight),
+                bias: self.optional_vector(bias),
                 epsilon,
                 output,
             },
             Op::RmsNorm { input, ref weight, epsilon, range, output } => {
-                Step::RmsNorm { input, weight: self.vector(weight)?, epsilon, range, output }
+                Step::RmsNorm { input, weight: self.vector(weight), epsilon, range, output }
             }
             Op::Rope { input, ref frequencies, heads, head_dim, pairing, output } => {
                 let frequencies = self.frequencies[frequencies.as_str()];
@@ -349,7 +362,7 @@ impl Binder<'_> {
             } => Step::Linear {
                 input,
                 weight: self.matrix(weight)?,
-                bias: self.optional_vector(bias)?,
+                bias: self.optional_vector(bias),
                 activations: Activations { precision: precision_of(activations), outlier_threshold },
                 function: function.map(kernel_of),
                 gate: gate.map(kernel_of),
@@ -373,13 +386,8 @@ impl Binder<'_> {
         })
     }
 
-    fn scheme(&self, name: &str) -> Scheme {
-        // Tensors that are no parameters are scales, whose type has been checked.
-        self.manifest.tensors.get(name).map_or(Scheme::F32, |record| record.scheme)
-    }
-
     fn matrix(&self, name: &str) -> Result<Matrix, RuntimeError> {
-        let scheme = self.scheme(name);
+        let scheme = self.manifest.tensors.get(name).expect("validated as a parameter").scheme;
         let tensor = self.weights.get(name).expect("the graph was validated against the index");
         let shape = scheme.shape(&tensor.info.shape);
         let &[rows, columns] = shape.as_slice() else { unreachable!("validated as a matrix") };
@@ -432,17 +440,13 @@ impl Binder<'_> {
         Ok(Elements::of(name, found))
     }
 
-    fn optional_vector(&self, name: &Option<String>) -> Result<Option<Vector>, RuntimeError> {
-        name.as_deref().map(|name| self.vector(name)).transpose()
+    fn optional_vector(&self, name: &Option<String>) -> Option<Vector> {
+        name.as_deref().map(|name| self.vector(name))
     }
 
-    fn vector(&self, name: &str) -> Result<Vector, RuntimeError> {
+    fn vector(&self, name: &str) -> Vector {
         let tensor = self.weights.get(name).expect("the graph was validated against the index");
-        if tensor.info.dtype != Dtype::F32 {
-            let problem = "but vectors are executed in place and must be f32";
-            return Err(RuntimeError::Scheme { name: name.to_owned(), scheme: self.scheme(name), problem });
-        }
-        Ok(Elements::of(name, elements(tensor.data)))
+        Elements::of(name, elements(tensor.data))
     }
 }
 

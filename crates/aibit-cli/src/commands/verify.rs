@@ -13,7 +13,8 @@ use crate::output::Output;
 
 /// Check that an archive is what was packed
 ///
-/// Compares every entry with its digest and looks at every stored value. With --run the package also replays
+/// Compares every entry with its digest, looks at every stored value, and checks that the graph can be executed on
+/// the tensors. With --run the package also replays
 /// its golden outputs: tokenizer ids, greedy continuations and logits. Exits with 1 if anything differs.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  aibit verify gpt2.aibit\n  aibit verify gpt2.aibit --run --json")]
@@ -118,6 +119,12 @@ fn checks(archive: &Archive, progress: &dyn Progress) -> Vec<Check> {
     let tensors = archive.weights().index().tensors().len();
     let detail = format!("{tensors} tensors hold only values that a quantizer writes");
     checks.push(check("values", values.map(|()| detail).map_err(|e| e.to_string())));
+    if archive.entry(entry_names::GRAPH).is_ok() {
+        let loaded = Model::load(archive);
+        let detail =
+            loaded.map(|model| format!("{} nodes, executable on these tensors", model.graph().nodes.len()));
+        checks.push(check("graph", detail.map_err(|e| e.to_string())));
+    }
     progress.finish();
     checks
 }

@@ -7,7 +7,8 @@ use std::path::Path;
 use aibit_format::{Archive, ArchiveWriter, FormatError, entry_names};
 use serde_json::{Value, json};
 
-use crate::support::{Outcome, run, shelf, small_int8, temporary_folder, tiny_int8};
+use crate::models::Tiny;
+use crate::support::{Outcome, refuses, run, shelf, small_int8, succeeds, temporary_folder, tiny_int8};
 
 /// Writes an archive of the entries of another, each changed by `edit`, with digests that fit.
 pub(crate) fn rebuild(from: &Path, to: &Path, mut edit: impl FnMut(&str, &mut Vec<u8>)) {
@@ -298,4 +299,60 @@ fn edit_json(data: &mut Vec<u8>, edit: impl FnOnce(&mut Value)) {
     let mut json = serde_json::from_slice(data).expect("JSON");
     edit(&mut json);
     *data = json.to_string().into_bytes();
+}
+
+/// Whoever makes an archive may name scales and tables of codes wherever a tensor is named. `verify` says so without
+/// a run, and nothing is computed with them.
+#[test]
+fn a_graph_that_names_scales_as_parameters() {
+    let folder = temporary_folder();
+    let source = Tiny::new();
+    for scheme in ["int8", "int8-g32", "int4-g32", "nf4", "nf4-dq", "fp4-dq"] {
+        let source = source.path().to_str().expect("UTF-8");
+        succeeds(folder.path(), &["pack", source, "-o", "packed.aibit", "-q", scheme]);
+        let sound = succeeds(folder.path(), &["verify", "packed.aibit"]);
+        assert!(sound.contains("\nok   graph: "), "{sound}");
+        let archive = Archive::open(folder.path().join("packed.aibit")).expect("an archive");
+        let parameters = &archive.manifest().tensors;
+        let tensors = archive.weights().index().tensors();
+        let parts: Vec<_> = tensors.iter().filter(|t| !parameters.contains_key(&t.name)).collect();
+        assert!(!parts.is_empty(), "{scheme}");
+        for suffix in [".SCB", ".scales", ".absmax", ".nested_absmax", ".nested_quant_map", ".nested_offset"]
+        {
+            let Some(part) = parts.iter().find(|part| part.name.ends_with(suffix)) else { continue };
+            let graph = match part.shape[..] {
+                [rows, columns] => json!({
+                    "version": 1, "context": 64, "vocabulary": rows, "kv_slots": [],
+                    "values": [{"name": "x", "width": columns}],
+                    "nodes": [
+                        {"op": "embed", "table": part.name, "output": 0},
+                        {"op": "logits", "input": 0, "weight": part.name},
+                    ],
+                    "plan": {"offsets": [0], "width": columns},
+                }),
+                _ => {
+                    let json = archive.entry(entry_names::GRAPH).expect("a graph").data;
+                    let mut graph: Value = serde_json::from_slice(json).expect("JSON");
+                    let nodes = graph["nodes"].as_array_mut().expect("nodes");
+                    let node = nodes.iter_mut().find(|node| node["bias"].is_string()).expect("a bias");
+                    node["bias"] = part.name.as_str().into();
+                    graph
+                }
+            };
+            rebuild(archive.path(), &folder.path().join("hostile.aibit"), |name, data| {
+                if name == entry_names::GRAPH {
+                    *data = graph.to_string().into_bytes();
+                }
+            });
+            let expected = format!("tensor `{}` is part of another parameter, such as its scales", part.name);
+            for args in [&["verify", "hostile.aibit"][..], &["verify", "--run", "hostile.aibit"]] {
+                let Outcome { code, stdout, stderr } = run(folder.path(), args);
+                assert_eq!((code, stderr.as_str()), (Some(1), ""), "{stdout}");
+                assert!(stdout.contains("\nFAIL graph: graph node "), "{stdout}");
+                assert!(stdout.contains(&expected), "{stdout}");
+            }
+            let refused = refuses(folder.path(), &["run", "hostile.aibit", "-p", "a", "-n", "1"]);
+            assert!(refused.contains(&expected), "{refused}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use aibit_graph::{
     ActivationFunction, ActivationPrecision, BufferPlan, Graph, GraphError, KvPrecision, KvSlot, Op,
-    RopePairing, Value,
+    RopePairing, StoredTensor, Value,
 };
 use proptest::prelude::*;
 
@@ -342,7 +342,7 @@ proptest! {
                 (slot.n_kv_head, slot.head_dim) = (slot.n_kv_head % 3 + 1, slot.head_dim % 3 + 1);
             }
         }
-        prop_assert!(graph.validate(|_| Some(&[4])).is_err() || graph.nodes.len() == 1);
+        prop_assert!(graph.validate(|_| Some(StoredTensor::f32(&[4]))).is_err() || graph.nodes.len() == 1);
         prop_assert!(graph.validate(|_| None).is_err());
     }
 

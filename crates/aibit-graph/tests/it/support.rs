@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use aibit_graph::{
     ActivationFunction, ActivationPrecision, BufferPlan, Graph, GraphBuilder, GraphError, KvPrecision,
-    KvSlot, LinearLayer, ModelDescription, Op, Origin, Role, RopePairing, Value,
+    KvSlot, LinearLayer, ModelDescription, Op, Origin, Role, RopePairing, StoredTensor, Value,
 };
 
 pub(crate) const CONTEXT: usize = 32;
@@ -99,7 +99,7 @@ pub(crate) fn sample() -> (Graph, Shapes) {
 }
 
 pub(crate) fn validate(graph: &Graph, shapes: &Shapes) -> Result<(), GraphError> {
-    graph.validate(|name| shapes.get(name).map(Vec::as_slice))
+    graph.validate(|name| shapes.get(name).map(|shape| StoredTensor::f32(shape)))
 }
 
 /// Checks that the sample, edited, is refused with a message that holds every fragment.

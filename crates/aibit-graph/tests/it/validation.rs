@@ -1,7 +1,11 @@
 //! One broken graph for every rule, refused with the node and the numbers.
 
+use std::collections::BTreeSet;
+
 use aibit_graph::{
-    ActivationFunction, ActivationPrecision, Graph, GraphError, KvPrecision, KvSlot, Op, Value,
+    ActivationFunction, ActivationPrecision, Graph, GraphBuilder, GraphError, KvPrecision, KvSlot,
+    LLM_INT8_THRESHOLD, LinearLayer, ModelDescription, Op, Role, RopePairing, StoredTensor, TensorKind,
+    Value,
 };
 
 use crate::support::{CONTEXT, VOCABULARY, check_refused, node, sample, validate};
@@ -361,4 +365,130 @@ fn logits(input: usize, weight: &str) -> Op {
         activations: ActivationPrecision::Int8,
         outlier_threshold: None,
     }
+}
+
+/// What may be named where: every attribute that names a tensor, with every kind of tensor that it does not take.
+#[test]
+fn tensors_are_named_only_where_their_kind_fits() {
+    const PART: &str = "is part of another parameter, such as its scales";
+    const NOT_F32: &str = "is not stored in F32, in which vectors are executed where they lie";
+    let everything = everything();
+    let mut seen = BTreeSet::new();
+    for (node, op) in everything.graph.nodes.iter().enumerate() {
+        for (attribute, tensor, is_vector) in named(op) {
+            seen.insert((op.name(), attribute));
+            let check = |kind: TensorKind| {
+                let validated = everything.graph.validate(|name| {
+                    let shape = everything.parameters.iter().find(|p| p.name == name)?.shape.as_slice();
+                    let kind = if name == tensor { kind } else { TensorKind::F32 };
+                    Some(StoredTensor { shape, kind })
+                });
+                validated.map_err(|error| error.to_string())
+            };
+            let refused = |problem: &str| {
+                Err(format!("graph node {node} ({}): tensor `{tensor}` {problem}", op.name()))
+            };
+            assert_eq!(check(TensorKind::F32), Ok(()), "node {node}, {attribute}");
+            assert_eq!(check(TensorKind::Part), refused(PART), "node {node}, {attribute}");
+            let encoded = if is_vector { refused(NOT_F32) } else { Ok(()) };
+            assert_eq!(check(TensorKind::Encoded), encoded, "node {node}, {attribute}");
+        }
+    }
+    let attributes = [
+        ("embed", "table"),
+        ("layer_norm", "bias"),
+        ("layer_norm", "weight"),
+        ("linear", "bias"),
+        ("linear", "weight"),
+        ("logits", "weight"),
+        ("position_embed", "table"),
+        ("rms_norm", "weight"),
+        ("rope", "frequencies"),
+    ];
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), attributes);
+}
+
+/// Attribute, tensor, and whether it is a vector, of each tensor that an op names.
+fn named(op: &Op) -> impl Iterator<Item = (&'static str, &str, bool)> {
+    let (first, bias) = match op {
+        Op::Embed { table, .. } | Op::PositionEmbed { table, .. } => (Some(("table", table, false)), None),
+        Op::LayerNorm { weight, bias, .. } => (Some(("weight", weight, true)), bias.as_ref()),
+        Op::RmsNorm { weight, .. } => (Some(("weight", weight, true)), None),
+        Op::Rope { frequencies, .. } => (Some(("frequencies", frequencies, true)), None),
+        Op::Linear { weight, bias, .. } => (Some(("weight", weight, false)), bias.as_ref()),
+        Op::Logits { weight, .. } => (Some(("weight", weight, false)), None),
+        Op::Add { .. }
+        | Op::Concat { .. }
+        | Op::Activation { .. }
+        | Op::GatedActivation { .. }
+        | Op::Attention { .. } => (None, None),
+    };
+    let bias = bias.map(|bias| ("bias", bias, true));
+    first
+        .into_iter()
+        .chain(bias)
+        .map(|(attribute, tensor, is_vector)| (attribute, tensor.as_str(), is_vector))
+}
+
+/// A model with every op that names tensors.
+fn everything() -> ModelDescription {
+    let mut b = GraphBuilder::default();
+    let table = b.matrix("wte", [VOCABULARY, 8], Role::Embedding);
+    let embedded = b.value("embedded", 8);
+    b.push(Op::Embed { table, output: embedded });
+    let table = b.matrix("wpe", [CONTEXT, 8], Role::PositionEmbedding);
+    let position = b.value("position", 8);
+    b.push(Op::PositionEmbed { table, output: position });
+    let hidden = b.add("hidden", embedded, position);
+    let (weight, bias) = (b.vector("ln.weight", 8), Some(b.vector("ln.bias", 8)));
+    let normed = b.value("normed", 8);
+    b.push(Op::LayerNorm { input: hidden, weight, bias, epsilon: 1e-5, output: normed });
+    let weight = b.vector("rms.weight", 8);
+    let again = b.value("again", 8);
+    b.push(Op::RmsNorm { input: normed, weight, epsilon: 1e-5, range: None, output: again });
+    let frequencies = b.vector("frequencies", 2);
+    let turned = b.value("turned", 8);
+    let pairing = RopePairing::Half;
+    b.push(Op::Rope { input: again, frequencies, heads: 2, head_dim: 4, pairing, output: turned });
+    let up = b.linear(LinearLayer {
+        name: "up",
+        input: turned,
+        out_features: 8,
+        has_bias: true,
+        is_transposed: false,
+        activations: ActivationPrecision::Int8,
+        outlier_threshold: LLM_INT8_THRESHOLD,
+    });
+    b.finish("test", [CONTEXT, VOCABULARY], up, "head", None)
+}
+
+#[test]
+fn the_text_of_an_error_has_a_limit() {
+    let (graph, shapes) = sample();
+    let long = "x".repeat(1 << 20);
+    let json = String::from_utf8(graph.to_json()).expect("JSON");
+    for (from, to) in [
+        ("\"embed\"", format!("\"{long}\"")),
+        ("\"table\"", format!("\"{long}\"")),
+        ("\"wte\"", format!("\"{long}\"")),
+        ("\"version\"", format!("\"{long}\"")),
+    ] {
+        let json = json.replacen(from, &to, 1);
+        let error = match Graph::from_json(json.as_bytes()) {
+            Ok(graph) => validate(&graph, &shapes).expect_err("no such tensor"),
+            Err(error) => error,
+        };
+        let text = error.to_string();
+        assert!(text.len() < 500, "{from}: {} bytes of text", text.len());
+    }
+}
+
+#[test]
+fn the_length_of_a_graph_has_a_limit() {
+    let mut json = sample().0.to_json();
+    json.resize(Graph::MAX_JSON, b' ');
+    Graph::from_json(&json).expect("as long as allowed");
+    json.push(b' ');
+    let error = Graph::from_json(&json).expect_err("too long").to_string();
+    assert_eq!(error, "graph: 4194305 bytes of JSON, allowed are 4194304");
 }
