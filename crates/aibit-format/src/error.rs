@@ -17,7 +17,7 @@ pub enum FormatError {
         source: std::io::Error,
     },
     /// A folder, device or pipe.
-    #[error("{} is {found}, an archive is a regular file", .path.display())]
+    #[error("{} is {found}, not a regular file", .path.display())]
     NotAFile {
         /// The path.
         path: PathBuf,

@@ -30,7 +30,8 @@ pub use manifest::{
     EntryRecord, FORMAT_VERSION, JoinedRows, Manifest, Override, Provenance, Recipe, Source, SourceFile,
     TensorRecord, entry_names,
 };
-pub use mmap::{MappedBytes, MappedFile};
+pub use mmap::{MappedBytes, MappedFile, regular_file};
+pub use sniff::FileKind;
 pub use verify::check_values;
 pub use weights::{TensorInfo, WeightsIndex, WeightsLayout};
 pub use writer::{ArchiveWriter, EntryWriter, copy_archive};

@@ -1,7 +1,7 @@
 //! The one place that maps files.
 #![expect(unsafe_code, reason = "a memory map aliases a file that other programs may change")]
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
@@ -31,12 +31,7 @@ impl MappedFile {
     /// mapped on every platform and gives one of the latter.
     pub fn open(path: &Path) -> Result<Self, FormatError> {
         let io = |action| move |source| FormatError::Io { action, path: path.to_owned(), source };
-        // Looked at before opening: opening a pipe waits for a writer.
-        let metadata = std::fs::metadata(path).map_err(io("open"))?;
-        if !metadata.is_file() {
-            let found = if metadata.is_dir() { "a folder" } else { "a device or pipe" };
-            return Err(FormatError::NotAFile { path: path.to_owned(), found });
-        }
+        regular_file(path)?;
         let file = File::open(path).map_err(io("open"))?;
         Self::of(&file).map_err(io("map"))
     }
@@ -117,6 +112,24 @@ impl Deref for MappedFile {
     fn deref(&self) -> &[u8] {
         &self.0
     }
+}
+
+/// What the system says of the file at `path`, or of the one that a link there leads to. To be called before a file is
+/// opened: opening a pipe waits for a writer, and a device has no end.
+///
+/// # Errors
+/// [`FormatError::NotAFile`] for folders, devices and pipes, [`FormatError::Io`].
+pub fn regular_file(path: &Path) -> Result<Metadata, FormatError> {
+    let metadata = std::fs::metadata(path).map_err(|source| FormatError::Io {
+        action: "open",
+        path: path.to_owned(),
+        source,
+    })?;
+    if !metadata.is_file() {
+        let found = if metadata.is_dir() { "a folder" } else { "a device or pipe" };
+        return Err(FormatError::NotAFile { path: path.to_owned(), found });
+    }
+    Ok(metadata)
 }
 
 /// Whether the page cache holds the page at `offset`, a multiple of [`BLOCK`] inside the map. For files that this user

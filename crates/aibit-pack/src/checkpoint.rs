@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use aibit_format::MappedFile;
+use aibit_format::{FileKind, MappedFile};
 use aibit_gguf::{GgmlType, Gguf, GgufTensor, deinterleave_rows};
 use half::{bf16, f16};
 use ndarray::Array2;
@@ -107,12 +107,17 @@ impl Checkpoint {
         let mut checkpoint = Self { files: Vec::new(), tensors: BTreeMap::new() };
         for path in paths {
             let map = MappedFile::open(path)?;
-            if map.starts_with(b"GGUF") {
-                checkpoint.add_gguf(path, map)?;
-            } else if map.starts_with(b"PK\x03\x04") || map.starts_with(&[0x80]) {
-                checkpoint.add_torch(path, map)?;
-            } else {
-                checkpoint.add_safetensors(path, map)?;
+            let head = &map[..map.len().min(FileKind::HEAD)];
+            match FileKind::of(head, map.len() as u64) {
+                FileKind::Gguf => checkpoint.add_gguf(path, map)?,
+                FileKind::Zip | FileKind::Pickle => checkpoint.add_torch(path, map)?,
+                other => match other.stand_in() {
+                    Some(found) => {
+                        let (path, problem) = (path.clone(), found.to_owned());
+                        return Err(PackError::SourceFile { path, problem });
+                    }
+                    None => checkpoint.add_safetensors(path, map)?,
+                },
             }
         }
         Ok(checkpoint)
@@ -120,11 +125,6 @@ impl Checkpoint {
 
     fn add_safetensors(&mut self, path: &Path, map: MappedFile) -> Result<(), PackError> {
         let bad = |problem: String| PackError::SourceFile { path: path.to_owned(), problem };
-        if map.starts_with(b"version https://git-lfs") {
-            return Err(
-                bad("a Git LFS pointer and not the file itself; fetch it with `git lfs pull`".into()),
-            );
-        }
         let (header, metadata) =
             SafeTensors::read_metadata(&map).map_err(|e| bad(format!("not a safetensors file: {e}")))?;
         let data_start = header + 8;

@@ -22,7 +22,7 @@ use crate::bnb::{self, QuantizationConfig};
 use crate::checkpoint::{Checkpoint, CheckpointTensor, SourceDtype};
 use crate::encoding::{Block, Elements, Encoding, encoding_of, le_bytes, nested_tables};
 use crate::recipe::{CompiledRecipe, Preset};
-use crate::source::{digest_bytes, digest_file};
+use crate::source::digest_file;
 use crate::{ModelSource, PackError, Progress, tokenizer_files};
 
 /// What to make of a source.
@@ -111,12 +111,12 @@ pub fn pack(
     let plan = join(&mut description, tensors, schemes);
     let layout = weights_layout(&plan)?;
 
-    let mut read_files = vec![(entry_names::CONFIG, config.clone())];
+    let mut read_files = vec![entry_names::CONFIG];
     read_files.extend(tokenizer_files.read);
     let mut carried = Vec::new();
     for name in CARRIED_FILES {
         if let Some(bytes) = source.read(name)? {
-            read_files.push((name, bytes.clone()));
+            read_files.push(name);
             carried.push((name, bytes));
         }
     }
@@ -124,8 +124,7 @@ pub fn pack(
     if single.is_some() {
         read_files.clear(); // made of that file, or parts of it
     }
-    let mut files: Vec<_> =
-        read_files.iter().map(|(name, bytes)| digest_bytes(&source.folder.join(name), bytes)).collect();
+    let mut files = read_files.into_iter().map(|name| source.digest(name)).collect::<Result<Vec<_>, _>>()?;
     let mut source_weight_bytes = 0;
     for path in single.as_slice().iter().chain(source.weight_files().iter().filter(|_| single.is_none())) {
         let length = std::fs::metadata(path).map_or(0, |m| m.len());

@@ -8,16 +8,13 @@ use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::path::Path;
 
-use aibit_format::entry_names;
+use aibit_format::{FileKind, entry_names};
 use serde_json::{Map, Value, json};
 use tempfile::NamedTempFile;
 use zip::ZipArchive;
 
 use crate::checkpoint::{Checkpoint, TensorDtype};
-use crate::{PackError, tokenizer_files};
-
-/// Longest small file; the largest tokenizers of today have a fifth of it.
-const MAX_SMALL: u64 = 256 << 20;
+use crate::{PackError, small_file, tokenizer_files};
 
 /// Weights do not shrink to less than this share.
 const MAX_RATIO: u64 = 200;
@@ -87,7 +84,7 @@ pub(crate) fn unpack(path: &Path) -> Result<Unpacked, PackError> {
         }
         let mut head = Vec::new();
         entry.by_ref().take(4).read_to_end(&mut head).map_err(|source| io("read", path, source))?;
-        if head.starts_with(b"PK\x03\x04") || head.starts_with(&[0x80, 2]) {
+        if matches!(FileKind::of(&head, entry.size()), FileKind::Zip | FileKind::Pickle) {
             if weights.is_some() {
                 return Err(bad(path, format!("it holds more than one torch file, `{name:.80}` among them")));
             }
@@ -99,15 +96,20 @@ pub(crate) fn unpack(path: &Path) -> Result<Unpacked, PackError> {
             copied.and_then(|_| file.rewind()).map_err(|source| io("unpack", path, source))?;
             weights = Some(file);
         } else if base.ends_with(".json") || base.ends_with(".txt") {
-            if entry.size() > MAX_SMALL {
-                let problem =
-                    format!("its entry `{name:.80}` has {} bytes, allowed are {MAX_SMALL}", entry.size());
+            let limit = small_file::limit(&base);
+            let size = entry.size();
+            if size > limit {
+                let problem = format!("its entry `{name:.80}` has {size} bytes, allowed are {limit}");
                 return Err(bad(path, problem));
             }
-            entry.take(MAX_SMALL).read_to_end(&mut head).map_err(|source| io("read", path, source))?;
+            entry.take(limit).read_to_end(&mut head).map_err(|source| io("read", path, source))?;
+            let content = small_file::normalized(&base, head);
             match known.into_iter().find(|known| *known == base) {
-                Some(known) => _ = files.insert(known, head),
-                None => model_type = model_type.or(named_model(&head)),
+                Some(known) => {
+                    let content = content.map_err(|e| bad(path, format!("its entry `{name:.80}`: {e}")))?;
+                    files.insert(known, content);
+                }
+                None => model_type = model_type.or(content.ok().and_then(|json| named_model(&json))),
             }
         }
     }

@@ -2,17 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aibit_format::{MappedFile, SourceFile, hex};
+use aibit_format::{FileKind, MappedFile, SourceFile, entry_names, hex};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
-use crate::PackError;
 use crate::hub::HubModel;
+use crate::{PackError, small_file};
 
 /// A model, looked through: which files are there, and which hold the weights.
 #[derive(Debug, Clone)]
@@ -30,9 +29,6 @@ pub struct ModelSource {
     _unpacked: Option<Arc<NamedTempFile>>,
 }
 
-/// Longest text file that is read whole. The largest tokenizers of today have a fifth of it.
-const MAX_TEXT_FILE: u64 = 256 << 20;
-
 impl ModelSource {
     /// Looks at `path`: a model folder, a GGUF file, or a weight file (safetensors or torch) beside its `config.json` and
     /// tokenizer. Files are told apart by content.
@@ -41,23 +37,28 @@ impl ModelSource {
     /// As [`ModelSource::folder`], and [`PackError::Gguf`] for a GGUF file that cannot be packed.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, PackError> {
         let path = path.into();
-        if !path.is_file() {
+        if path.is_dir() || !path.exists() {
             return Self::folder(path);
         }
-        match kind_of(&path)? {
-            WeightFile::Gguf => Self::gguf(path),
-            WeightFile::Torch if !crate::poc::is_torch(&path)? => Self::poc(path),
-            WeightFile::Safetensors | WeightFile::Torch | WeightFile::Pickle => {
+        match FileKind::read(&path)? {
+            FileKind::Gguf => Self::gguf(path),
+            FileKind::Zip if !crate::poc::is_torch(&path)? => Self::poc(path),
+            FileKind::Safetensors | FileKind::Zip | FileKind::Pickle => {
                 let folder = path.parent().map(Path::to_owned).unwrap_or_default();
-                if !folder.join("config.json").is_file() {
+                if !has(&folder, entry_names::CONFIG) {
                     let problem = "it holds weights only, and there is no config.json beside it".into();
                     return Err(PackError::NotAModel { path, problem });
                 }
                 Ok(Self::of_files(folder, vec![path], BTreeMap::new()))
             }
-            WeightFile::Other(what) => {
-                let problem =
-                    format!("it is {what}; a folder, safetensors, torch and GGUF files can be packed");
+            other => {
+                let problem = match other.stand_in() {
+                    Some(found) => found.to_owned(),
+                    None => {
+                        "it is of no known kind; a folder, safetensors, torch and GGUF files can be packed"
+                            .to_owned()
+                    }
+                };
                 Err(PackError::NotAModel { path, problem })
             }
         }
@@ -69,7 +70,7 @@ impl ModelSource {
     /// [`PackError::NotAModel`] for any other file.
     pub fn proof_of_concept(path: impl Into<PathBuf>) -> Result<Self, PackError> {
         let path = path.into();
-        if !path.is_file() || !matches!(kind_of(&path)?, WeightFile::Torch) || crate::poc::is_torch(&path)? {
+        if FileKind::read(&path)? != FileKind::Zip || crate::poc::is_torch(&path)? {
             let problem = "it is no archive of the proof of concept".into();
             return Err(PackError::NotAModel { path, problem });
         }
@@ -112,7 +113,7 @@ impl ModelSource {
         if !folder.exists() {
             return Err(not_a_model("there is no such folder".into()));
         }
-        if !folder.join("config.json").is_file() {
+        if !has(&folder, entry_names::CONFIG) {
             return Err(not_a_model("it holds no config.json".into()));
         }
         let weight_files = find_weights(&folder)?;
@@ -138,22 +139,17 @@ impl ModelSource {
         &self.weight_files
     }
 
-    /// A small file of the folder, if it is there.
+    /// A small file of the folder, if it is there: strict JSON, or text in UTF-8 without a byte order mark.
     pub(crate) fn read(&self, name: &str) -> Result<Option<Vec<u8>>, PackError> {
         if !self.inside.is_empty() {
             return Ok(self.inside.get(name).cloned());
         }
-        let path = self.folder.join(name);
-        let io = |source| PackError::Io { action: "read", path: path.clone(), source };
-        match fs::metadata(&path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(io(e)),
-            Ok(metadata) if metadata.len() > MAX_TEXT_FILE => {
-                let problem = format!("{} bytes, allowed are {MAX_TEXT_FILE}", metadata.len());
-                Err(PackError::SourceFile { path, problem })
-            }
-            Ok(_) => fs::read(&path).map(Some).map_err(io),
-        }
+        small_file::read(&self.folder, name)
+    }
+
+    /// Length and digest of a small file of the folder as it is on disk, for the provenance.
+    pub(crate) fn digest(&self, name: &str) -> Result<SourceFile, PackError> {
+        digest_file(&self.folder.join(name), &mut |_| {})
     }
 }
 
@@ -162,11 +158,11 @@ fn find_weights(folder: &Path) -> Result<Vec<PathBuf>, PackError> {
         ("model.safetensors", "model.safetensors.index.json"),
         ("pytorch_model.bin", "pytorch_model.bin.index.json"),
     ] {
-        if folder.join(single).is_file() {
+        if has(folder, single) {
             return Ok(vec![folder.join(single)]);
         }
-        if folder.join(index).is_file() {
-            return shards(folder, &folder.join(index));
+        if let Some(json) = small_file::read(folder, index)? {
+            return shards(folder, index, &json);
         }
     }
     // One file under another name, as `torch.save` is often given.
@@ -176,7 +172,7 @@ fn find_weights(folder: &Path) -> Result<Vec<PathBuf>, PackError> {
         let is_weights =
             ["pt", "pth", "bin", "safetensors"].iter().any(|e| path.extension() == Some(e.as_ref()));
         if is_weights
-            && matches!(kind_of(&path)?, WeightFile::Safetensors | WeightFile::Torch | WeightFile::Pickle)
+            && matches!(FileKind::read(&path), Ok(FileKind::Safetensors | FileKind::Zip | FileKind::Pickle))
         {
             others.push(path);
         }
@@ -197,43 +193,19 @@ fn io(path: &Path, source: std::io::Error) -> PackError {
     PackError::Io { action: "read", path: path.to_owned(), source }
 }
 
-/// What a file is by its first bytes.
-enum WeightFile {
-    Safetensors,
-    /// A ZIP file; those of torch hold `data.pkl`.
-    Torch,
-    /// A bare pickle, which the reader of torch files refuses by name.
-    Pickle,
-    Gguf,
-    Other(&'static str),
-}
-
-fn kind_of(path: &Path) -> Result<WeightFile, PackError> {
-    let mut head = Vec::new();
-    let file = fs::File::open(path).map_err(|source| io(path, source))?;
-    file.take(16).read_to_end(&mut head).map_err(|source| io(path, source))?;
-    Ok(match head.as_slice() {
-        [b'G', b'G', b'U', b'F', ..] => WeightFile::Gguf,
-        [b'P', b'K', 3, 4, ..] => WeightFile::Torch,
-        [0x80, 2..=5, ..] => WeightFile::Pickle,
-        [_, _, _, _, _, _, _, _, b'{', ..] => WeightFile::Safetensors,
-        [] => WeightFile::Other("empty"),
-        head if head.starts_with(b"version https://") => {
-            WeightFile::Other("a Git LFS pointer and not the file itself (fetch it with `git lfs pull`)")
-        }
-        _ => WeightFile::Other("of no known kind"),
-    })
+/// Whether a folder has an entry of this name, whatever it is.
+fn has(folder: &Path, name: &str) -> bool {
+    folder.join(name).symlink_metadata().is_ok()
 }
 
 /// The shards that an index names, each once, all beside it.
-fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>, PackError> {
+fn shards(folder: &Path, index: &str, json: &[u8]) -> Result<Vec<PathBuf>, PackError> {
     #[derive(Deserialize)]
     struct Index {
         weight_map: BTreeMap<String, String>,
     }
-    let bad = |problem: String| PackError::SourceFile { path: index.to_owned(), problem };
-    let json = fs::read(index).map_err(|e| bad(e.to_string()))?;
-    let Index { weight_map } = serde_json::from_slice(&json).map_err(|e| bad(e.to_string()))?;
+    let bad = |problem: String| PackError::SourceFile { path: folder.join(index), problem };
+    let Index { weight_map } = serde_json::from_slice(json).map_err(|e| bad(e.to_string()))?;
     let mut names: Vec<_> = weight_map.into_values().collect();
     names.sort_unstable();
     names.dedup();
@@ -266,10 +238,6 @@ pub(crate) fn digest_file(path: &Path, progress: &mut dyn FnMut(u64)) -> Result<
         progress(part.len() as u64);
     }
     Ok(source_file(path, map.len() as u64, &digest.finalize()))
-}
-
-pub(crate) fn digest_bytes(path: &Path, bytes: &[u8]) -> SourceFile {
-    source_file(path, bytes.len() as u64, &Sha256::digest(bytes))
 }
 
 fn source_file(path: &Path, bytes: u64, digest: &[u8]) -> SourceFile {

@@ -9,17 +9,17 @@ use crate::{ModelSource, PackError};
 pub(crate) const VOCABULARY: &str = "vocab.json";
 pub(crate) const MERGES: &str = "merges.txt";
 
-/// The tokenizer's JSON and the names of the files it came from, with their bytes.
+/// The tokenizer's JSON and the names of the files it came from.
 pub(crate) struct TokenizerFiles {
     pub(crate) json: Vec<u8>,
-    pub(crate) read: Vec<(&'static str, Vec<u8>)>,
+    pub(crate) read: Vec<&'static str>,
 }
 
 /// The source's own `tokenizer.json`, byte for byte, where there is one. Otherwise the byte-level BPE that
 /// GPT-2's two files describe, with `<|endoftext|>` as its special token.
 pub(crate) fn load(source: &ModelSource) -> Result<TokenizerFiles, PackError> {
     if let Some(json) = source.read(entry_names::TOKENIZER)? {
-        return Ok(TokenizerFiles { read: vec![(entry_names::TOKENIZER, json.clone())], json });
+        return Ok(TokenizerFiles { read: vec![entry_names::TOKENIZER], json });
     }
     let (Some(vocab), Some(merges)) = (source.read(VOCABULARY)?, source.read(MERGES)?) else {
         let problem = "it holds no tokenizer: tokenizer.json, or vocab.json with merges.txt".to_owned();
@@ -27,7 +27,7 @@ pub(crate) fn load(source: &ModelSource) -> Result<TokenizerFiles, PackError> {
     };
     let json = from_pair(&vocab, &merges)
         .map_err(|problem| PackError::SourceFile { path: source.folder.join("vocab.json"), problem })?;
-    Ok(TokenizerFiles { json, read: vec![(VOCABULARY, vocab), (MERGES, merges)] })
+    Ok(TokenizerFiles { json, read: vec![VOCABULARY, MERGES] })
 }
 
 fn from_pair(vocab: &[u8], merges: &[u8]) -> Result<Vec<u8>, String> {

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use aibit_format::MappedFile;
+use aibit_format::{FileKind, MappedFile};
 use aibit_gguf::{Array, Gguf, Value};
 use serde::Serialize;
 
@@ -13,9 +12,7 @@ use crate::output::{bytes, count};
 
 /// Whether a file begins as GGUF files do.
 pub(crate) fn is_gguf(path: &Path) -> bool {
-    let mut magic = [0; 4];
-    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut magic));
-    path.is_file() && read.is_ok() && &magic == b"GGUF"
+    matches!(FileKind::read(path), Ok(FileKind::Gguf))
 }
 
 /// The tokenizer, as a tokenizer.json.

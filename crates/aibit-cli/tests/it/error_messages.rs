@@ -42,7 +42,7 @@ fn no_such_archive() {
 fn a_folder_as_archive() {
     let folder = temporary_folder();
     fs::create_dir(folder.path().join("folder")).expect("a folder");
-    assert_snapshot!(refuses(folder.path(), &["inspect", "folder"]), @"error: folder is a folder, an archive is a regular file");
+    assert_snapshot!(refuses(folder.path(), &["inspect", "folder"]), @"error: folder is a folder, not a regular file");
 }
 
 #[test]
@@ -597,7 +597,7 @@ fn a_target_in_a_folder_that_is_missing() {
 #[test]
 fn a_target_that_is_a_folder() {
     let model = Tiny::new();
-    assert_snapshot!(refuses(model.around(), &["pack", "tiny", "-o", "tiny"]), @"error: tiny is a folder, an archive is a regular file");
+    assert_snapshot!(refuses(model.around(), &["pack", "tiny", "-o", "tiny"]), @"error: tiny is a folder, not a regular file");
 }
 
 #[cfg(unix)]

@@ -127,7 +127,7 @@ fn an_unfinished_entry_never_becomes_an_archive() {
 fn a_folder_or_a_missing_folder_is_no_target() {
     let folder = tempfile::tempdir().expect("folder");
     let error = ArchiveWriter::create(folder.path()).expect_err("a folder").to_string();
-    assert!(error.ends_with("is a folder, an archive is a regular file"), "{error}");
+    assert!(error.ends_with("is a folder, not a regular file"), "{error}");
     let error = ArchiveWriter::create(folder.path().join("no/such.aibit")).expect_err("missing").to_string();
     assert!(error.starts_with("cannot create a file in ") && error.contains("/no: "), "{error}");
 }
