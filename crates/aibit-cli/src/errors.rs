@@ -1,11 +1,55 @@
-//! What to do about an error, where its message does not say.
+//! What an error says: its message with causes, what to do about it, and the kind of it for programs.
 
-use std::io;
+use std::error::Error;
+use std::{fmt, io};
 
+use aibit_export::ExportError;
 use aibit_format::FormatError;
+use aibit_gguf::GgufError;
+use aibit_graph::{ConfigError, GraphError};
 use aibit_pack::PackError;
 use aibit_pack::hub::HubError;
 use aibit_runtime::RuntimeError;
+use aibit_runtime::sampler::SamplerError;
+use aibit_runtime::text_stream::StopError;
+
+/// An error of the command line itself, or one of a library to which it adds advice.
+#[derive(Debug)]
+pub(crate) struct Advised {
+    message: String,
+    hint: Option<String>,
+    code: Option<&'static str>,
+    source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+impl Advised {
+    /// An error of the kind `code`, see [`code`].
+    pub(crate) fn new(code: &'static str, message: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: None, code: Some(code), source: None }
+    }
+
+    /// The error `source`, whose message and kind stay.
+    pub(crate) fn of(source: impl Error + Send + Sync + 'static) -> Self {
+        Self { message: source.to_string(), hint: None, code: None, source: Some(Box::new(source)) }
+    }
+
+    /// With this advice.
+    pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+}
+
+impl fmt::Display for Advised {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for Advised {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_deref().map(|source| source as &(dyn Error + 'static))
+    }
+}
 
 /// Whether the reader of our output has gone, which is its right.
 pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
@@ -14,8 +58,24 @@ pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
         .any(|e| e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
 }
 
+/// The message and those of the causes that it does not contain, outermost first.
+pub(crate) fn messages(error: &anyhow::Error) -> Vec<String> {
+    let mut messages: Vec<String> = Vec::new();
+    for message in error.chain().map(ToString::to_string) {
+        if !messages.iter().any(|outer| outer.contains(&message)) {
+            messages.push(message);
+        }
+    }
+    messages
+}
+
 /// A line of advice.
-pub(crate) fn hint(error: &anyhow::Error) -> Option<&'static str> {
+pub(crate) fn hint(error: &anyhow::Error) -> Option<String> {
+    let advised = error.chain().filter_map(|e| e.downcast_ref::<Advised>());
+    advised.flat_map(|e| e.hint.clone()).next().or_else(|| library_hint(error).map(str::to_owned))
+}
+
+fn library_hint(error: &anyhow::Error) -> Option<&'static str> {
     error.chain().find_map(|e| {
         if let Some(e) = e.downcast_ref::<FormatError>() {
             return format_hint(e);
@@ -51,5 +111,115 @@ fn format_hint(error: &FormatError) -> Option<&'static str> {
             "the file is damaged or was changed after it was packed; copy it again, or pack the model again",
         ),
         _ => None,
+    }
+}
+
+/// The kind of an error, a name that stays: `docs/json.md` lists them.
+pub(crate) fn code(error: &anyhow::Error) -> &'static str {
+    error.chain().find_map(code_of).unwrap_or("failed")
+}
+
+fn code_of(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    if let Some(e) = error.downcast_ref::<Advised>() {
+        return e.code;
+    }
+    if let Some(e) = error.downcast_ref::<FormatError>() {
+        return Some(format_code(e));
+    }
+    if let Some(e) = error.downcast_ref::<RuntimeError>() {
+        return Some(runtime_code(e));
+    }
+    if let Some(e) = error.downcast_ref::<PackError>() {
+        return Some(pack_code(e));
+    }
+    if let Some(e) = error.downcast_ref::<ExportError>() {
+        return Some(export_code(e));
+    }
+    if error.is::<SamplerError>() {
+        return Some("sampling");
+    }
+    if error.is::<StopError>() {
+        return Some("stop_string");
+    }
+    if error.is::<GgufError>() {
+        return Some("gguf");
+    }
+    if error.is::<HubError>() {
+        return Some("hub");
+    }
+    if error.is::<ConfigError>() {
+        return Some("config");
+    }
+    if error.is::<GraphError>() {
+        return Some("graph");
+    }
+    error.downcast_ref::<io::Error>().map(io_code)
+}
+
+fn io_code(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "not_found",
+        io::ErrorKind::PermissionDenied => "permission_denied",
+        io::ErrorKind::StorageFull => "storage_full",
+        io::ErrorKind::InvalidData => "not_utf8",
+        _ => "io",
+    }
+}
+
+fn format_code(error: &FormatError) -> &'static str {
+    match error {
+        FormatError::Io { source, .. } => io_code(source),
+        FormatError::NotAFile { .. } => "not_a_file",
+        FormatError::NotAnArchive { .. } => "not_an_archive",
+        FormatError::Version { .. } | FormatError::Feature { .. } => "newer_version",
+        _ => "damaged",
+    }
+}
+
+fn runtime_code(error: &RuntimeError) -> &'static str {
+    match error {
+        RuntimeError::Format(e) => format_code(e),
+        RuntimeError::Graph(_) => "graph",
+        RuntimeError::Isa(_) => "isa",
+        RuntimeError::Sampler(_) => "sampling",
+        RuntimeError::Stop(_) => "stop_string",
+        RuntimeError::Tokenizer(_) => "tokenizer",
+        RuntimeError::Golden(_) => "damaged",
+        RuntimeError::Settings { .. } => "settings",
+        RuntimeError::ChatTemplate { .. } => "chat_template",
+        RuntimeError::Scheme { .. } => "graph",
+        RuntimeError::TokenId { .. } => "token_id",
+        RuntimeError::ContextFull { .. } => "context_full",
+        RuntimeError::EmptyPrompt => "empty_prompt",
+        RuntimeError::Memory { .. } => "memory",
+        RuntimeError::TextTooShort { .. } => "text_too_short",
+        RuntimeError::Window { .. } => "window",
+        RuntimeError::NotComparable(_) => "not_comparable",
+        _ => "model",
+    }
+}
+
+fn pack_code(error: &PackError) -> &'static str {
+    match error {
+        PackError::Io { source, .. } => io_code(source),
+        PackError::NotAModel { .. } => "not_a_model",
+        PackError::Format(e) => format_code(e),
+        PackError::Config(_) | PackError::Setting { .. } => "config",
+        PackError::Architecture { .. } => "architecture",
+        PackError::Recipe(_) | PackError::Scheme { .. } | PackError::Requantize { .. } => "recipe",
+        PackError::Runtime(e) => runtime_code(e),
+        _ => "source",
+    }
+}
+
+fn export_code(error: &ExportError) -> &'static str {
+    match error {
+        ExportError::Io { source, .. } => io_code(source),
+        ExportError::Format(e) => format_code(e),
+        ExportError::Config(_) => "config",
+        ExportError::Family { .. } => "architecture",
+        ExportError::Gguf(_) => "gguf",
+        ExportError::Option { .. } => "usage",
+        _ => "target",
     }
 }

@@ -6,7 +6,9 @@ mod commands;
 mod errors;
 mod output;
 mod timings;
+mod visible;
 
+use std::borrow::Cow;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -29,7 +31,7 @@ use crate::output::Output;
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// Print one JSON object to standard output
+    /// Print one JSON object to standard output, errors included
     #[arg(long, global = true)]
     json: bool,
 }
@@ -51,7 +53,10 @@ enum Command {
 
 fn main() -> ExitCode {
     let start = Instant::now();
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error, start),
+    };
     let mut out = Output::new(cli.json, start);
     let result = match &cli.command {
         Command::Pack(args) => commands::pack::run(args, &mut out),
@@ -70,8 +75,40 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) if errors::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            out.complain(&error, errors::hint(&error));
+            out.fail(&error);
             ExitCode::from(2)
         }
     }
+}
+
+/// Help and version, which were asked for, or what is wrong with the arguments.
+fn usage(error: &clap::Error, start: Instant) -> ExitCode {
+    // The arguments could not be read, so nobody has said what this one is for.
+    let json = std::env::args_os().take_while(|arg| arg != "--").any(|arg| arg == "--json");
+    let asked_for = !error.use_stderr();
+    let mut out = Output::new(json && !asked_for, start);
+    let text = error.render().to_string();
+    // Plain where a control character of an argument would reach the terminal, in colours elsewhere.
+    let printed = match visible::escaped(&text, '\n') {
+        Cow::Borrowed(_) => error.print(),
+        Cow::Owned(_) => {
+            out.note(&text.trim_end());
+            Ok(())
+        }
+    };
+    match printed {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            out.fail(&anyhow::Error::from(error).context("cannot write the help to standard output"));
+            return ExitCode::from(2);
+        }
+        _ if asked_for => return ExitCode::SUCCESS,
+        _ => {}
+    }
+    let message = text.strip_prefix("error: ").unwrap_or(&text);
+    let (message, hint) = match message.split_once("\n\nFor more information, ") {
+        Some((message, hint)) => (message, Some(hint.trim_end())),
+        None => (message, None),
+    };
+    out.fail_as(message.trim_end(), hint, "usage");
+    ExitCode::from(2)
 }

@@ -1,21 +1,29 @@
 //! Standard output is data, standard error is everything else.
 
-use std::fmt::Display;
+use std::fmt::{Display, Write as _};
 use std::io::{self, IsTerminal, Write};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use aibit_pack::Progress;
+use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
+
+use crate::errors;
+use crate::visible::{escaped, escaped_json};
 
 /// Version of the JSON objects that `--json` prints; fields may be added without raising it.
 const SCHEMA_VERSION: u32 = 1;
 
-/// Where results and messages go.
+/// Where results and messages go. What reaches a terminal is [`escaped`] here; a pipe or file gets a result's bytes.
 pub(crate) struct Output {
     json: bool,
     start: Instant,
+    /// Whether standard output is a terminal.
+    terminal: bool,
+    /// The last character that was printed there.
+    last: char,
 }
 
 #[derive(Serialize)]
@@ -25,9 +33,22 @@ struct Versioned<'a, R> {
     report: &'a R,
 }
 
+/// What `--json` prints where there is no result.
+#[derive(Serialize)]
+struct Failure<'a> {
+    error: Problem<'a>,
+}
+
+#[derive(Serialize)]
+struct Problem<'a> {
+    message: &'a str,
+    hint: Option<&'a str>,
+    code: &'static str,
+}
+
 impl Output {
     pub(crate) fn new(json: bool, start: Instant) -> Self {
-        Self { json, start }
+        Self { json, start, terminal: io::stdout().is_terminal(), last: '\n' }
     }
 
     /// Whether `--json` was given.
@@ -50,56 +71,70 @@ impl Output {
         if self.json {
             return self.emit_json(report);
         }
-        let mut stdout = io::stdout().lock();
-        writeln!(stdout, "{report}")?;
-        Ok(stdout.flush()?)
+        let mut text = String::new();
+        writeln!(text, "{report}").context("the result cannot be written as text")?;
+        self.print(&text).context("cannot write the result to standard output")
     }
 
     /// Prints a result as JSON.
     pub(crate) fn emit_json(&mut self, report: &impl Serialize) -> anyhow::Result<()> {
-        let mut stdout = io::stdout().lock();
-        serde_json::to_writer(&mut stdout, &Versioned { schema_version: SCHEMA_VERSION, report })
-            .map_err(io::Error::from)?;
-        writeln!(stdout)?;
-        Ok(stdout.flush()?)
+        // As a whole, so that what cannot be written leaves no half of an object behind.
+        let mut json = serde_json::to_string(&Versioned { schema_version: SCHEMA_VERSION, report })
+            .context("the result cannot be written as JSON")?;
+        json.push('\n');
+        self.print(&escaped_json(&json)).context("cannot write the result to standard output")
     }
 
     /// Prints a piece of text as it comes.
-    pub(crate) fn write(&mut self, text: &str) -> io::Result<()> {
+    pub(crate) fn write(&mut self, text: &str) -> anyhow::Result<()> {
+        self.print(text).context("cannot write the text to standard output")
+    }
+
+    fn print(&mut self, text: &str) -> io::Result<()> {
         let mut stdout = io::stdout().lock();
-        stdout.write_all(text.as_bytes())?;
+        if self.terminal {
+            stdout.write_all(escaped(text, self.last).as_bytes())?;
+            self.last = text.chars().next_back().unwrap_or(self.last);
+        } else {
+            stdout.write_all(text.as_bytes())?;
+        }
         stdout.flush()
     }
 
     /// A remark for a person at a terminal.
     pub(crate) fn remark(&self, text: &str) {
         if io::stderr().is_terminal() && !self.json {
-            let _ = writeln!(io::stderr(), "{text}");
+            self.note(&text);
         }
     }
 
     /// Lines that were asked for and are not the result: printed to standard error, at a terminal or not.
     pub(crate) fn note(&self, text: &impl Display) {
-        let _ = writeln!(io::stderr(), "{text}");
+        let _ = writeln!(io::stderr(), "{}", escaped(&text.to_string(), '\n'));
     }
 
     /// An error with its causes, and advice.
     pub(crate) fn complain(&self, error: &anyhow::Error, hint: Option<&str>) {
-        let mut stderr = io::stderr().lock();
-        let mut text = error.to_string();
-        for cause in error.chain().skip(1).map(ToString::to_string) {
-            if !text.contains(&cause) {
-                text = format!("{text}\n  caused by: {cause}");
-            }
-        }
-        // Names out of a hostile file must not steer the terminal.
-        let escape = |c: char| {
-            if c.is_control() && c != '\n' { c.escape_default().to_string() } else { c.to_string() }
-        };
-        let text: String = text.chars().map(escape).collect();
-        let _ = writeln!(stderr, "error: {text}");
+        let mut text = format!("error: {}", errors::messages(error).join("\n  caused by: "));
         if let Some(hint) = hint {
-            let _ = writeln!(stderr, "hint: {hint}");
+            write!(text, "\nhint: {hint}").expect("a string takes any text");
+        }
+        self.note(&text);
+    }
+
+    /// The error that ends the program: to standard error, and with `--json` to standard output as well.
+    pub(crate) fn fail(&mut self, error: &anyhow::Error) {
+        let hint = errors::hint(error);
+        self.complain(error, hint.as_deref());
+        self.fail_as(&errors::messages(error).join(": "), hint.as_deref(), errors::code(error));
+    }
+
+    /// With `--json`, the object that stands for an error. Standard error has its text already.
+    pub(crate) fn fail_as(&mut self, message: &str, hint: Option<&str>, code: &'static str) {
+        if self.json {
+            let failure = Failure { error: Problem { message, hint, code } };
+            // What fails here has been said on standard error.
+            let _ = self.emit_json(&failure);
         }
     }
 
@@ -124,7 +159,7 @@ impl Bar {
         bar.set_style(
             ProgressStyle::with_template(template).expect("a constant template").progress_chars("=> "),
         );
-        bar.set_message(what.to_owned());
+        bar.set_message(escaped(what, '\n').into_owned());
         bar.tick();
         if let Some(old) = self.lock().replace(bar) {
             old.finish_and_clear();

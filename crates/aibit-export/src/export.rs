@@ -92,6 +92,7 @@ impl FromStr for FloatDtype {
 #[derive(Debug, Clone, Serialize)]
 pub struct ExportReport {
     /// Where.
+    #[serde(serialize_with = "as_displayed")]
     pub output: PathBuf,
     /// The target's name.
     pub target: &'static str,
@@ -103,6 +104,11 @@ pub struct ExportReport {
     pub requantized: usize,
     /// Bytes written.
     pub bytes: u64,
+}
+
+/// A path as text, which not every path is.
+fn as_displayed<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
 }
 
 /// Exports `archive` to `path`: a new folder or a file, as [`Target::is_folder`] says. It appears when it is complete.

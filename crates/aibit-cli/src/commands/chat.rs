@@ -1,5 +1,4 @@
 use std::fmt::Write as _;
-use std::io::{self, BufRead, IsTerminal};
 use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,30 +7,33 @@ use aibit_format::Archive;
 use aibit_runtime::{
     Chat, ChatTemplate, GenerateOptions, Generation, Model, PackageDefaults, RuntimeError, Tokenizer,
 };
-use anyhow::{Context, anyhow, bail};
-use rustyline::DefaultEditor;
-use rustyline::error::ReadlineError;
+use anyhow::Context;
 
 use super::generation::GenerationArgs;
+use super::message_input::{Input, Message};
 use super::{ArchiveArg, watch_for_interrupt};
+use crate::errors::{self, Advised};
 use crate::output::Output;
 
 const HELP: &str = "\
-/help         this list
-/history      the conversation so far
-/system TEXT  set the system message, for the turns to come
-/clear        forget the conversation, but not the system message
-/quit         end; so do /exit and the end of input
-//TEXT        say /TEXT
-\"\"\"           on a line of its own: begin a message of several lines, and end it";
+/help, /?            this list
+/history             the conversation so far
+/system TEXT         set the system message, for the turns to come
+/clear               forget the conversation, but not the system message
+/bye, /exit, /quit   end; so does the end of input
+//help               say /help; any other line that begins with / is said as it is
+\"\"\"                  begin a message of several lines, and end it";
 
 /// Talk to a model
 ///
 /// Each line is a message, written as the package's chat template says; the answer is printed as it comes. A line
-/// that is just """ begins a message of several lines, and another one ends it. /help lists the commands.
+/// that begins or ends with """ begins a message of several lines, and another one ends it. /help lists the commands; a
+/// line such as /etc/fstab, which is none of them, is a message.
 ///
 /// Ctrl-C ends an answer, of which the conversation keeps what has come; at the prompt it clears the line, and
 /// twice it ends the program. A message that no longer fits the context is refused: nothing is ever shifted out.
+///
+/// Where messages come from a pipe or a file, the exit code is 2 if one of them could not be answered.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
         aibit chat assistant.aibit\n  \
@@ -49,7 +51,9 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     if out.is_json() {
-        bail!("a conversation is no JSON object; `aibit run FILE -p TEXT --chat --json` answers one message");
+        let message =
+            "a conversation is no JSON object; `aibit run FILE -p TEXT --chat --json` answers one message";
+        return Err(Advised::new("usage", message).into());
     }
     args.generation.threads.start()?;
     let archive = Archive::open(args.archive.path())?;
@@ -64,44 +68,42 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     }
     let interrupted = watch_for_interrupt()?;
     let mut input = Input::open()?;
+    let mut all_is_well = true;
     loop {
-        match input.message(&interrupted)? {
-            Message::End => return Ok(ExitCode::SUCCESS),
-            Message::Nothing => {}
-            Message::Unfinished => {
-                let error = anyhow!("the message that \"\"\" began has no end, and was not sent");
-                out.complain(&error, Some("end it with a line that is just \"\"\""));
-            }
+        let refused: Option<anyhow::Error> = match input.message(&interrupted)? {
+            Message::End => break,
+            Message::Nothing => None,
+            Message::Refused(problem) => Some(problem.into()),
             Message::Say(text) => say(&mut chat, &text, &options, &interrupted, out)?,
-            Message::Command(line) => {
-                let (name, rest) = line.split_once(char::is_whitespace).unwrap_or((&line, ""));
-                match (name, rest.trim()) {
-                    ("help", "") => out.write(&format!("{HELP}\n"))?,
-                    ("history", "") => out.write(&history(&chat))?,
-                    ("clear", "") => chat.clear(),
-                    ("quit" | "exit", "") => return Ok(ExitCode::SUCCESS),
-                    ("system", "") => {
-                        out.complain(
-                            &anyhow!("/system needs a text"),
-                            Some("/system Answer in one sentence."),
-                        );
-                    }
-                    ("system", text) => chat.set_system(text),
-                    ("help" | "history" | "clear" | "quit" | "exit", _) => {
-                        let error = anyhow!("/{name} takes nothing after it");
-                        out.complain(&error, Some("to say it to the model, begin with //"));
-                    }
-                    _ => {
-                        let error = anyhow!("there is no command /{name}");
-                        out.complain(
-                            &error,
-                            Some("/help lists the commands; to say it to the model, begin with //"),
-                        );
-                    }
+            Message::Command(name, rest) => match (name.as_str(), rest.as_str()) {
+                ("help" | "?", "") => out.write(&format!("{HELP}\n")).map(|()| None)?,
+                ("history", "") => out.write(&history(&chat)).map(|()| None)?,
+                ("clear", "") => {
+                    chat.clear();
+                    None
                 }
+                ("quit" | "exit" | "bye", "") => break,
+                ("system", "") => Some(
+                    Advised::new("usage", "/system needs a text").hint("/system Answer in one sentence."),
+                ),
+                ("system", text) => {
+                    chat.set_system(text);
+                    None
+                }
+                _ => Some(
+                    Advised::new("usage", format!("/{name} takes nothing after it"))
+                        .hint("to say it to the model, begin with //"),
+                ),
             }
+            .map(Into::into),
+        };
+        if let Some(error) = refused {
+            out.complain(&error, errors::hint(&error).as_deref());
+            all_is_well = false;
         }
     }
+    // At a terminal each problem has been seen, and the next message may have been the better one.
+    Ok(if all_is_well || input.is_terminal() { ExitCode::SUCCESS } else { ExitCode::from(2) })
 }
 
 /// The package's chat template, which a conversation needs.
@@ -115,14 +117,14 @@ pub(crate) fn template(archive: &Archive) -> anyhow::Result<ChatTemplate> {
     })
 }
 
-/// Says `text` and prints the answer. What cannot be answered is an error message, not the end.
+/// Says `text` and prints the answer, or returns why there is none.
 fn say(
     chat: &mut Chat<'_>,
     text: &str,
     options: &GenerateOptions,
     interrupted: &AtomicBool,
     out: &mut Output,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Option<anyhow::Error>> {
     interrupted.store(false, Ordering::Relaxed);
     let mut failure = None;
     let mut on_text = |text: &str| {
@@ -135,25 +137,21 @@ fn say(
     let answer = chat.say(text, options, &mut on_text);
     interrupted.store(false, Ordering::Relaxed);
     if let Some(e) = failure {
-        return Err(e.into());
+        return Err(e);
     }
     match answer {
         Ok(Generation { ids, stop_reason, .. }) => {
             out.write("\n")?;
             let (used, capacity) = chat.context();
             out.remark(&format!("[{} tokens, {stop_reason:?}; context {used} of {capacity}]", ids.len()));
+            Ok(None)
         }
-        Err(error) => {
-            let hint = match &error {
-                RuntimeError::ContextFull { .. } => {
-                    Some("/clear forgets the conversation; -c asks for a longer context")
-                }
-                _ => None,
-            };
-            out.complain(&error.into(), hint);
+        Err(error @ RuntimeError::ContextFull { .. }) => {
+            let hint = "/clear forgets the conversation; -c asks for a longer context";
+            Ok(Some(Advised::of(error).hint(hint).into()))
         }
+        Err(error) => Ok(Some(error.into())),
     }
-    Ok(())
 }
 
 fn history(chat: &Chat<'_>) -> String {
@@ -161,93 +159,4 @@ fn history(chat: &Chat<'_>) -> String {
         writeln!(text, "{}: {}", message.role, message.content).expect("a string takes any text");
         text
     })
-}
-
-/// What the user wants.
-enum Message {
-    Say(String),
-    /// A command with what follows it, without the slash.
-    Command(String),
-    Nothing,
-    /// Several lines without an end.
-    Unfinished,
-    End,
-}
-
-/// Where messages come from.
-enum Input {
-    /// A terminal, with editing and the lines of this session.
-    Terminal(Box<DefaultEditor>),
-    /// Anything else, read as it is.
-    Lines(io::StdinLock<'static>),
-}
-
-enum Line {
-    Text(String),
-    /// Ctrl-C at the prompt.
-    Cleared,
-    End,
-}
-
-impl Input {
-    fn open() -> anyhow::Result<Self> {
-        // The editor draws on standard output, which is for answers alone where it is no terminal.
-        if io::stdin().is_terminal() && io::stdout().is_terminal() {
-            let editor = DefaultEditor::new().context("cannot read from the terminal")?;
-            return Ok(Self::Terminal(Box::new(editor)));
-        }
-        Ok(Self::Lines(io::stdin().lock()))
-    }
-
-    fn message(&mut self, interrupted: &AtomicBool) -> anyhow::Result<Message> {
-        let first = match self.line("> ", interrupted)? {
-            Line::Text(line) => line,
-            // Twice in a row.
-            Line::Cleared => match self.line("> ", interrupted)? {
-                Line::Text(line) => line,
-                Line::Cleared | Line::End => return Ok(Message::End),
-            },
-            Line::End => return Ok(Message::End),
-        };
-        if first.trim() == "\"\"\"" {
-            let mut lines = Vec::new();
-            loop {
-                match self.line(". ", interrupted)? {
-                    Line::Text(line) if line.trim() == "\"\"\"" => return Ok(Message::Say(lines.join("\n"))),
-                    Line::Text(line) => lines.push(line),
-                    Line::Cleared => return Ok(Message::Nothing),
-                    Line::End => return Ok(Message::Unfinished),
-                }
-            }
-        }
-        Ok(match first.strip_prefix('/') {
-            _ if first.trim().is_empty() => Message::Nothing,
-            Some(text) if text.starts_with('/') => Message::Say(text.to_owned()),
-            Some(command) => Message::Command(command.to_owned()),
-            None => Message::Say(first),
-        })
-    }
-
-    fn line(&mut self, prompt: &str, interrupted: &AtomicBool) -> anyhow::Result<Line> {
-        match self {
-            Self::Terminal(editor) => match editor.readline(prompt) {
-                Ok(line) => {
-                    editor.add_history_entry(&line).context("cannot keep a line")?;
-                    Ok(Line::Text(line))
-                }
-                Err(ReadlineError::Interrupted) => Ok(Line::Cleared),
-                Err(ReadlineError::Eof) => Ok(Line::End),
-                Err(error) => Err(error).context("cannot read from the terminal"),
-            },
-            Self::Lines(stdin) => {
-                let mut line = String::new();
-                let read = stdin.read_line(&mut line).context("cannot read from standard input")?;
-                if read == 0 || interrupted.load(Ordering::Relaxed) {
-                    return Ok(Line::End);
-                }
-                let line = line.strip_suffix('\n').unwrap_or(&line);
-                Ok(Line::Text(line.strip_suffix('\r').unwrap_or(line).to_owned()))
-            }
-        }
-    }
 }

@@ -30,7 +30,7 @@ pub(crate) struct Args {
 
 #[derive(Serialize)]
 struct Report {
-    output: PathBuf,
+    output: String,
     /// `archive`, or `proof of concept`.
     from: &'static str,
     file_bytes: u64,
@@ -38,7 +38,7 @@ struct Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}, from an {}", self.output.display(), bytes(self.file_bytes), self.from)
+        write!(f, "{}: {}, from an {}", self.output, bytes(self.file_bytes), self.from)
     }
 }
 
@@ -57,6 +57,6 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
             ("archive of the proof of concept", packed.file_bytes)
         }
     };
-    out.emit(&Report { output: args.output.clone(), from, file_bytes })?;
+    out.emit(&Report { output: args.output.display().to_string(), from, file_bytes })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -7,7 +7,7 @@ use aibit_pack::Progress;
 use aibit_runtime::{Model, Perplexity, PerplexityOptions, Profile, RuntimeError, Tokenizer, perplexity};
 use serde::Serialize;
 
-use super::{ArchiveArg, ThreadsArg, read_text};
+use super::{ArchiveArg, ThreadsArg, text};
 use crate::output::Output;
 
 /// Measure how well an archive predicts a text
@@ -21,9 +21,12 @@ use crate::output::Output;
 pub(crate) struct Args {
     #[command(flatten)]
     archive: ArchiveArg,
-    /// The text to predict
+    /// The text to predict; `-` is standard input
     #[arg(long, value_name = "TEXTFILE")]
     ppl: PathBuf,
+    /// Leave out the line ends at the end of the text
+    #[arg(long)]
+    trim: bool,
     /// Compare the predictions with this archive's
     #[arg(long, value_name = "FILE")]
     kl_base: Option<PathBuf>,
@@ -67,12 +70,14 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     let archive = Archive::open(args.archive.path())?;
     let model = Model::load(&archive)?;
     let tokenizer = Tokenizer::load(&archive)?;
-    let ids = tokenizer.encode_prompt(&read_text(&args.ppl)?)?;
+    let text = text::read(&args.ppl, text::LONGEST_TEXT)?;
+    let text = if args.trim { text::without_line_ends(&text) } else { &text };
+    let ids = tokenizer.encode_prompt(text)?;
     let base = match &args.kl_base {
         None => None,
         Some(path) => {
             let base = Archive::open(path)?;
-            let base_ids = Tokenizer::load(&base)?.encode_prompt(&read_text(&args.ppl)?)?;
+            let base_ids = Tokenizer::load(&base)?.encode_prompt(text)?;
             if base_ids != ids {
                 let problem =
                     format!("their tokenizers give {} and {} ids for the text", ids.len(), base_ids.len());

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use aibit_format::{FileKind, MappedFile};
 use aibit_gguf::{Array, Gguf, Value};
@@ -23,7 +23,7 @@ pub(crate) fn tokenizer(path: &Path) -> anyhow::Result<Vec<u8>> {
 
 #[derive(Serialize)]
 pub(crate) struct Report {
-    file: PathBuf,
+    file: String,
     gguf_version: u32,
     file_bytes: u64,
     parameters: u64,
@@ -64,7 +64,7 @@ impl Report {
             });
         }
         Ok(Self {
-            file: path.to_owned(),
+            file: path.display().to_string(),
             gguf_version: gguf.version(),
             file_bytes: map.len() as u64,
             parameters: types.values().map(|(elements, _)| elements).sum(),
@@ -121,14 +121,7 @@ fn shown(value: &Value) -> String {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bits = 8.0 * self.types.values().map(|(_, size)| size).sum::<u64>() as f64;
-        writeln!(
-            f,
-            "{:<16} {}, {}, GGUF {}",
-            "file",
-            self.file.display(),
-            bytes(self.file_bytes),
-            self.gguf_version
-        )?;
+        writeln!(f, "{:<16} {}, {}, GGUF {}", "file", self.file, bytes(self.file_bytes), self.gguf_version)?;
         writeln!(
             f,
             "{:<16} {}, {:.2} bits per weight",

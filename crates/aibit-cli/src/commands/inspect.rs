@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use aibit_format::{Archive, Provenance, Recipe, Scheme, entry_names};
@@ -36,7 +36,7 @@ pub(crate) struct Args {
 
 #[derive(Serialize)]
 struct Report {
-    file: PathBuf,
+    file: String,
     format_version: u32,
     architecture: String,
     parameters: u64,
@@ -117,7 +117,7 @@ impl Report {
         let tensor_bytes: u64 = tensors.iter().map(|t| t.bytes).sum();
         let digest = |name: &str| manifest.entries.iter().find(|e| e.name == name).map(|e| e.sha256.clone());
         Ok(Self {
-            file: archive.path().to_owned(),
+            file: archive.path().display().to_string(),
             format_version: manifest.version,
             architecture: manifest.architecture.clone(),
             parameters,
@@ -166,10 +166,7 @@ impl fmt::Display for Tokenizer {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut line = |key: &str, value: String| writeln!(f, "{key:<16} {value}");
-        line(
-            "file",
-            format!("{}, {}, format {}", self.file.display(), bytes(self.file_bytes), self.format_version),
-        )?;
+        line("file", format!("{}, {}, format {}", self.file, bytes(self.file_bytes), self.format_version))?;
         line("architecture", format!("{}, {} graph nodes", self.architecture, self.nodes))?;
         line(
             "parameters",

@@ -20,8 +20,10 @@ pub(crate) mod export;
 mod generation;
 mod gguf;
 pub(crate) mod inspect;
+mod message_input;
 pub(crate) mod pack;
 pub(crate) mod run;
+mod text;
 pub(crate) mod verify;
 
 /// Exit code of a program that was interrupted.
@@ -90,11 +92,6 @@ impl Opened {
         pack(&source, &target, &options, progress)?;
         Ok(Self { archive: Archive::open(&target)?, _folder: Some(folder) })
     }
-}
-
-/// Reads a text file, whole.
-pub(crate) fn read_text(path: &Path) -> anyhow::Result<String> {
-    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// A flag that the first Ctrl-C sets; one that comes while it is set ends the program.

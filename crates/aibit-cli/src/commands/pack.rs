@@ -61,7 +61,7 @@ fn parse_override(text: &str) -> Result<Override, String> {
 
 #[derive(Serialize)]
 struct Report {
-    output: PathBuf,
+    output: String,
     #[serde(flatten)]
     packed: PackReport,
 }
@@ -72,7 +72,7 @@ impl fmt::Display for Report {
             &self.packed;
         let schemes: Vec<_> =
             self.packed.schemes.iter().map(|(name, n)| format!("{name} {}", count(*n))).collect();
-        writeln!(f, "{}: {architecture}, {} parameters", self.output.display(), count(*parameters))?;
+        writeln!(f, "{}: {architecture}, {} parameters", self.output, count(*parameters))?;
         writeln!(f, "  {:.2} bits per weight ({})", bits_per_weight, schemes.join(", "))?;
         write!(f, "  {} from {} of weights", bytes(*file_bytes), bytes(*source_weight_bytes))
     }
@@ -103,6 +103,6 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     for note in &packed.notes {
         out.note(&format_args!("note: {note}"));
     }
-    out.emit(&Report { output: args.output.clone(), packed })?;
+    out.emit(&Report { output: args.output.display().to_string(), packed })?;
     Ok(ExitCode::SUCCESS)
 }

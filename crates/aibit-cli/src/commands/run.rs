@@ -1,5 +1,4 @@
 use std::fmt;
-use std::io::Read;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,12 +6,11 @@ use std::sync::atomic::Ordering;
 
 use aibit_format::Archive;
 use aibit_runtime::{ChatMessage, Generation, Model, PackageDefaults, StopReason, Tokenizer, generate};
-use anyhow::Context;
 use serde::Serialize;
 use tracing::info_span;
 
 use super::generation::GenerationArgs;
-use super::{ArchiveArg, INTERRUPTED, chat, read_text, verify, watch_for_interrupt};
+use super::{ArchiveArg, INTERRUPTED, chat, text, verify, watch_for_interrupt};
 use crate::output::Output;
 use crate::timings::{Recorder, Spans};
 
@@ -34,9 +32,12 @@ pub(crate) struct Args {
     /// The prompt
     #[arg(short, long, value_name = "TEXT", required_unless_present = "file")]
     prompt: Option<String>,
-    /// Read the prompt from a file; `-` is standard input
+    /// Read the prompt from a file; `-` is standard input. A line end at its end belongs to the prompt, see --trim
     #[arg(short, long, value_name = "FILE", conflicts_with = "prompt")]
     file: Option<PathBuf>,
+    /// Leave out the line ends at the end of the file, such as the one that `echo` and editors write
+    #[arg(long, requires = "file")]
+    trim: bool,
     /// Take the prompt for a user's message, and write the conversation as the package's chat template says
     #[arg(long)]
     chat: bool,
@@ -142,7 +143,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     };
     let generation = generate(&mut session, &tokenizer, &prompt_ids, &options, &mut on_text)?;
     if let Some(e) = failure {
-        return Err(e.into());
+        return Err(e);
     }
 
     let Generation { prefill, first_token, decode, decode_steps, stop_reason, .. } = generation;
@@ -204,14 +205,10 @@ fn peak_rss_bytes() -> Option<u64> {
 fn prompt(args: &Args) -> anyhow::Result<String> {
     match (&args.prompt, &args.file) {
         (Some(prompt), _) => Ok(prompt.clone()),
-        (None, Some(file)) if file.as_os_str() == "-" => {
-            let mut text = String::new();
-            std::io::stdin()
-                .read_to_string(&mut text)
-                .context("cannot read the prompt from standard input")?;
-            Ok(text)
+        (None, Some(file)) => {
+            let text = text::read(file, text::LONGEST_PROMPT)?;
+            Ok(if args.trim { text::without_line_ends(&text).to_owned() } else { text })
         }
-        (None, Some(file)) => read_text(file),
         (None, None) => unreachable!("one of the two is required"),
     }
 }

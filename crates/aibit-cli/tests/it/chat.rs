@@ -24,7 +24,7 @@ fn rendered(messages: &[(&str, &str)]) -> String {
 }
 
 /// The trained model with a chat template, on the shelf.
-fn chat_int8() -> &'static str {
+pub(crate) fn chat_int8() -> &'static str {
     static NAME: OnceLock<&str> = OnceLock::new();
     NAME.get_or_init(|| {
         let folder = temporary_folder();
@@ -57,7 +57,7 @@ fn continuation(prompt: &str) -> String {
 #[track_caller]
 fn silent(input: &str) -> (String, String) {
     let Outcome { code, stdout, stderr } = chat(&[], input);
-    assert_eq!(code, Some(0), "{stderr}");
+    assert_eq!(code, Some(if stderr.is_empty() { 0 } else { 2 }), "{stderr}");
     (stdout, stderr)
 }
 
@@ -127,33 +127,80 @@ fn several_lines_and_slashes_can_be_said() {
 }
 
 #[test]
+fn a_line_is_a_command_only_if_it_is_one() {
+    for said in ["/etc/fstab", "/usr is big", "// twice", "/helpful hints"] {
+        let expected = continuation(&rendered(&[("user", said)]));
+        assert_eq!(chat(&[], &format!("{said}\n")).stdout, format!("{expected}\n"), "{said}");
+    }
+}
+
+#[test]
+fn several_lines_begin_and_end_beside_text() {
+    let expected = continuation(&rendered(&[("user", "first\n\n/help\nlast")]));
+    assert_eq!(chat(&[], "\"\"\"first\n\n/help\nlast\"\"\"\n").stdout, format!("{expected}\n"));
+    let expected = continuation(&rendered(&[("user", "one line")]));
+    assert_eq!(chat(&[], "\"\"\"one line\"\"\"\n").stdout, format!("{expected}\n"));
+}
+
+/// The conversation that these bytes lead to.
+#[track_caller]
+fn chat_bytes(input: &[u8]) -> Outcome {
+    let output = assert_cmd::Command::new(env!("CARGO_BIN_EXE_aibit"))
+        .current_dir(shelf())
+        .args([&["chat", chat_int8()], &GREEDY[..]].concat())
+        .write_stdin(input)
+        .output()
+        .expect("the binary starts");
+    let text = |bytes| String::from_utf8(bytes).expect("output is UTF-8");
+    Outcome { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+#[test]
+fn a_line_that_is_not_text_does_not_end_the_conversation() {
+    let expected = continuation(&rendered(&[("user", "Hello")]));
+    let Outcome { code, stdout, stderr } = chat_bytes(b"caf\xe9\nHello\n\"\"\"\none\xff\nHello\n\"\"\"\n");
+    assert_eq!((code, stdout), (Some(2), format!("{expected}\n")));
+    assert_snapshot!(stderr, @r"
+    error: a line is not UTF-8 text, and was not sent; byte 3 of it is 0xe9
+    hint: convert it, for instance with `iconv -f latin1 -t utf-8`
+    error: a line is not UTF-8 text, and was not sent; byte 3 of it is 0xff
+    hint: convert it, for instance with `iconv -f latin1 -t utf-8`
+    ");
+}
+
+#[test]
+fn a_line_without_an_end_is_not_read_for_ever() {
+    let Outcome { code, stdout, stderr } = chat_bytes(&vec![b'x'; (16 << 20) + 2]);
+    assert_eq!((code, stdout.as_str()), (Some(2), ""));
+    assert_snapshot!(stderr, @"error: a line of standard input has more than 16777216 bytes, which is the most that is read");
+}
+
+#[test]
 fn commands_end_and_explain() {
     assert_eq!(silent(""), Default::default());
-    for quit in ["/quit\n/help\n", "/exit\n/help\n", "/history\n", "\n\n"] {
+    for quit in ["/quit\n/help\n", "/exit\n/help\n", "/bye\n/help\n", "/history\n", "\n\n"] {
         assert_eq!(silent(quit), Default::default(), "{quit}");
     }
     let (help, complaints) = silent("/help\n");
     assert_eq!(complaints, "");
-    for command in ["/help", "/history", "/system", "/clear", "/quit", "/exit", "//", "\"\"\""] {
+    assert_eq!(silent("/?\n").0, help);
+    for command in ["/help", "/?", "/history", "/system", "/clear", "/quit", "/exit", "/bye", "//", "\"\"\""]
+    {
         assert!(help.contains(command), "{command}");
     }
 }
 
 #[test]
-fn a_command_that_is_none_is_not_said() {
-    let (stdout, stderr) = silent("/halp me\n/quit now\n/system\n/\n\"\"\"\nno end\n");
+fn a_command_that_cannot_be_is_not_said() {
+    let (stdout, stderr) = silent("/quit now\n/system\n\"\"\"\nno end\n");
     assert_eq!(stdout, "");
     assert_snapshot!(stderr, @r#"
-    error: there is no command /halp
-    hint: /help lists the commands; to say it to the model, begin with //
     error: /quit takes nothing after it
     hint: to say it to the model, begin with //
     error: /system needs a text
     hint: /system Answer in one sentence.
-    error: there is no command /
-    hint: /help lists the commands; to say it to the model, begin with //
     error: the message that """ began has no end, and was not sent
-    hint: end it with a line that is just """
+    hint: end it with """
     "#);
 }
 
@@ -162,7 +209,7 @@ fn a_message_that_does_not_fit_leaves_the_conversation_as_it_was() {
     let first = continuation(&rendered(&[("user", "Hello")]));
     let long = "word ".repeat(100);
     let Outcome { code, stdout, stderr } = chat(&["-c", "40"], &format!("Hello\n{long}\n/history\n"));
-    assert_eq!(code, Some(0));
+    assert_eq!(code, Some(2), "one message could not be answered");
     assert_eq!(stdout, format!("{first}\nuser: Hello\nassistant: {first}\n"));
     let mut settings = insta::Settings::clone_current();
     settings.add_filter("[0-9]+ tokens", "[N] tokens");
@@ -184,7 +231,9 @@ fn a_model_without_a_template_is_refused() {
 
 #[test]
 fn json_is_for_run() {
-    assert_snapshot!(refuses(shelf(), &["chat", chat_int8(), "--json"]), @"error: a conversation is no JSON object; `aibit run FILE -p TEXT --chat --json` answers one message");
+    let Outcome { code, stdout, stderr } = chat(&["--json"], "");
+    assert_eq!((code, text(&parse_json(&stdout)["error"]["code"])), (Some(2), "usage"));
+    assert_snapshot!(stderr, @"error: a conversation is no JSON object; `aibit run FILE -p TEXT --chat --json` answers one message");
 }
 
 /// The tiny model with this template, and a folder to run it in.
@@ -222,7 +271,7 @@ fn a_hostile_template_is_an_error_message() {
     let (folder, archive) = tiny_with("{{ raise_exception('no\u{1b}[2J ' ~ messages | length) }}");
     let Outcome { code, stdout, stderr } =
         run_with(folder.path(), &["chat", archive], "hello\nhello\n/history\n", &[]);
-    assert_eq!((code, stdout.as_str()), (Some(0), ""));
+    assert_eq!((code, stdout.as_str()), (Some(2), ""));
     assert_snapshot!(stderr, @r"
     error: chat_template.jinja, chat template: the template refuses the conversation: no\u{1b}[2J 1
     error: chat_template.jinja, chat template: the template refuses the conversation: no\u{1b}[2J 1

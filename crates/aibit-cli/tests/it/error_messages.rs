@@ -478,8 +478,8 @@ fn a_prompt_file_that_is_not_text() {
     let archive = shelf().join(tiny_int8());
     let archive = archive.to_str().expect("a UTF-8 path");
     assert_snapshot!(refuses(folder.path(), &["run", archive, "-f", "prompt.txt"]), @r"
-    error: cannot read prompt.txt
-      caused by: stream did not contain valid UTF-8
+    error: cannot read prompt.txt: byte 3 is 0xe9, which is not UTF-8 text
+    hint: convert it, for instance with `iconv -f latin1 -t utf-8`
     ");
 }
 

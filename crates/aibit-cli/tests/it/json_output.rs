@@ -239,3 +239,143 @@ fn bench_in_other_forms() {
     assert!(csv.starts_with("model,file_bytes,parameters,isa,profile,threads,test,unit,mean,sd\n"), "{csv}");
     assert!(csv.lines().all(|line| line.split(',').count() == 10), "{csv}");
 }
+
+/// The object that stands for the error of a run with `--json`, and what standard error says.
+#[track_caller]
+fn error(folder: &Path, args: &[&str]) -> (Value, String) {
+    let outcome = run(folder, &[args, &["--json"]].concat());
+    assert_eq!(outcome.code, Some(2), "{args:?}: {outcome:?}");
+    let report = parse_json(&outcome.stdout);
+    let keys = |value: &Value| value.as_object().expect("an object").keys().cloned().collect::<Vec<_>>();
+    assert_eq!(
+        (keys(&report), keys(&report["error"])),
+        (
+            vec!["error".to_owned(), "schema_version".to_owned()],
+            vec!["code".to_owned(), "hint".to_owned(), "message".to_owned()],
+        )
+    );
+    (report["error"].clone(), outcome.stderr)
+}
+
+#[test]
+fn errors_have_a_code() {
+    let folder = temporary_folder();
+    fs::write(folder.path().join("page.aibit"), "<!DOCTYPE html><html></html>").expect("written");
+    fs::write(folder.path().join("latin1.txt"), b"caf\xe9").expect("written");
+    fs::create_dir(folder.path().join("empty")).expect("a folder");
+    let archive = shelf().join(tiny_int8());
+    let archive = archive.to_str().expect("a UTF-8 path");
+    for (args, code) in [
+        (&["inspect", "missing.aibit"] as &[&str], "not_found"),
+        (&["verify", "page.aibit", "--check"], "usage"),
+        (&["run", "page.aibit", "-p", "x"], "not_an_archive"),
+        (&["run", "empty", "-p", "x"], "not_a_file"),
+        (&["run", archive, "-p", "x", "--min-p", "2"], "sampling"),
+        (&["run", archive, "-p", ""], "empty_prompt"),
+        (&["run", archive, "-p", "one two three", "-c", "2"], "context_full"),
+        (&["run", archive, "-f", "latin1.txt"], "not_utf8"),
+        (&["run", archive, "-f", "missing.txt"], "not_found"),
+        (&["run", archive], "usage"),
+        (&["eval", archive, "--ppl", "page.aibit", "--stride", "0"], "window"),
+        (&["pack", "empty", "-o", "out.aibit"], "not_a_model"),
+        (
+            &[
+                "pack",
+                models::Tiny::new().path().to_str().expect("UTF-8"),
+                "-o",
+                "x",
+                "--tensor-type",
+                "x=f16",
+            ],
+            "recipe",
+        ),
+        (&["bogus"], "usage"),
+    ] {
+        let (error, stderr) = error(folder.path(), args);
+        assert_eq!(text(&error["code"]), code, "{args:?}: {error}");
+        let message = text(&error["message"]);
+        let first_line = message.lines().next().expect("a line");
+        let first_line = first_line.split(": No such file").next().expect("a part");
+        assert!(stderr.starts_with(&format!("error: {first_line}")), "{args:?}: {stderr} against {message}");
+        if let Some(hint) = error["hint"].as_str() {
+            assert!(stderr.contains(hint), "{args:?}: {stderr}");
+        }
+        // The same text as without --json, but where it is about the arguments.
+        let without = run(folder.path(), args).stderr;
+        assert!(code == "usage" || without == stderr, "{args:?}: {without} against {stderr}");
+    }
+}
+
+#[test]
+fn help_is_no_error() {
+    let outcome = run(shelf(), &["run", "--json", "--help"]);
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""));
+    assert!(outcome.stdout.starts_with("Generate text"));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn paths_that_are_not_text_are_shown() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    let folder = temporary_folder();
+    let path = folder.path().join(OsStr::from_bytes(b"caf\xe9.aibit"));
+    fs::copy(shelf().join(tiny_int8()), &path).expect("a copy");
+    let of = |command: &[&str], path: &Path, rest: &[&str]| {
+        let output = assert_cmd::Command::new(env!("CARGO_BIN_EXE_aibit"))
+            .current_dir(folder.path())
+            .args(command)
+            .arg(path)
+            .args(rest)
+            .arg("--json")
+            .output()
+            .expect("the binary starts");
+        (output.status.code(), parse_json(&String::from_utf8(output.stdout).expect("JSON is UTF-8")))
+    };
+    let (code, report) = of(&["inspect"], &path, &[]);
+    assert_eq!(code, Some(0));
+    assert!(text(&report["file"]).ends_with("caf\u{fffd}.aibit"), "{report}");
+    let target = folder.path().join(OsStr::from_bytes(b"\xff.gguf"));
+    let (code, report) = of(
+        &["export", shelf().join(tiny_int8()).to_str().expect("UTF-8"), "--to", "gguf", "-o"],
+        &target,
+        &[],
+    );
+    assert_eq!(code, Some(0), "{report}");
+    assert!(text(&report["output"]).ends_with("\u{fffd}.gguf"), "{report}");
+    let (code, report) = of(&["inspect"], &target, &[]);
+    assert_eq!((code, text(&report["file"]).ends_with("\u{fffd}.gguf")), (Some(0), true));
+    let target = folder.path().join(OsStr::from_bytes(b"\xfe.aibit"));
+    let source = models::Tiny::new();
+    let (code, report) = of(&["pack", source.path().to_str().expect("UTF-8"), "-o"], &target, &[]);
+    assert_eq!((code, text(&report["output"]).ends_with("\u{fffd}.aibit")), (Some(0), true), "{report}");
+    let (code, report) = of(&["inspect"], &folder.path().join(OsStr::from_bytes(b"\xfd.aibit")), &[]);
+    assert_eq!((code, text(&report["error"]["code"])), (Some(2), "not_found"));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_device_is_named() {
+    for (args, message) in [
+        (&["inspect", tiny_int8()] as &[&str], "error: cannot write the result to standard output\n"),
+        (&["inspect", tiny_int8(), "--json"], "error: cannot write the result to standard output\n"),
+        (&["run", tiny_int8(), "-p", "x", "-n", "2"], "error: cannot write the text to standard output\n"),
+        (&["run", "--help"], "error: cannot write the help to standard output\n"),
+    ] {
+        let full = fs::File::options().write(true).open("/dev/full").expect("a device");
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_aibit"))
+            .current_dir(shelf())
+            .args(args)
+            .stdout(full)
+            .output()
+            .expect("the binary starts");
+        let stderr = String::from_utf8(output.stderr).expect("messages are UTF-8");
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {stderr}");
+        assert_eq!(
+            stderr,
+            format!("{message}  caused by: No space left on device (os error 28)\n"),
+            "{args:?}"
+        );
+    }
+}

@@ -13,6 +13,8 @@ mod memory;
 mod models;
 mod packing;
 mod support;
+#[cfg(unix)]
+mod terminal;
 mod text_output;
 mod torch_file;
 mod verification;
