@@ -3,10 +3,8 @@
 //! Source: bitsandbytes `nn/modules.py` and `functional.py` (`QuantState.as_dict`), transformers
 //! `quantizers/quantizer_bnb_8bit.py`; section 5.3 of `docs/format.md` has the layout.
 
-use std::path::Path;
-
-use aibit_format::Scheme;
-use aibit_graph::{Op, Role};
+use aibit_format::{OutputFolder, Scheme};
+use aibit_graph::Role;
 use aibit_quant::{FOUR_BIT_BLOCK, FourBit, NESTED_BLOCK};
 use safetensors::Dtype;
 use serde_json::json;
@@ -17,7 +15,7 @@ use crate::{ExportError, ExportOptions, ExportReport, Target};
 
 pub(crate) fn write(
     model: &Model<'_>,
-    folder: &Path,
+    folder: &OutputFolder,
     options: &ExportOptions,
     report: &mut ExportReport,
 ) -> Result<(), ExportError> {
@@ -51,8 +49,8 @@ pub(crate) fn write(
         }
     }
     let mut config = model.config_json.clone();
-    config.insert("quantization_config".into(), quantization_config(model, bits));
-    write_model(folder, &tensors, &config)
+    config.insert("quantization_config".into(), quantization_config(bits));
+    write_model(folder, &tensors, &config, report)
 }
 
 #[derive(Clone, Copy)]
@@ -165,19 +163,11 @@ fn python_float(value: f64) -> String {
     if plain.contains('.') { plain } else { format!("{plain}.0") }
 }
 
-/// What transformers writes, with the settings of the archive's graph.
-fn quantization_config(model: &Model<'_>, bits: Bits) -> serde_json::Value {
-    let graph = aibit_graph::Graph::from_json(
-        model.archive.entry(aibit_format::entry_names::GRAPH).map_or(&[][..], |entry| entry.data),
-    );
-    let nodes = graph.map(|graph| graph.nodes).unwrap_or_default();
-    let threshold = nodes
-        .iter()
-        .find_map(|op| match op {
-            Op::Linear { outlier_threshold, .. } => *outlier_threshold,
-            _ => None,
-        })
-        .unwrap_or(0.0);
+/// Activations of this magnitude and beyond are multiplied in 16 bits. LLM.int8()'s own, whatever a package computes with.
+const OUTLIER_THRESHOLD: f32 = 6.0;
+
+/// What transformers writes.
+fn quantization_config(bits: Bits) -> serde_json::Value {
     let (quant_type, is_nested) = match bits {
         Bits::Four(Scheme::Nf4) => ("nf4", false),
         Bits::Four(Scheme::Nf4Dq) => ("nf4", true),
@@ -195,7 +185,7 @@ fn quantization_config(model: &Model<'_>, bits: Bits) -> serde_json::Value {
         "llm_int8_enable_fp32_cpu_offload": false,
         "llm_int8_has_fp16_weight": false,
         "llm_int8_skip_modules": null,
-        "llm_int8_threshold": threshold,
+        "llm_int8_threshold": OUTLIER_THRESHOLD,
         "load_in_4bit": is_four,
         "load_in_8bit": !is_four,
         "quant_method": "bitsandbytes",

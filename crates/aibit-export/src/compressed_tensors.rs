@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use aibit_format::{Archive, Scheme};
+use aibit_format::{Archive, MappedFile, OutputFolder, Scheme};
 use aibit_graph::Role;
 use aibit_quant::GROUP;
 use safetensors::{Dtype, SafeTensors};
@@ -38,7 +38,7 @@ impl Layers {
 
 pub(crate) fn write(
     model: &Model<'_>,
-    folder: &Path,
+    folder: &OutputFolder,
     options: &ExportOptions,
     report: &mut ExportReport,
 ) -> Result<(), ExportError> {
@@ -106,7 +106,7 @@ pub(crate) fn write(
     config.remove("torch_dtype");
     config.insert("dtype".into(), dtype_name.into());
     config.insert("quantization_config".into(), quantization_config(layers, int8_activations, &ignore));
-    write_model(folder, &tensors, &config)
+    write_model(folder, &tensors, &config, report)
 }
 
 fn float(stored: &Stored<'_>, dtype: Dtype) -> Result<Tensor, ExportError> {
@@ -210,8 +210,8 @@ fn quantization_config(layers: Layers, int8_activations: bool, ignore: &[String]
 pub fn check_compressed_tensors(archive: &Archive, folder: &Path) -> Result<Diff, ExportError> {
     let path = folder.join("model.safetensors");
     let unreadable = |source| ExportError::Io { action: "read", path: path.clone(), source };
-    let bytes = std::fs::read(&path).map_err(unreadable)?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|e| unreadable(std::io::Error::other(e)))?;
+    let map = MappedFile::open(&path)?;
+    let file = SafeTensors::deserialize(&map).map_err(|e| unreadable(std::io::Error::other(e)))?;
     let model = Model::open(archive)?;
     let mut found = Diff::default();
     for (parameter, stored) in model.parameters()? {

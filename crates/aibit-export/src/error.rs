@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use aibit_format::{FormatError, Scheme};
 use aibit_gguf::GgufError;
-use aibit_graph::ConfigError;
+use aibit_graph::{ConfigError, GraphError};
 use aibit_quant::QuantError;
 
 use crate::Target;
@@ -27,6 +27,9 @@ pub enum ExportError {
     /// The archive's configuration is refused.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The archive's graph is refused.
+    #[error("graph.json: {0}")]
+    Graph(#[from] GraphError),
     /// The archive is of a family that is not built in.
     #[error(
         "the model is of the family \"{found}\", which cannot be exported; supported are {}",

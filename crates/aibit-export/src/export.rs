@@ -1,20 +1,19 @@
 //! One archive to one target.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::fs;
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use aibit_format::{Archive, entry_names};
+use aibit_format::{Archive, OutputFile, OutputFolder, OutputTarget, entry_names};
 use half::{bf16, f16};
 use safetensors::Dtype;
-use safetensors::tensor::TensorView;
+use safetensors::tensor::{Metadata, TensorInfo};
 use serde::Serialize;
-use tempfile::NamedTempFile;
 
 use crate::parameter::{Model, f32_bytes};
-use crate::{ExportError, Target, bnb, compressed_tensors, gguf, hf};
+use crate::{ExportError, Target, bnb, compressed_tensors, gguf, hf, own_tensors};
 
 /// How to export.
 #[derive(Debug, Clone, Copy, Default)]
@@ -111,16 +110,56 @@ fn as_displayed<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::O
     serializer.collect_str(&path.display())
 }
 
-/// Exports `archive` to `path`: a new folder or a file, as [`Target::is_folder`] says. It appears when it is complete.
+/// An export that is written and not yet in its place. Dropping it removes it.
+#[derive(Debug)]
+pub struct Exported {
+    report: ExportReport,
+    output: Output,
+}
+
+#[derive(Debug)]
+enum Output {
+    File(OutputFile),
+    Folder(OutputFolder),
+}
+
+impl Exported {
+    /// Where it can be read until it has its name.
+    pub fn partial_path(&self) -> &Path {
+        match &self.output {
+            Output::File(file) => file.partial_path(),
+            Output::Folder(folder) => folder.partial_path(),
+        }
+    }
+
+    /// What was written.
+    pub fn report(&self) -> &ExportReport {
+        &self.report
+    }
+
+    /// Puts it in its place.
+    ///
+    /// # Errors
+    /// [`ExportError::Format`] with the system's reason.
+    pub fn finish(self) -> Result<ExportReport, ExportError> {
+        match self.output {
+            Output::File(file) => _ = file.finish()?,
+            Output::Folder(folder) => folder.finish()?,
+        }
+        Ok(self.report)
+    }
+}
+
+/// Exports `archive` to `output`, a folder or a file as [`Target::is_folder`] says.
 ///
 /// # Errors
 /// [`ExportError::Model`] and [`ExportError::Parameter`] for what the target cannot hold, [`ExportError::Io`].
 pub fn export(
     archive: &Archive,
     target: Target,
-    path: &Path,
+    output: OutputTarget,
     options: &ExportOptions,
-) -> Result<ExportReport, ExportError> {
+) -> Result<Exported, ExportError> {
     let unused = |option: &'static str| ExportError::Option { target, option };
     if options.dtype.is_some() && !matches!(target, Target::Hf | Target::CompressedTensors) {
         return Err(unused("--dtype"));
@@ -129,56 +168,45 @@ pub fn export(
         return Err(unused("--activations"));
     }
     let mut report = ExportReport {
-        output: path.to_owned(),
+        output: output.path().to_owned(),
         target: target.name(),
         kept: 0,
         dequantized: 0,
         requantized: 0,
         bytes: 0,
     };
-    let io = |action| move |source| ExportError::Io { action, path: path.to_owned(), source };
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if target.is_folder() {
-        if path.exists() {
-            let source = std::io::Error::new(std::io::ErrorKind::AlreadyExists, "it is there already");
-            return Err(io("create")(source));
-        }
-        let folder = tempfile::Builder::new().prefix(".aibit-").tempdir_in(parent).map_err(io("create"))?;
+    let output = if target.is_folder() {
+        let folder = OutputFolder::create(output)?;
         let model = Model::open(archive)?;
         match target {
-            Target::Bnb => bnb::write(&model, folder.path(), options, &mut report)?,
-            Target::CompressedTensors => {
-                compressed_tensors::write(&model, folder.path(), options, &mut report)?;
-            }
-            _ => hf::write(&model, folder.path(), options, &mut report)?,
+            Target::Bnb => bnb::write(&model, &folder, options, &mut report)?,
+            Target::CompressedTensors => compressed_tensors::write(&model, &folder, options, &mut report)?,
+            _ => hf::write(&model, &folder, options, &mut report)?,
         }
-        write_small_files(archive, folder.path())?;
-        for entry in fs::read_dir(folder.path()).map_err(io("read"))? {
-            report.bytes += entry.and_then(|entry| entry.metadata()).map_err(io("read"))?.len();
-        }
-        let model = folder.path().join("model.safetensors");
-        fs::File::open(model).and_then(|file| file.sync_all()).map_err(io("write"))?;
-        // Kept under its final name; on failure the temporary one is removed.
-        fs::rename(folder.path(), path).map_err(io("create"))?;
-        let _ = folder.keep();
+        write_small_files(archive, &folder, &mut report)?;
+        Output::Folder(folder)
     } else {
-        let mut file = NamedTempFile::new_in(parent).map_err(io("create"))?;
+        let output = OutputFile::create(output)?;
+        let mut file = BufWriter::new(output.file());
         match target {
             Target::Gguf => gguf::write(&Model::open(archive)?, &mut file, options, &mut report)?,
-            _ => {
-                report.kept = archive.manifest().tensors.values().filter(|t| t.scheme.is_quantized()).count();
-                file.write_all(archive.entry(entry_names::WEIGHTS)?.data).map_err(io("write"))?;
-            }
+            _ => own_tensors::write(archive, &mut file, &mut report)?,
         }
-        file.as_file().sync_all().map_err(io("write"))?;
-        report.bytes = file.as_file().metadata().map_err(io("read"))?.len();
-        file.persist(path).map_err(|e| io("create")(e.error))?;
-    }
-    Ok(report)
+        let io = |source| ExportError::Io { action: "write", path: report.output.clone(), source };
+        file.flush().map_err(io)?;
+        drop(file);
+        report.bytes = output.file().metadata().map_err(io)?.len();
+        Output::File(output)
+    };
+    Ok(Exported { report, output })
 }
 
 /// The tokenizer and what else the archive carries, as it came.
-fn write_small_files(archive: &Archive, folder: &Path) -> Result<(), ExportError> {
+fn write_small_files(
+    archive: &Archive,
+    folder: &OutputFolder,
+    report: &mut ExportReport,
+) -> Result<(), ExportError> {
     const OWN: [&str; 6] = [
         entry_names::MANIFEST,
         entry_names::WEIGHTS,
@@ -188,9 +216,24 @@ fn write_small_files(archive: &Archive, folder: &Path) -> Result<(), ExportError
         entry_names::GOLDEN,
     ];
     for entry in archive.entries().filter(|entry| !OWN.contains(&entry.name)) {
-        let path = folder.join(entry.name);
-        fs::write(&path, entry.data).map_err(|source| ExportError::Io { action: "write", path, source })?;
+        write_file(folder, entry.name, report, |file| file.write_all(entry.data))?;
     }
+    Ok(())
+}
+
+/// Writes a file of a folder, and counts its bytes.
+fn write_file(
+    folder: &OutputFolder,
+    name: &str,
+    report: &mut ExportReport,
+    write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
+) -> Result<(), ExportError> {
+    let io = |source| ExportError::Io { action: "write", path: report.output.join(name), source };
+    let file = folder.create_file(name)?;
+    let mut writer = BufWriter::new(&file);
+    write(&mut writer).and_then(|()| writer.flush()).map_err(io)?;
+    drop(writer);
+    report.bytes += file.metadata().map_err(io)?.len();
     Ok(())
 }
 
@@ -204,22 +247,38 @@ pub(crate) struct Tensor {
 
 /// Writes `model.safetensors` and `config.json` to a folder.
 pub(crate) fn write_model(
-    folder: &Path,
+    folder: &OutputFolder,
     tensors: &[Tensor],
     config: &serde_json::Map<String, serde_json::Value>,
+    report: &mut ExportReport,
 ) -> Result<(), ExportError> {
-    let path = folder.join("model.safetensors");
-    let views = tensors.iter().map(|Tensor { name, dtype, shape, data }| {
-        TensorView::new(*dtype, shape.clone(), data).map(|view| (name.as_str(), view))
-    });
+    // The widest elements first, so that all are aligned.
+    let mut tensors: Vec<_> = tensors.iter().collect();
+    tensors.sort_by(|a, b| (Reverse(a.dtype), &a.name).cmp(&(Reverse(b.dtype), &b.name)));
+    let mut end = 0;
+    let mut infos = Vec::with_capacity(tensors.len());
+    for Tensor { name, dtype, shape, data } in &tensors {
+        let data_offsets = (end, end + data.len());
+        end += data.len();
+        infos.push((name.clone(), TensorInfo { dtype: *dtype, shape: shape.clone(), data_offsets }));
+    }
+    let name = "model.safetensors";
+    let invalid = |e| ExportError::Io {
+        action: "write",
+        path: report.output.join(name),
+        source: std::io::Error::other(e),
+    };
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    views
-        .collect::<Result<Vec<_>, _>>()
-        .and_then(|views| safetensors::serialize_to_file(views, Some(metadata), &path))
-        .map_err(|e| ExportError::Io { action: "write", path, source: std::io::Error::other(e) })?;
-    let path = folder.join(entry_names::CONFIG);
+    let header = Metadata::new(Some(metadata), infos).map_err(invalid)?;
+    let mut header = serde_json::to_vec(&header).expect("a header has only string keys");
+    header.resize(header.len().next_multiple_of(8), b' ');
+    write_file(folder, name, report, |file| {
+        file.write_all(&(header.len() as u64).to_le_bytes())?;
+        file.write_all(&header)?;
+        tensors.iter().try_for_each(|tensor| file.write_all(&tensor.data))
+    })?;
     let json = serde_json::to_vec_pretty(config).expect("a value has only string keys");
-    fs::write(&path, json).map_err(|source| ExportError::Io { action: "write", path, source })
+    write_file(folder, entry_names::CONFIG, report, |file| file.write_all(&json))
 }
 
 /// Values as elements of `dtype`; `None` for a value that has no finite one.

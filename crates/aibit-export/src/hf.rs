@@ -1,7 +1,6 @@
 //! A folder of floating-point weights in the Hugging Face layout.
 
-use std::path::Path;
-
+use aibit_format::OutputFolder;
 use aibit_graph::{Origin, Parameter};
 use safetensors::Dtype;
 
@@ -11,7 +10,7 @@ use crate::{ExportError, ExportOptions, ExportReport, Target};
 
 pub(crate) fn write(
     model: &Model<'_>,
-    folder: &Path,
+    folder: &OutputFolder,
     options: &ExportOptions,
     report: &mut ExportReport,
 ) -> Result<(), ExportError> {
@@ -25,7 +24,7 @@ pub(crate) fn write(
     config.remove("quantization_config");
     config.remove("torch_dtype");
     config.insert("dtype".into(), name.into());
-    write_model(folder, &tensors, &config)
+    write_model(folder, &tensors, &config, report)
 }
 
 /// A parameter as its family's floating-point checkpoints store it.

@@ -10,11 +10,13 @@ mod error;
 mod export;
 mod gguf;
 mod hf;
+mod own_tensors;
 mod parameter;
 mod target;
 
 pub use compressed_tensors::check_compressed_tensors;
 pub use diff::{Count, Diff, DiffOptions, MetadataDiff, TensorDiff, diff};
 pub use error::ExportError;
-pub use export::{ActivationDtype, ExportOptions, ExportReport, FloatDtype, export};
+pub use export::{ActivationDtype, ExportOptions, ExportReport, Exported, FloatDtype, export};
+pub use own_tensors::check_own_tensors;
 pub use target::Target;

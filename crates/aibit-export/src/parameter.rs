@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use aibit_families::Family;
 use aibit_format::{Archive, FormatError, JoinedRows, Scheme, TensorRecord};
-use aibit_graph::{ConfigError, ModelDescription, Origin, Parameter};
+use aibit_graph::{ConfigError, Graph, ModelDescription, Origin, Parameter};
 use aibit_quant::{
     FOUR_BIT_BLOCK, FourBit, GROUP, Int8Rowwise, NestedAbsmax, dequantize_four_bit, dequantize_int8,
 };
@@ -26,6 +26,8 @@ pub(crate) struct Model<'a> {
 
 impl<'a> Model<'a> {
     pub(crate) fn open(archive: &'a Archive) -> Result<Self, ExportError> {
+        // What is exported is made of the configuration; an archive whose graph says nothing is damaged all the same.
+        Graph::from_json(archive.entry(aibit_format::entry_names::GRAPH)?.data)?;
         let config = archive.entry(aibit_format::entry_names::CONFIG)?.data;
         let config_json: serde_json::Map<String, serde_json::Value> =
             serde_json::from_slice(config).map_err(ConfigError::from)?;

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use crate::Dtype;
+use crate::{Dtype, OutputRefusal};
 
 /// Why an archive cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +15,14 @@ pub enum FormatError {
         path: PathBuf,
         /// The system's reason.
         source: std::io::Error,
+    },
+    /// A path that nothing is written to.
+    #[error("cannot write {}: {reason}", .path.display())]
+    Output {
+        /// The path.
+        path: PathBuf,
+        /// Why not, and what to do.
+        reason: OutputRefusal,
     },
     /// A folder, device or pipe.
     #[error("{} is {found}, not a regular file", .path.display())]

@@ -6,7 +6,8 @@
 //! place, and a reader can compare headers instead of interpreting them.
 //!
 //! - [`Archive`] opens a file, treating it as hostile, and hands out entries and tensors from the map.
-//! - [`ArchiveWriter`] streams entries into a temporary file and renames it when all is written.
+//! - [`ArchiveWriter`] streams entries into a partial file and renames it when all is written.
+//! - [`OutputTarget`], [`OutputFile`] and [`OutputFolder`] are the way of every result to the disk, archive or not.
 //! - [`Manifest`] says what is inside: digests, tensor schemes, recipe, provenance.
 //! - [`WeightsIndex`] is the header of `weights.safetensors`: where each tensor lies.
 
@@ -17,6 +18,8 @@ mod error;
 mod json;
 mod manifest;
 mod mmap;
+mod output;
+mod partial;
 mod sniff;
 mod verify;
 mod weights;
@@ -31,6 +34,8 @@ pub use manifest::{
     TensorRecord, entry_names,
 };
 pub use mmap::{MappedBytes, MappedFile, regular_file};
+pub use output::{OutputFile, OutputFolder, OutputRefusal, OutputTarget, Replace};
+pub use partial::{PartialFile, PartialFolder, remove_partials_for_exit};
 pub use sniff::FileKind;
 pub use verify::check_values;
 pub use weights::{TensorInfo, WeightsIndex, WeightsLayout};

@@ -1,49 +1,45 @@
-//! Writing an archive: streamed into a temporary file beside the target, synced, renamed.
+//! Writing an archive: streamed into a partial file beside the target, synced, renamed.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use sha2::{Digest, Sha256};
-use tempfile::NamedTempFile;
 
 use crate::archive::hex;
 use crate::block_writer::BlockWriter;
 use crate::zip::{self, Record};
-use crate::{Archive, EntryRecord, FormatError, Manifest, MappedFile, Weights, entry_names};
+use crate::{
+    Archive, EntryRecord, FormatError, Manifest, MappedFile, OutputFile, OutputTarget, Replace, Weights,
+    entry_names,
+};
 
 /// Writes one archive. Nothing appears under the target's name before [`ArchiveWriter::finish`] has written
-/// and synced everything; dropping the writer removes the temporary file.
+/// and synced everything; dropping the writer removes the partial file.
 #[derive(Debug)]
 pub struct ArchiveWriter {
-    target: PathBuf,
-    temporary: NamedTempFile,
+    output: OutputFile,
     container: ContainerWriter<BlockWriter<File>>,
     entries: Vec<EntryRecord>,
 }
 
 impl ArchiveWriter {
-    /// Creates the temporary file in the target's folder, so that renaming it needs no copy.
+    /// A writer to `target`, which may replace any regular file.
     ///
     /// # Errors
-    /// [`FormatError::Io`] where the folder is missing or not writable.
+    /// As [`OutputTarget::file`] and [`OutputFile::create`].
     pub fn create(target: impl AsRef<Path>) -> Result<Self, FormatError> {
-        let target = target.as_ref().to_owned();
-        if target.is_dir() {
-            return Err(FormatError::NotAFile { path: target, found: "a folder" });
-        }
-        let folder = match target.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        let io_error =
-            |source| FormatError::Io { action: "create a file in", path: folder.to_owned(), source };
-        // The temporary name, which the crate adds to its errors, means nothing to anybody.
-        let plain = |e: io::Error| e.raw_os_error().map_or(e, io::Error::from_raw_os_error);
-        let temporary = builder().tempfile_in(folder).map_err(plain).map_err(io_error)?;
-        let file = temporary.as_file().try_clone().map_err(io_error)?;
+        Self::new(OutputFile::create(OutputTarget::file(target.as_ref(), Replace::Any)?)?)
+    }
+
+    /// A writer to a file that is empty.
+    ///
+    /// # Errors
+    /// [`FormatError::Io`].
+    pub fn new(output: OutputFile) -> Result<Self, FormatError> {
+        let file = output.file().try_clone().map_err(write_error(output.path()))?;
         let container = ContainerWriter::new(BlockWriter::new(file));
-        Ok(Self { target, temporary, container, entries: Vec::new() })
+        Ok(Self { output, container, entries: Vec::new() })
     }
 
     /// Adds an entry whose bytes are all at hand.
@@ -72,7 +68,7 @@ impl ArchiveWriter {
         let twin = self.entries.iter().any(|e| e.name.eq_ignore_ascii_case(name));
         assert!(!twin, "entry `{name}` is written twice");
         self.check_complete()?;
-        self.container.start(name, bytes).map_err(write_error(&self.target))?;
+        self.container.start(name, bytes).map_err(write_error(self.output.path()))?;
         let (name, media_type) = (name.to_owned(), media_type.to_owned());
         self.entries.push(EntryRecord { name, bytes, sha256: String::new(), media_type });
         Ok(EntryWriter { archive: self, digest: Sha256::new(), written: 0 })
@@ -84,13 +80,13 @@ impl ArchiveWriter {
     /// # Errors
     /// [`FormatError::MissingEntry`] before that entry is written, [`FormatError::Io`].
     pub fn weights(&mut self) -> Result<Weights, FormatError> {
-        self.container.sink.flush().map_err(write_error(&self.target))?;
+        self.container.sink.flush().map_err(write_error(self.output.path()))?;
         let record = self.container.records.iter().find(|r| r.name == entry_names::WEIGHTS);
         let Some(record) = record else {
             let (entry, present) = (entry_names::WEIGHTS.to_owned(), "entries written before it".to_owned());
             return Err(FormatError::MissingEntry { entry, present });
         };
-        let map = MappedFile::of(self.temporary.as_file()).map_err(write_error(&self.target))?;
+        let map = MappedFile::of(self.output.file()).map_err(write_error(self.output.path()))?;
         Weights::new(map, record)
     }
 
@@ -115,22 +111,18 @@ impl ArchiveWriter {
         manifest.entries = self.entries.clone();
         let json = manifest.to_json();
         self.add(entry_names::MANIFEST, "application/json", &json)?;
-        let target = self.target.clone();
-        let length = self.container.finish().map_err(write_error(&target))?;
-        self.temporary.as_file().sync_all().map_err(write_error(&target))?;
-        self.temporary.persist(&target).map_err(|e| write_error(&target)(e.error))?;
-        sync_folder(&target).map_err(write_error(&target))?;
-        Ok(length)
+        self.container.finish().map_err(write_error(self.output.path()))?;
+        self.output.finish()
     }
 }
 
-/// Writes the entries of `archive`, each compared with its digest, to a new archive at `target`, in the newest version of
+/// Writes the entries of `archive`, each compared with its digest, to a new archive, in the newest version of
 /// the container. Returns the length of the file.
 ///
 /// # Errors
 /// [`FormatError::Digest`] for an entry that was changed, [`FormatError::Io`].
-pub fn copy_archive(archive: &Archive, target: impl AsRef<Path>) -> Result<u64, FormatError> {
-    let mut writer = ArchiveWriter::create(target)?;
+pub fn copy_archive(archive: &Archive, output: OutputFile) -> Result<u64, FormatError> {
+    let mut writer = ArchiveWriter::new(output)?;
     for EntryRecord { name, media_type, .. } in &archive.manifest().entries {
         archive.verify_entry(name)?;
         writer.add(name, media_type, archive.entry(name)?.data)?;
@@ -146,32 +138,6 @@ fn length_error(entry: &EntryRecord, found: u64) -> FormatError {
 fn write_error(target: &Path) -> impl FnOnce(io::Error) -> FormatError {
     let path = target.to_owned();
     move |source| FormatError::Io { action: "write", path, source }
-}
-
-/// Temporary files that carry the permissions of an ordinary file, not the private ones of a temporary.
-fn builder() -> tempfile::Builder<'static, 'static> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".aibit-").suffix(".partial");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(std::fs::Permissions::from_mode(0o666)); // less the umask
-    }
-    builder
-}
-
-/// Makes the rename itself durable.
-#[cfg(unix)]
-fn sync_folder(target: &Path) -> io::Result<()> {
-    match target.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
-        _ => File::open(".")?.sync_all(),
-    }
-}
-
-#[cfg(not(unix))]
-fn sync_folder(_target: &Path) -> io::Result<()> {
-    Ok(())
 }
 
 /// One entry being written.
@@ -194,7 +160,7 @@ impl EntryWriter<'_> {
         }
         self.digest.update(data);
         let archive = &mut *self.archive;
-        archive.container.write(data).map_err(write_error(&archive.target))
+        archive.container.write(data).map_err(write_error(archive.output.path()))
     }
 
     /// Ends the entry and records its digest.
@@ -206,7 +172,7 @@ impl EntryWriter<'_> {
             return Err(self.length_error());
         }
         let archive = self.archive;
-        archive.container.end().map_err(write_error(&archive.target))?;
+        archive.container.end().map_err(write_error(archive.output.path()))?;
         let record = archive.entries.last_mut().expect("an entry was started");
         record.sha256 = hex(&self.digest.finalize());
         Ok(())

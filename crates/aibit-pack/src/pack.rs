@@ -5,8 +5,8 @@ use std::path::Path;
 
 use aibit_families::Family;
 use aibit_format::{
-    ArchiveWriter, EntryWriter, FORMAT_VERSION, JoinedRows, Manifest, Override, Provenance, Scheme, Source,
-    TensorRecord, WeightsLayout, entry_names,
+    ArchiveWriter, EntryWriter, FORMAT_VERSION, FormatError, JoinedRows, Manifest, OutputFile, OutputTarget,
+    Override, Provenance, Replace, Scheme, Source, TensorRecord, WeightsLayout, entry_names,
 };
 use aibit_graph::{CheckpointName, ConfigError, ModelDescription, Op, Origin, Parameter};
 use aibit_quant::{
@@ -34,6 +34,18 @@ pub struct PackOptions {
     pub overrides: Vec<Override>,
     /// Whether values that were quantized before may be quantized again.
     pub requantize: bool,
+    /// Whether the archive may replace a file that is no archive.
+    pub force: bool,
+}
+
+impl PackOptions {
+    /// Checks a path for the archive, before any work is done for it.
+    ///
+    /// # Errors
+    /// As [`OutputTarget::file`].
+    pub fn target(&self, path: &Path) -> Result<OutputTarget, FormatError> {
+        OutputTarget::file(path, if self.force { Replace::Any } else { Replace::Archive })
+    }
 }
 
 /// What was made.
@@ -70,7 +82,8 @@ const BLOCK_ELEMENTS: usize = 1 << 19;
 ///
 /// Weights stream through a few blocks of rows at a time. Nothing appears at `target` before the archive is
 /// complete and has produced its own golden outputs. The same source and options give the same bytes, whatever
-/// the folder and the number of threads.
+/// the folder and the number of threads. An archive at `target` is replaced, any other file only with
+/// [`PackOptions::force`], and a file of the source never.
 ///
 /// # Errors
 /// Any [`PackError`]: a setting, tensor or file that is refused, named with its numbers. `target` is then as it
@@ -81,6 +94,9 @@ pub fn pack(
     options: &PackOptions,
     progress: &dyn Progress,
 ) -> Result<PackReport, PackError> {
+    let target = options.target(target)?;
+    source.check_is_no_source(&target)?;
+    let output = OutputFile::create(target)?;
     let notes = Vec::new();
     let config = source.read(entry_names::CONFIG)?.expect("a model source has a config.json");
     let (family, mut description) = describe(&config)?;
@@ -136,7 +152,7 @@ pub fn pack(
     }
     files.sort_by(|a, b| a.name.cmp(&b.name));
 
-    let mut archive = ArchiveWriter::create(target)?;
+    let mut archive = ArchiveWriter::new(output)?;
     write_weights(&mut archive, &checkpoint, &plan, &layout, progress)?;
     archive.add(entry_names::GRAPH, "application/json", &description.graph.to_json())?;
     archive.add(entry_names::CONFIG, "application/json", &config)?;

@@ -8,9 +8,8 @@ use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::path::Path;
 
-use aibit_format::{FileKind, entry_names};
+use aibit_format::{FileKind, PartialFile, entry_names};
 use serde_json::{Map, Value, json};
-use tempfile::NamedTempFile;
 use zip::ZipArchive;
 
 use crate::checkpoint::{Checkpoint, TensorDtype};
@@ -22,7 +21,7 @@ const MAX_RATIO: u64 = 200;
 /// What lies in such an archive.
 pub(crate) struct Unpacked {
     /// The state dict, in a file of its own.
-    pub(crate) weights: NamedTempFile,
+    pub(crate) weights: PartialFile,
     /// The small files, by the names that they have in a model folder.
     pub(crate) files: BTreeMap<&'static str, Vec<u8>>,
 }
@@ -88,13 +87,16 @@ pub(crate) fn unpack(path: &Path) -> Result<Unpacked, PackError> {
             if weights.is_some() {
                 return Err(bad(path, format!("it holds more than one torch file, `{name:.80}` among them")));
             }
-            let mut file = NamedTempFile::new().map_err(|source| io("create", path, source))?;
+            let folder = std::env::temp_dir();
+            let unpacked = PartialFile::create(&folder, "unpacked")
+                .map_err(|source| io("create a file in", &folder, source))?;
+            let mut file = unpacked.file();
             let size = entry.size();
             let copied = file.write_all(&head).and_then(|()| {
                 std::io::copy(&mut entry.take(size.saturating_sub(head.len() as u64)), &mut file)
             });
             copied.and_then(|_| file.rewind()).map_err(|source| io("unpack", path, source))?;
-            weights = Some(file);
+            weights = Some(unpacked);
         } else if base.ends_with(".json") || base.ends_with(".txt") {
             let limit = small_file::limit(&base);
             let size = entry.size();

@@ -5,10 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aibit_format::{FileKind, MappedFile, SourceFile, entry_names, hex};
+use aibit_format::{
+    FileKind, FormatError, MappedFile, OutputTarget, PartialFile, SourceFile, entry_names, hex,
+};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use tempfile::NamedTempFile;
 
 use crate::hub::HubModel;
 use crate::{PackError, small_file};
@@ -26,7 +27,7 @@ pub struct ModelSource {
     /// The file that everything lies in, where one holds it all.
     single: Option<PathBuf>,
     /// Keeps weights that were unpacked for as long as they are needed.
-    _unpacked: Option<Arc<NamedTempFile>>,
+    _unpacked: Option<Arc<PartialFile>>,
 }
 
 impl ModelSource {
@@ -137,6 +138,26 @@ impl ModelSource {
     /// The files that hold the weights.
     pub fn weight_files(&self) -> &[PathBuf] {
         &self.weight_files
+    }
+
+    /// Checks that `target` is none of the files that are read, or may be: any file of the folder but an archive, which is
+    /// what packing into the source's own folder writes.
+    ///
+    /// # Errors
+    /// [`FormatError::Output`] with the file of the source.
+    pub(crate) fn check_is_no_source(&self, target: &OutputTarget) -> Result<(), FormatError> {
+        target.check_apart_from(self.single.iter().chain(&self.weight_files))?;
+        if self.single.is_some() || target.is_archive() {
+            return Ok(());
+        }
+        let files_in = |folder: &Path| {
+            let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+            entries.map(|entry| entry.path()).collect::<Vec<_>>()
+        };
+        let inside = files_in(if self.folder.as_os_str().is_empty() { Path::new(".") } else { &self.folder });
+        // Templates lie in a folder of their own.
+        let nested = inside.iter().filter(|path| path.is_dir()).flat_map(|folder| files_in(folder));
+        target.check_apart_from(nested.chain(inside.iter().cloned()))
     }
 
     /// A small file of the folder, if it is there: strict JSON, or text in UTF-8 without a byte order mark.

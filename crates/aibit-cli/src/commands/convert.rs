@@ -2,17 +2,18 @@ use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use aibit_format::{Archive, copy_archive};
+use aibit_format::{Archive, OutputFile, copy_archive};
 use aibit_pack::{ModelSource, PackOptions, Preset, pack};
 use serde::Serialize;
 
 use super::ThreadsArg;
 use crate::output::{Output, bytes};
+use crate::signals;
 
 /// Write an archive anew, in the newest version of the container
 ///
 /// Takes archives of every version that this program reads, and those of the proof of concept that came before the format.
-/// Every entry is compared with its digest and copied as it is.
+/// Every entry is compared with its digest and copied as it is. The result may replace the archive that was read, or another.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     aibit convert old.aibit -o new.aibit\n  \
@@ -24,6 +25,9 @@ pub(crate) struct Args {
     /// The archive to write
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
+    /// Replace a file that is no archive
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     threads: ThreadsArg,
 }
@@ -44,14 +48,17 @@ impl fmt::Display for Report {
 
 pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     args.threads.start()?;
+    signals::remove_partials_on_signals()?;
+    let options = PackOptions { preset: Some(Preset::Keep), force: args.force, ..PackOptions::default() };
+    let target = options.target(&args.output)?;
     let opened = Archive::open(&args.archive);
     let (from, file_bytes) = match opened {
-        Ok(archive) => ("archive", copy_archive(&archive, &args.output)?),
+        // In place as well: it is mapped, and loses nothing but its older container.
+        Ok(archive) => ("archive", copy_archive(&archive, OutputFile::create(target)?)?),
         Err(error) => {
             // Its reason says more about anything but the older layout.
             let Ok(source) = ModelSource::proof_of_concept(&args.archive) else { return Err(error.into()) };
             let progress = out.progress();
-            let options = PackOptions { preset: Some(Preset::Keep), ..PackOptions::default() };
             let packed = pack(&source, &args.output, &options, &progress)?;
             drop(progress);
             ("archive of the proof of concept", packed.file_bytes)

@@ -5,6 +5,7 @@ use aibit_export::{DiffOptions, diff};
 
 use super::{Opened, ThreadsArg};
 use crate::output::Output;
+use crate::signals;
 
 /// Show what differs between two models
 ///
@@ -37,6 +38,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     args.threads.start()?;
+    signals::remove_partials_on_signals()?;
     let progress = out.progress();
     let (first, second) = (Opened::any(&args.first, &progress)?, Opened::any(&args.second, &progress)?);
     drop(progress);

@@ -1,16 +1,17 @@
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use aibit_export::{
     ActivationDtype, Diff, DiffOptions, ExportOptions, ExportReport, FloatDtype, Target,
-    check_compressed_tensors, diff, export,
+    check_compressed_tensors, check_own_tensors, diff, export,
 };
-use aibit_format::Archive;
+use aibit_format::{Archive, OutputTarget, Replace};
 use serde::Serialize;
 
 use super::{Opened, ThreadsArg};
 use crate::output::{Output, bytes};
+use crate::signals;
 
 /// Write an archive in the format of another engine
 ///
@@ -41,9 +42,12 @@ pub(crate) struct Args {
     /// Activations with `--to compressed-tensors`: float or int8, which is faster and loses more [default: float]
     #[arg(long, value_name = "TYPE", default_value = "float", hide_default_value = true)]
     activations: ActivationDtype,
-    /// Read what was written and compare it with the archive
+    /// Read what was written and compare it with the archive; nothing is left of it if codes differ
     #[arg(long)]
     check: bool,
+    /// Replace an existing file, or a folder that holds nothing but a model
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     threads: ThreadsArg,
 }
@@ -52,6 +56,8 @@ pub(crate) struct Args {
 struct Report {
     #[serde(flatten)]
     exported: ExportReport,
+    /// Whether it was put in its place.
+    written: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     check: Option<Diff>,
 }
@@ -66,39 +72,57 @@ impl fmt::Display for Report {
         if *requantized > 0 {
             write!(f, ", {requantized} quantized again")?;
         }
-        match &self.check {
-            Some(check) => write!(f, "\nread again:\n{check}"),
-            None => Ok(()),
+        if let Some(check) = &self.check {
+            write!(f, "\nread again:\n{check}")?;
         }
+        if !self.written {
+            write!(f, "\nnothing was written: what was read again is not what the archive holds")?;
+        }
+        Ok(())
     }
 }
 
 pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     args.threads.start()?;
+    signals::remove_partials_on_signals()?;
+    let replace = if args.force { Replace::Any } else { Replace::Nothing };
+    let target = match args.to.is_folder() {
+        true => OutputTarget::folder(&args.output, replace)?,
+        false => OutputTarget::file(&args.output, replace)?,
+    };
+    target.check_apart_from([&args.archive])?;
     let archive = Archive::open(&args.archive)?;
     let options =
         ExportOptions { requantize: args.requantize, dtype: args.dtype, activations: args.activations };
-    let exported = export(&archive, args.to, &args.output, &options)?;
-    let mut code = ExitCode::SUCCESS;
-    let check = if args.check {
-        let found = if args.to == Target::CompressedTensors {
-            check_compressed_tensors(&archive, &args.output)?
-        } else {
+    let exported = export(&archive, args.to, target, &options)?;
+    let check = match args.check {
+        true => Some(check(&archive, args.to, exported.partial_path(), out)?),
+        false => None,
+    };
+    // Codes that were to be kept must be the same; scales may have been rounded to the target's type.
+    let is_lost = check.as_ref().is_some_and(|found| {
+        let changed = found.changed.iter().any(|change| change.codes.is_some_and(|codes| codes.changed > 0));
+        (changed && !args.requantize) || !found.removed.is_empty() || !found.added.is_empty()
+    });
+    let (exported, code) = match is_lost {
+        true => (exported.report().clone(), ExitCode::from(1)),
+        false => (exported.finish()?, ExitCode::SUCCESS),
+    };
+    out.emit(&Report { exported, written: !is_lost, check })?;
+    Ok(code)
+}
+
+/// What differs between the archive and the export that was written to `path`.
+fn check(archive: &Archive, target: Target, path: &Path, out: &Output) -> anyhow::Result<Diff> {
+    Ok(match target {
+        Target::CompressedTensors => check_compressed_tensors(archive, path)?,
+        Target::Safetensors => check_own_tensors(archive, path)?,
+        Target::Hf | Target::Bnb | Target::Gguf => {
             let progress = out.progress();
-            let written = Opened::any(&args.output, &progress)?;
+            let written = Opened::any(path, &progress)?;
             drop(progress);
             let options = DiffOptions { codes: true, tensors: true, metadata: false };
-            diff(&archive, &written.archive, &options)?
-        };
-        // Codes that were to be kept must be the same; scales may have been rounded to the target's type.
-        let lost = found.changed.iter().any(|change| change.codes.is_some_and(|codes| codes.changed > 0));
-        if (lost && !args.requantize) || !found.removed.is_empty() || !found.added.is_empty() {
-            code = ExitCode::from(1);
+            diff(archive, &written.archive, &options)?
         }
-        Some(found)
-    } else {
-        None
-    };
-    out.emit(&Report { exported, check })?;
-    Ok(code)
+    })
 }

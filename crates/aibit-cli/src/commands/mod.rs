@@ -4,11 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use aibit_format::Archive;
+use aibit_format::{Archive, PartialFolder};
 use aibit_pack::{ModelSource, PackError, PackOptions, Preset, Progress, pack};
 use anyhow::Context;
 use signal_hook::consts::SIGINT;
-use tempfile::TempDir;
 
 pub(crate) mod bench;
 pub(crate) mod chat;
@@ -70,7 +69,7 @@ impl ThreadsArg {
 /// An archive, or one made of something else for as long as it is looked at.
 pub(crate) struct Opened {
     pub(crate) archive: Archive,
-    _folder: Option<TempDir>,
+    _folder: Option<PartialFolder>,
 }
 
 impl Opened {
@@ -86,7 +85,8 @@ impl Opened {
             Err(PackError::NotAModel { .. }) if path.is_file() => return Err(not_an_archive.into()),
             Err(error) => return Err(error.into()),
         };
-        let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
+        let folder = PartialFolder::create(&std::env::temp_dir(), "opened")
+            .context("cannot create a temporary folder")?;
         let target = folder.path().join("packed.aibit");
         let options = PackOptions { preset: Some(Preset::Keep), ..PackOptions::default() };
         pack(&source, &target, &options, progress)?;

@@ -10,11 +10,12 @@ use serde::Serialize;
 
 use super::ThreadsArg;
 use crate::output::{Output, bytes, count};
+use crate::signals;
 
 /// Pack a model into one archive
 ///
 /// Quantizes the weights once and writes them with the tokenizer, the configuration, the inference graph and
-/// golden outputs. The archive appears under its name when it is complete, and replaces what was there.
+/// golden outputs. The archive appears under its name when it is complete. It replaces an archive of that name.
 #[derive(clap::Args)]
 #[command(
     visible_alias = "create",
@@ -44,6 +45,9 @@ pub(crate) struct Args {
     /// int8-g32, int4-g32, nf4, fp4, nf4-dq, fp4-dq); may be repeated, the last match counts
     #[arg(long, value_name = "PATTERN=SCHEME", value_parser = parse_override)]
     tensor_type: Vec<Override>,
+    /// Replace a file that is no archive
+    #[arg(long)]
+    force: bool,
     /// Branch, tag or commit on the hub [default: main]
     #[arg(long, value_name = "REVISION")]
     revision: Option<String>,
@@ -80,6 +84,14 @@ impl fmt::Display for Report {
 
 pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     args.threads.start()?;
+    signals::remove_partials_on_signals()?;
+    let options = PackOptions {
+        preset: args.quantize,
+        overrides: args.tensor_type.clone(),
+        requantize: args.requantize,
+        force: args.force,
+    };
+    options.target(&args.output)?; // before anything is fetched
     let progress = out.progress();
     let source = if Path::new(&args.source).exists() {
         if args.revision.is_some() || args.offline {
@@ -92,11 +104,6 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
         ModelSource::hub(hub::fetch(&args.source, &options, &progress)?)?
     } else {
         ModelSource::folder(&args.source)? // says what is wrong with the path
-    };
-    let options = PackOptions {
-        preset: args.quantize,
-        overrides: args.tensor_type.clone(),
-        requantize: args.requantize,
     };
     let packed = pack(&source, &args.output, &options, &progress)?;
     drop(progress);

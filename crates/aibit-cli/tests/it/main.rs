@@ -11,6 +11,8 @@ mod llama;
 #[cfg(target_os = "linux")]
 mod memory;
 mod models;
+#[cfg(unix)]
+mod outputs;
 mod packing;
 mod support;
 #[cfg(unix)]

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::models::{self, Tiny, safetensors_file};
 use crate::support::{
-    ids, json as report, refuses, run, shelf, small_int8, succeeds, temporary_folder, text,
+    ids, json as report, refuses, run, shelf, small_int8, succeeds, temporary_folder, text, tiny_int8,
 };
 use crate::torch_file;
 
@@ -224,9 +224,10 @@ fn a_killed_pack_leaves_nothing_or_a_whole_archive() {
     assert!(start_packing(folder.path()).wait().expect("it ends").success());
     let whole = start.elapsed();
     let expected = fs::read(&target).expect("an archive");
+    let earlier_archive = fs::read(shelf().join(tiny_int8())).expect("an archive");
 
     for tenths in 0..=11 {
-        let earlier = (tenths % 2 == 1).then_some("an earlier file");
+        let earlier = (tenths % 2 == 1).then_some(&earlier_archive);
         let _ = fs::remove_file(&target);
         if let Some(content) = earlier {
             fs::write(&target, content).expect("write");
@@ -243,12 +244,7 @@ fn a_killed_pack_leaves_nothing_or_a_whole_archive() {
                 succeeds(folder.path(), &["verify", "out.aibit"]);
             }
             found => {
-                let found = found.ok();
-                assert_eq!(
-                    found.as_deref().map(String::from_utf8_lossy).as_deref(),
-                    earlier,
-                    "killed after {tenths} tenths of {whole:?}"
-                );
+                assert!(found.ok().as_ref() == earlier, "killed after {tenths} tenths of {whole:?}");
             }
         }
     }
@@ -258,7 +254,8 @@ fn a_killed_pack_leaves_nothing_or_a_whole_archive() {
 fn an_earlier_file_stays_until_the_archive_is_complete() {
     let folder = temporary_folder();
     let target = folder.path().join("out.aibit");
-    fs::write(&target, "an earlier file").expect("write");
+    let earlier = fs::read(shelf().join(tiny_int8())).expect("an archive");
+    fs::write(&target, &earlier).expect("write");
     let mut child = start_packing(folder.path());
     let partial = || {
         let mut entries =
@@ -270,7 +267,7 @@ fn an_earlier_file_stays_until_the_archive_is_complete() {
     }
     child.kill().expect("SIGKILL");
     child.wait().expect("it ends");
-    assert_eq!(fs::read_to_string(&target).expect("text"), "an earlier file");
+    assert!(fs::read(&target).expect("an archive") == earlier);
     // What was left behind is in nobody's way.
     succeeds(folder.path(), &["pack", models::small().to_str().expect("UTF-8"), "-o", "out.aibit"]);
     succeeds(folder.path(), &["verify", "out.aibit"]);

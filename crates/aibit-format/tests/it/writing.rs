@@ -127,7 +127,7 @@ fn an_unfinished_entry_never_becomes_an_archive() {
 fn a_folder_or_a_missing_folder_is_no_target() {
     let folder = tempfile::tempdir().expect("folder");
     let error = ArchiveWriter::create(folder.path()).expect_err("a folder").to_string();
-    assert!(error.ends_with("is a folder, not a regular file"), "{error}");
+    assert!(error.ends_with(": it is a folder; give the name of a file"), "{error}");
     let error = ArchiveWriter::create(folder.path().join("no/such.aibit")).expect_err("missing").to_string();
     assert!(error.starts_with("cannot create a file in ") && error.contains("/no: "), "{error}");
 }
@@ -174,7 +174,6 @@ fn the_manifest_of_a_caller_cannot_contradict_the_entries() {
         .expect("verify");
 }
 
-/// The temporary file is private by habit of the library that makes it; the archive is an ordinary file.
 #[cfg(unix)]
 #[test]
 fn an_archive_has_the_mode_of_an_ordinary_file() {

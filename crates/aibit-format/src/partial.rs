@@ -1,0 +1,236 @@
+//! Files and folders that are being written: named for what they are, and removed if they are never completed.
+//!
+//! Each has a name of its own beside its place, `.aibit-NAME-….partial`, and a lock for as long as its process lives. A
+//! file without a name (`O_TMPFILE`) would leave nothing after `kill -9`, but cannot replace a file in one step, and network
+//! file systems do not have it. So whatever ends without a trace of code being run (`kill -9`, a power cut) leaves a partial
+//! file, and the next process that writes to the folder removes those that nobody has locked.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+const PREFIX: &str = ".aibit-";
+const SUFFIX: &str = ".partial";
+
+/// The longest part of a target's name that goes into a partial one; file systems allow names of 255 bytes.
+const MAX_STEM: usize = 160;
+
+/// Partial files and folders of this process. Who creates, names or removes one holds the lock.
+static PARTIALS: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+fn partials() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    PARTIALS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes every partial file and folder of this process, and blocks any thread that would create or complete another.
+/// For a handler of signals that ends the process next.
+pub fn remove_partials_for_exit() {
+    let partials = partials();
+    for path in partials.iter() {
+        remove(path);
+    }
+    std::mem::forget(partials);
+}
+
+fn remove(path: &Path) {
+    // Nobody is left to tell that it failed.
+    let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+}
+
+/// Whether a file name is that of a partial file or folder.
+pub(crate) fn is_partial_name(name: &str) -> bool {
+    name.starts_with(PREFIX) && name.ends_with(SUFFIX)
+}
+
+/// Removes what processes that live no more have left in `folder`. What is locked belongs to a living one; what cannot be
+/// opened or locked is left alone.
+fn remove_abandoned(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten().filter(|e| e.file_name().to_str().is_some_and(is_partial_name)) {
+        let path = entry.path();
+        // Not a link, nor a pipe that opening would wait on.
+        let is_ours = fs::symlink_metadata(&path).is_ok_and(|m| m.is_file() || m.is_dir());
+        let Some(file) = is_ours.then(|| File::open(&path).ok()).flatten() else { continue };
+        // It may have got its final name since.
+        if file.try_lock().is_ok() && is_at(&file, &path) {
+            remove(&path);
+        }
+    }
+}
+
+/// Whether `file` is what `path` names.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let id = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    match (file.metadata(), fs::symlink_metadata(path)) {
+        (Ok(file), Ok(named)) => id(file) == id(named),
+        _ => false,
+    }
+}
+
+#[cfg(not(unix))]
+fn is_at(_file: &File, path: &Path) -> bool {
+    path.exists()
+}
+
+/// Creates what `create` makes under a new name in `folder`, locks it, and lists it.
+fn create_locked(
+    folder: &Path,
+    target_name: &str,
+    create: impl Fn(&Path) -> io::Result<File>,
+) -> io::Result<(PathBuf, File)> {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let end = (0..=target_name.len().min(MAX_STEM)).rev().find(|end| target_name.is_char_boundary(*end));
+    let stem = &target_name[..end.unwrap_or(0)];
+    let mut partials = partials();
+    remove_abandoned(folder);
+    loop {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = folder.join(format!("{PREFIX}{stem}-{:x}-{number}{SUFFIX}", std::process::id()));
+        let file = match create(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
+            Err(e) => return Err(e),
+        };
+        // Another process may have found it before it was locked, and taken it for abandoned.
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => continue,
+            // A file system without locks: nobody can take it for abandoned there.
+            Err(TryLockError::Error(_)) => {}
+            Ok(()) if !is_at(&file, &path) => continue,
+            Ok(()) => {}
+        }
+        partials.insert(path.clone());
+        return Ok((path, file));
+    }
+}
+
+/// A file that is being written; it is removed when it is dropped.
+#[derive(Debug)]
+pub struct PartialFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl PartialFile {
+    /// Creates a file in `folder`, readable and writable, with the permissions that the process's mask gives. `target_name`
+    /// is what it will be.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn create(folder: &Path, target_name: &str) -> io::Result<Self> {
+        let create = |path: &Path| OpenOptions::new().read(true).write(true).create_new(true).open(path);
+        let (path, file) = create_locked(folder, target_name, create)?;
+        Ok(Self { path, file })
+    }
+
+    /// The open file.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Gives it its final name in the same file system, in place of a file that has it.
+    pub(crate) fn rename(self, target: &Path) -> io::Result<()> {
+        let mut partials = partials();
+        fs::rename(&self.path, target)?;
+        partials.remove(&self.path);
+        Ok(())
+    }
+}
+
+impl Drop for PartialFile {
+    fn drop(&mut self) {
+        remove_listed(&self.path);
+    }
+}
+
+/// A folder that is being filled; it is removed with all that is in it when it is dropped.
+#[derive(Debug)]
+pub struct PartialFolder {
+    path: PathBuf,
+    /// Holds the lock.
+    _folder: File,
+}
+
+impl PartialFolder {
+    /// Creates a folder in `parent`. `target_name` is what it will be, or what it is for.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn create(parent: &Path, target_name: &str) -> io::Result<Self> {
+        let create = |path: &Path| {
+            fs::create_dir(path)?;
+            File::open(path)
+        };
+        let (path, folder) = create_locked(parent, target_name, create)?;
+        Ok(Self { path, _folder: folder })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Creates a file in it, with the permissions that the process's mask gives.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn create_file(&self, name: &str) -> io::Result<File> {
+        let _partials = partials();
+        let path = self.path.join(name);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        File::create_new(path)
+    }
+
+    /// Gives it its final name, which nothing has.
+    pub(crate) fn rename(self, target: &Path) -> io::Result<()> {
+        let mut partials = partials();
+        fs::rename(&self.path, target)?;
+        partials.remove(&self.path);
+        Ok(())
+    }
+
+    /// Moves its files to the folder that it lies in, removing `others` from there first and moving `last` at the end.
+    pub(crate) fn move_up(self, others: &[PathBuf], last: &str) -> io::Result<()> {
+        let mut partials = partials();
+        let parent = self.path.parent().expect("it was created in a folder");
+        let names = fs::read_dir(&self.path)?.map(|e| e.map(|e| e.file_name()));
+        let mut names = names.collect::<io::Result<Vec<_>>>()?;
+        names.sort_by_key(|name| name == last);
+        for other in others {
+            if other.file_name().is_none_or(|name| !names.iter().any(|new| new == name)) {
+                fs::remove_file(other)?;
+            }
+        }
+        for name in names {
+            fs::rename(self.path.join(&name), parent.join(&name))?;
+        }
+        fs::remove_dir(&self.path)?;
+        partials.remove(&self.path);
+        Ok(())
+    }
+}
+
+impl Drop for PartialFolder {
+    fn drop(&mut self) {
+        remove_listed(&self.path);
+    }
+}
+
+/// Removes what has not got another name.
+fn remove_listed(path: &Path) {
+    if partials().remove(path) {
+        remove(path);
+    }
+}
