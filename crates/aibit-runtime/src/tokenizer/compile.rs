@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use serde::Deserialize;
 use tokenizers::models::bpe::BPE;
 use tokenizers::pre_tokenizers::split::SplitPattern;
 use tokenizers::{
@@ -12,6 +11,7 @@ use tokenizers::{
 
 use super::byte_alphabet;
 use super::compiled::composed;
+use super::components::Checked;
 use super::layout::{self, Header, MAX_IDS, MAX_PROBES, NONE, Steps};
 use super::library;
 use super::merge::{EMPTY_SLOT, MergeTable, Merger, SLOT_BYTES, first_slot};
@@ -24,11 +24,11 @@ use crate::RuntimeError;
 /// known, without normalizer or with NFC, and with added tokens that are searched for as they are written.
 ///
 /// # Errors
-/// [`RuntimeError::Tokenizer`] for a malformed file.
+/// As [`Tokenizer::from_json`](crate::Tokenizer::from_json), but for the decoder's kind.
 pub fn compile(tokenizer_json: &[u8]) -> Result<Option<Vec<u8>>, RuntimeError> {
-    let library = tokenizers::Tokenizer::from_bytes(tokenizer_json)
-        .map_err(|e| RuntimeError::Tokenizer(e.to_string()))?;
-    Ok(Vocabulary::of(&library, tokenizer_json).and_then(|vocabulary| vocabulary.compile()))
+    let checked = Checked::new(tokenizer_json)?;
+    let library = checked.library()?;
+    Ok(Vocabulary::of(&library, &checked).and_then(|vocabulary| vocabulary.compile()))
 }
 
 /// What is compiled.
@@ -51,32 +51,12 @@ struct Vocabulary {
     whole: Option<Vec<usize>>,
 }
 
-/// The part of `tokenizer.json` that the library reads but does not hand out.
-#[derive(Deserialize)]
-struct MergesFile {
-    model: MergesModel,
-}
-
-#[derive(Deserialize)]
-struct MergesModel {
-    merges: Merges,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Merges {
-    Pairs(Vec<(String, String)>),
-    Lines(Vec<String>),
-}
-
 impl Vocabulary {
-    fn of(library: &tokenizers::Tokenizer, json: &[u8]) -> Option<Self> {
+    fn of(library: &tokenizers::Tokenizer, checked: &Checked<'_>) -> Option<Self> {
         let ModelWrapper::BPE(bpe) = library.get_model() else { return None };
         let texts = library.get_vocab(true);
-        let ids: BTreeSet<u32> = texts.values().copied().collect();
-        let id_limit = ids.last().map_or(0, |&last| u64::from(last) + 1);
-        // Two tokens of one id, and the library's answer would depend on the order of a hash table.
-        if !is_expressible(library, bpe) || ids.len() != texts.len() || id_limit > u64::from(MAX_IDS) {
+        let id_limit = texts.values().max().map_or(0, |&last| u64::from(last) + 1);
+        if !is_expressible(library, bpe) || id_limit > u64::from(MAX_IDS) {
             return None;
         }
         let added = library.get_added_tokens_decoder();
@@ -118,7 +98,7 @@ impl Vocabulary {
             _ => return None,
         };
         let whole = if bpe.ignore_merges { Some(whole_tokens(&vocabulary, &tokens)?) } else { None };
-        let merges = merges(json, &vocabulary)?;
+        let merges = merges(checked, &vocabulary)?;
         Some(Self {
             steps,
             prefix,
@@ -324,19 +304,10 @@ fn whole_tokens(vocabulary: &HashMap<String, u32>, tokens: &[Option<Vec<u8>>]) -
 }
 
 /// The merges of a `tokenizer.json`; of two with the same pair the last counts.
-fn merges(json: &[u8], vocabulary: &HashMap<String, u32>) -> Option<Vec<[u32; 3]>> {
-    let file: MergesFile = serde_json::from_slice(json).ok()?;
-    let pairs: Vec<(String, String)> = match file.model.merges {
-        Merges::Pairs(pairs) => pairs,
-        Merges::Lines(lines) => lines
-            .iter()
-            .filter(|line| !line.starts_with("#version"))
-            .map(|line| line.split_once(' ').map(|(left, right)| (left.to_owned(), right.to_owned())))
-            .collect::<Option<_>>()?,
-    };
+fn merges(checked: &Checked<'_>, vocabulary: &HashMap<String, u32>) -> Option<Vec<[u32; 3]>> {
     let mut seen = BTreeSet::new();
     let mut merges = Vec::new();
-    for (left, right) in pairs.iter().rev() {
+    for (left, right) in checked.merges.iter().rev() {
         let id = |text: &str| vocabulary.get(text).copied();
         let merge = [id(left)?, id(right)?, id(&format!("{left}{right}"))?];
         if seen.insert([merge[0], merge[1]]) {

@@ -10,7 +10,8 @@ use crate::RuntimeError;
 
 pub(super) const MAGIC: [u8; 8] = *b"aibitBPE";
 
-/// Newest version, the one that is written.
+/// Newest version, the one that is written. It rises with every change of the bytes that a `tokenizer.json` compiles to:
+/// `aibit verify --run` compiles it again and compares.
 pub(super) const VERSION: u32 = 2;
 
 /// Bytes of the header, the table of sections included.

@@ -13,6 +13,7 @@ use tokenizers::{
 
 use super::byte_alphabet;
 use super::compiled::overlaps;
+use super::components::Checked;
 use crate::RuntimeError;
 
 /// A tokenizer of the library, and what its tokens stand for.
@@ -21,6 +22,8 @@ pub(super) struct Library {
     pub(super) tokenizer: tokenizers::Tokenizer,
     /// The added tokens by their ids; the library copies them all for each question.
     pub(super) added: BTreeMap<u32, AddedToken>,
+    /// One more than the largest id.
+    pub(super) id_limit: usize,
     spelling: Spelling,
     prefix: Vec<u32>,
 }
@@ -41,10 +44,10 @@ const SPACE: char = '\u{2581}';
 
 impl Library {
     /// # Errors
-    /// [`RuntimeError::Tokenizer`] for a malformed file, and for a decoder of another kind.
+    /// As [`Checked::new`], and [`RuntimeError::Tokenizer`] for a decoder of another kind.
     pub(super) fn from_json(json: &[u8]) -> Result<Self, RuntimeError> {
         let bad = |e: tokenizers::Error| RuntimeError::Tokenizer(e.to_string());
-        let mut tokenizer = tokenizers::Tokenizer::from_bytes(json).map_err(bad)?;
+        let tokenizer = Checked::new(json)?.library()?;
         let spelling = spelling(tokenizer.get_decoder()).ok_or_else(|| {
             RuntimeError::Tokenizer(
                 "its decoder is neither `ByteLevel` nor that of SentencePiece (`Metaspace`, or `Replace` of \u{2581} \
@@ -52,12 +55,10 @@ impl Library {
                     .into(),
             )
         })?;
-        // A file may ask for both; prompts are taken as they are.
-        tokenizer.with_padding(None);
-        tokenizer.with_truncation(None).map_err(bad)?;
         let prefix = prefix(&tokenizer).map_err(bad)?;
+        let id_limit = tokenizer.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
         let added = tokenizer.get_added_tokens_decoder().into_iter().collect();
-        Ok(Self { tokenizer, added, spelling, prefix })
+        Ok(Self { tokenizer, added, id_limit, spelling, prefix })
     }
 
     pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>, RuntimeError> {

@@ -6,8 +6,12 @@
 mod added_tokens;
 mod byte_alphabet;
 mod char_classes;
+mod charsmap;
 mod compile;
 mod compiled;
+mod components;
+mod expression;
+mod json;
 mod layout;
 mod library;
 mod merge;
@@ -66,8 +70,8 @@ impl Tokenizer {
     /// A tokenizer from the bytes of `tokenizer.json`.
     ///
     /// # Errors
-    /// [`RuntimeError::Tokenizer`] for a malformed file, and for one whose decoder is neither byte-level nor
-    /// SentencePiece's.
+    /// [`RuntimeError::Tokenizer`] for a malformed file, and for a component that is not in the list of those that are
+    /// supported, or beyond its bounds (`docs/interop.md` has the list).
     pub fn from_json(json: &[u8]) -> Result<Self, RuntimeError> {
         Ok(Self { engine: Engine::Library(Box::new(Library::from_json(json)?)) })
     }
@@ -168,31 +172,34 @@ impl Tokenizer {
     pub fn id_limit(&self) -> usize {
         match &self.engine {
             Engine::Compiled(compiled) => compiled.id_limit(),
-            Engine::Library(library) => {
-                library.tokenizer.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
-            }
+            Engine::Library(library) => library.id_limit,
         }
     }
 
-    /// Compares this tokenizer with the one that `json` describes: every id's bytes and kind, and the ids of every
-    /// token's text, alone and among its neighbours. The detail also says whether `json` compiles to these very
-    /// bytes, which settles it for all other texts.
+    /// Compares this tokenizer with the one that `json` describes: whether `json` compiles to these very bytes, which
+    /// settles it for all texts; then every id's bytes and kind, and the ids of every token's text, alone and among
+    /// its neighbours, in the library's way and in this one.
     ///
     /// # Errors
     /// As [`Tokenizer::from_json`] and [`Tokenizer::encode`]; a difference is not an error but a failed check.
     pub fn agrees_with_json(&self, json: &[u8]) -> Result<Check, RuntimeError> {
-        let difference = self.difference(&Self::from_json(json)?)?;
-        let ok = difference.is_none();
-        let detail = match (difference, &self.engine) {
-            (Some(difference), _) => difference,
-            (None, Engine::Library(_)) => format!("{} ids, not compiled", self.id_limit()),
-            (None, Engine::Compiled(compiled)) => {
-                let same = compile(json)?.is_some_and(|bytes| bytes == compiled.file());
-                let compiles = if same { "compiles" } else { "does not compile" };
-                format!("{} ids as in tokenizer.json, which {compiles} to these bytes", self.id_limit())
+        let name = "tokenizer, compiled and not".to_owned();
+        let detail = match &self.engine {
+            Engine::Library(_) => format!("{} ids, not compiled", self.id_limit()),
+            Engine::Compiled(compiled) => {
+                let problem = match compile(json)? {
+                    None => "cannot be compiled",
+                    Some(bytes) if bytes != compiled.file() => "does not compile to these bytes",
+                    Some(_) => "",
+                };
+                if !problem.is_empty() {
+                    return Ok(Check { name, ok: false, detail: format!("tokenizer.json {problem}") });
+                }
+                format!("{} ids as in tokenizer.json, which compiles to these bytes", self.id_limit())
             }
         };
-        Ok(Check { name: "tokenizer, compiled and not".into(), ok, detail })
+        let difference = self.difference(&Self::from_json(json)?)?;
+        Ok(Check { name, ok: difference.is_none(), detail: difference.unwrap_or(detail) })
     }
 
     /// The first difference to `other`, in words.

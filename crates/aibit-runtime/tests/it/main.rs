@@ -3,6 +3,7 @@
 mod chat;
 mod foreign_model;
 mod tokenizer;
+mod tokenizer_hostile;
 mod tokenizer_plain;
 mod tokenizer_prompts;
 mod tokenizer_steps;
