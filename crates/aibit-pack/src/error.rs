@@ -62,6 +62,9 @@ pub enum PackError {
         /// What to do.
         advice: &'static str,
     },
+    /// A setting that is carried along cannot be meant.
+    #[error(transparent)]
+    CarriedSetting(RuntimeError),
     /// A torch checkpoint is refused.
     #[error("{}: {source}", .path.display())]
     Torch {

@@ -13,7 +13,7 @@ use aibit_quant::{
     FourBit, Int8Rowwise, NestedAbsmax, QuantError, quantize_four_bit, quantize_int4_groups,
     quantize_int8_groups,
 };
-use aibit_runtime::{Golden, Model, Tokenizer, compile_tokenizer};
+use aibit_runtime::{Golden, Model, PackageDefaults, SettingsFiles, Tokenizer, compile_tokenizer};
 use half::{bf16, f16};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -97,7 +97,6 @@ pub fn pack(
     let target = options.target(target)?;
     source.check_is_no_source(&target)?;
     let output = OutputFile::create(target)?;
-    let notes = Vec::new();
     let config = source.read(entry_names::CONFIG)?.expect("a model source has a config.json");
     let (family, mut description) = describe(&config)?;
     let tokenizer_files = tokenizer_files::load(source)?;
@@ -114,6 +113,8 @@ pub fn pack(
         );
         return Err(PackError::SourceFile { path: source.folder.join(entry_names::TOKENIZER), problem });
     }
+    let carried = carried_files(source)?;
+    let notes = check_settings(&config, &carried, &tokenizer, description.graph.vocabulary)?;
     let checkpoint = Checkpoint::open(source.weight_files())?;
     let plain = description.clone();
     let tensors = match_tensors(&checkpoint, family, &plain)?;
@@ -129,13 +130,7 @@ pub fn pack(
 
     let mut read_files = vec![entry_names::CONFIG];
     read_files.extend(tokenizer_files.read);
-    let mut carried = Vec::new();
-    for name in CARRIED_FILES {
-        if let Some(bytes) = source.read(name)? {
-            read_files.push(name);
-            carried.push((name, bytes));
-        }
-    }
+    read_files.extend(carried.iter().map(|(name, _)| *name));
     let single = source.single_file().map(Path::to_owned);
     if single.is_some() {
         read_files.clear(); // made of that file, or parts of it
@@ -190,6 +185,32 @@ pub fn pack(
     archive.add(entry_names::GOLDEN, "application/json", &golden.to_json())?;
     let file_bytes = archive.finish(manifest)?;
     Ok(PackReport { notes, ..report(&description, &plan, &layout, source_weight_bytes, file_bytes) })
+}
+
+fn carried_files(source: &ModelSource) -> Result<Vec<(&'static str, Vec<u8>)>, PackError> {
+    let mut carried = Vec::new();
+    for name in CARRIED_FILES {
+        carried.extend(source.read(name)?.map(|bytes| (name, bytes)));
+    }
+    Ok(carried)
+}
+
+/// Reads the carried settings as `run` will, and returns what of them has no effect.
+fn check_settings(
+    config: &[u8],
+    carried: &[(&'static str, Vec<u8>)],
+    tokenizer: &Tokenizer,
+    vocabulary: usize,
+) -> Result<Vec<String>, PackError> {
+    let file = |name| carried.iter().find(|(other, _)| *other == name).map(|(_, bytes)| bytes.as_slice());
+    let files = SettingsFiles {
+        generation_config: file(entry_names::GENERATION_CONFIG),
+        config: Some(config),
+        tokenizer_config: file("tokenizer_config.json"),
+        special_tokens_map: file("special_tokens_map.json"),
+    };
+    let defaults = PackageDefaults::from_files(&files, tokenizer, vocabulary);
+    Ok(defaults.map_err(PackError::CarriedSetting)?.notes)
 }
 
 /// Builds the graph of whichever family `config.json` names.

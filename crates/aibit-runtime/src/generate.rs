@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tracing::info_span;
 
+use crate::logits_processors::{History, LogitsProcessors};
 use crate::sampler::{Sampler, SamplerOptions};
 use crate::text_stream::TextStream;
 use crate::{RuntimeError, Session, Tokenizer};
@@ -17,6 +18,8 @@ pub struct GenerateOptions {
     pub max_tokens: Option<usize>,
     /// How the next token is chosen.
     pub sampler: SamplerOptions,
+    /// Rules on which tokens may come.
+    pub processors: LogitsProcessors,
     /// Ids that end the text; they are not part of it.
     pub stop_ids: Vec<u32>,
     /// Strings that end the text; they are not part of it.
@@ -86,7 +89,7 @@ pub(crate) fn generate_after(
     on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
 ) -> Result<Generation, RuntimeError> {
     let start = Instant::now();
-    let mut sampler = Sampler::new(options.sampler.clone())?;
+    let mut sampler = Sampler::new(options.sampler.clone(), options.processors.clone())?;
     let mut stream = TextStream::new(options.stop_strings.clone())?;
     let mut history = prompt.to_vec();
     let mut text = String::new();
@@ -101,7 +104,9 @@ pub(crate) fn generate_after(
         if options.max_tokens.is_some_and(|max| history.len() - prompt.len() >= max) {
             break StopReason::Length;
         }
-        let id = info_span!("sample").in_scope(|| sampler.sample(logits, &history))?;
+        let (max_tokens, stop_ids) = (options.max_tokens, options.stop_ids.as_slice());
+        let so_far = History { ids: &history, prompt: prompt.len(), max_tokens, stop_ids };
+        let id = info_span!("sample").in_scope(|| sampler.sample(logits, &so_far))?;
         first_token.get_or_insert_with(|| start.elapsed());
         drop(until_first_token.take());
         if options.stop_ids.contains(&id) {

@@ -4,6 +4,7 @@ use aibit_format::hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::logits_processors::LogitsProcessors;
 use crate::sampler::SamplerOptions;
 use crate::{GenerateOptions, Model, Profile, RuntimeError, Session, Tokenizer, generate};
 
@@ -236,6 +237,7 @@ fn run(model: &Model, tokenizer: &Tokenizer, prompt: &[u32]) -> Result<GoldenRun
     let options = GenerateOptions {
         max_tokens: Some(CONTINUATION),
         sampler: SamplerOptions::greedy(),
+        processors: LogitsProcessors::default(),
         stop_ids: Vec::new(),
         stop_strings: Vec::new(),
     };

@@ -15,15 +15,17 @@ mod defaults;
 mod error;
 mod generate;
 mod golden;
+pub mod logits_processors;
 mod model;
 mod perplexity;
 pub mod sampler;
 mod session;
+mod settings_file;
 pub mod text_stream;
 mod tokenizer;
 
 pub use chat::{Chat, ChatMessage, ChatTemplate};
-pub use defaults::PackageDefaults;
+pub use defaults::{PackageDefaults, SettingsFiles};
 pub use error::RuntimeError;
 pub use generate::{GenerateOptions, Generation, StopReason, generate};
 pub use golden::{Check, Golden, GoldenRun, GoldenText, GoldenTokenizer, NUMERICS};

@@ -1,6 +1,7 @@
 //! From logits to the next token id.
 //!
-//! The steps run in this order, each on what the one before left; every step can be switched off:
+//! The steps run in this order, which is that of transformers, each on what the one before left; every step can be
+//! switched off. [`LogitsProcessors`] bias sequences before the first step and forbid tokens after the second:
 //!
 //! 1. **repeat penalty** (CTRL, Keskar et al. 2019, arXiv:1909.05858, §4.1): the logit of every token
 //!    in the window is divided by the penalty if positive, multiplied if negative, once per token;
@@ -12,7 +13,11 @@
 //! 5. **top-p** (Holtzman et al. 2020, arXiv:1904.09751): of what is left, the smallest set of most
 //!    probable tokens whose mass is at least `p`, and at least one;
 //! 6. **min-p** (Nguyen et al. 2024, arXiv:2407.01082): tokens with `p_i >= min_p * p_max` stay;
-//! 7. **draw** from what is left, renormalized.
+//! 7. **typical-p** (Meister et al. 2022, arXiv:2202.00666): the smallest set of tokens whose information is closest
+//!    to the entropy and whose mass is at least `p`;
+//! 8. **epsilon cutoff** (Hewitt et al. 2022, arXiv:2210.15191): tokens of at least that probability stay;
+//! 9. **eta cutoff** (the same paper): tokens of at least `min(eta, sqrt(eta) * exp(-entropy))` stay;
+//! 10. **draw** from what is left, renormalized.
 //!
 //! The window of steps 1 and 2 is the last [`SamplerOptions::repeat_last_n`] tokens of the history.
 //!
@@ -23,6 +28,8 @@ use std::cmp::Ordering;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
+
+use crate::logits_processors::{History, LogitsProcessors};
 
 /// What a [`Sampler`] does. The fields' order is the order of the steps.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,10 +46,16 @@ pub struct SamplerOptions {
     pub temperature: f32,
     /// Number of tokens to choose from; 0 is off.
     pub top_k: usize,
-    /// Probability mass to choose from, in `(0, 1]`; 1 is off.
+    /// Probability mass to choose from, in `[0, 1]`; 1 is off, 0 leaves the most probable token.
     pub top_p: f32,
     /// Least probability, as a share of the largest, in `[0, 1]`; 0 is off.
     pub min_p: f32,
+    /// Mass of the tokens of typical information, in `[0, 1]`; 1 is off.
+    pub typical_p: f32,
+    /// Least probability, in `[0, 1)`; 0 is off.
+    pub epsilon_cutoff: f32,
+    /// Least probability, lower where the entropy is high, in `[0, 1)`; 0 is off.
+    pub eta_cutoff: f32,
     /// Seed of the generator.
     pub seed: u64,
 }
@@ -59,6 +72,9 @@ impl SamplerOptions {
             top_k: 0,
             top_p: 1.0,
             min_p: 0.0,
+            typical_p: 1.0,
+            epsilon_cutoff: 0.0,
+            eta_cutoff: 0.0,
             seed: 0,
         }
     }
@@ -75,6 +91,7 @@ impl SamplerOptions {
         let finite = "a finite number";
         let Self { repeat_penalty, presence_penalty, frequency_penalty, temperature, top_p, min_p, .. } =
             *self;
+        let Self { typical_p, epsilon_cutoff, eta_cutoff, .. } = *self;
         check(
             "repeat_penalty",
             repeat_penalty,
@@ -89,8 +106,12 @@ impl SamplerOptions {
             "0 (greedy) or above and finite",
             temperature >= 0.0 && temperature.is_finite(),
         )?;
-        check("top_p", top_p, "above 0 and at most 1 (off)", top_p > 0.0 && top_p <= 1.0)?;
-        check("min_p", min_p, "from 0 (off) to 1", (0.0..=1.0).contains(&min_p))
+        check("top_p", top_p, "from 0 to 1 (off)", (0.0..=1.0).contains(&top_p))?;
+        check("min_p", min_p, "from 0 (off) to 1", (0.0..=1.0).contains(&min_p))?;
+        check("typical_p", typical_p, "from 0 to 1 (off)", (0.0..=1.0).contains(&typical_p))?;
+        let below_1 = "from 0 (off) to below 1";
+        check("epsilon_cutoff", epsilon_cutoff, below_1, (0.0..1.0).contains(&epsilon_cutoff))?;
+        check("eta_cutoff", eta_cutoff, below_1, (0.0..1.0).contains(&eta_cutoff))
     }
 }
 
@@ -142,10 +163,14 @@ pub enum SamplerError {
 #[derive(Debug, Clone)]
 pub struct Sampler {
     options: SamplerOptions,
+    processors: LogitsProcessors,
     generator: ChaCha8Rng,
     /// Kept between calls for their memory.
     candidates: Vec<Candidate>,
-    window: Vec<u32>,
+    /// How often each token is in the window: zeros, but for `seen`.
+    counts: Vec<u32>,
+    /// The tokens in the window, each once.
+    seen: Vec<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -169,10 +194,11 @@ impl Sampler {
     ///
     /// # Errors
     /// As [`SamplerOptions::validate`].
-    pub fn new(options: SamplerOptions) -> Result<Self, SamplerError> {
+    pub fn new(options: SamplerOptions, processors: LogitsProcessors) -> Result<Self, SamplerError> {
         options.validate()?;
         let generator = ChaCha8Rng::seed_from_u64(options.seed);
-        Ok(Self { options, generator, candidates: Vec::new(), window: Vec::new() })
+        let (candidates, counts, seen) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Self { options, processors, generator, candidates, counts, seen })
     }
 
     /// Returns the options this sampler was made with.
@@ -182,15 +208,16 @@ impl Sampler {
 
     /// Returns the next token id.
     ///
-    /// `logits` has one value per token id; minus infinity excludes a token. They are left with the
-    /// penalties applied. `history` is the text so far, prompt included, oldest token first.
-    /// Unless greedy, each call takes one number from the generator.
+    /// `logits` has one value per token id; minus infinity excludes a token. They are left with the penalties and
+    /// the processors applied. Unless greedy, each call takes one number from the generator.
     ///
     /// # Errors
     /// [`SamplerError`] if there are no logits, one is NaN or plus infinity, all are minus infinity, or
     /// the history's window holds an id beyond the logits.
-    pub fn sample(&mut self, logits: &mut [f32], history: &[u32]) -> Result<u32, SamplerError> {
-        self.penalize(logits, history)?;
+    pub fn sample(&mut self, logits: &mut [f32], history: &History<'_>) -> Result<u32, SamplerError> {
+        self.processors.bias(logits, history);
+        self.penalize(logits, history.ids)?;
+        self.processors.restrict(logits, history);
         let (best, max) = largest(logits)?;
         if self.options.temperature == 0.0 {
             return Ok(best);
@@ -209,6 +236,17 @@ impl Sampler {
         // The largest weight is 1, so a weight is also the share of the largest probability.
         let min_p = f64::from(self.options.min_p);
         self.candidates.retain(|candidate| candidate.weight >= min_p);
+        if self.options.typical_p < 1.0 {
+            self.keep_typical();
+        }
+        let SamplerOptions { epsilon_cutoff, eta_cutoff, .. } = self.options;
+        if epsilon_cutoff > 0.0 {
+            self.keep_probable(|_| f64::from(epsilon_cutoff));
+        }
+        if eta_cutoff > 0.0 {
+            let eta = f64::from(eta_cutoff);
+            self.keep_probable(|entropy| eta.min(eta.sqrt() * libm::exp(-entropy)));
+        }
         Ok(self.draw().unwrap_or(best))
     }
 
@@ -218,21 +256,28 @@ impl Sampler {
         if repeat_penalty == 1.0 && presence_penalty == 0.0 && frequency_penalty == 0.0 {
             return Ok(());
         }
-        let start = history.len().saturating_sub(repeat_last_n);
-        self.window.clear();
-        self.window.extend_from_slice(&history[start..]);
-        self.window.sort_unstable();
-        for run in self.window.chunk_by(u32::eq) {
-            let vocabulary = logits.len();
-            let Some(logit) = logits.get_mut(run[0] as usize) else {
-                return Err(SamplerError::UnknownToken { token: run[0], vocabulary });
+        for token in self.seen.drain(..) {
+            self.counts[token as usize] = 0;
+        }
+        let vocabulary = logits.len();
+        self.counts.resize(vocabulary, 0);
+        for &token in &history[history.len().saturating_sub(repeat_last_n)..] {
+            let Some(count) = self.counts.get_mut(token as usize) else {
+                return Err(SamplerError::UnknownToken { token, vocabulary });
             };
+            if *count == 0 {
+                self.seen.push(token);
+            }
+            *count += 1;
+        }
+        for &token in &self.seen {
+            let (logit, count) = (&mut logits[token as usize], self.counts[token as usize]);
             if *logit > 0.0 {
                 *logit /= repeat_penalty;
             } else {
                 *logit *= repeat_penalty;
             }
-            *logit -= run.len() as f32 * frequency_penalty + presence_penalty;
+            *logit -= count as f32 * frequency_penalty + presence_penalty;
         }
         Ok(())
     }
@@ -275,6 +320,42 @@ impl Sampler {
                 return;
             }
         }
+    }
+
+    /// Returns the sum of the weights and the entropy of the probabilities, in nats.
+    fn entropy(&self) -> (f64, f64) {
+        let total: f64 = self.candidates.iter().map(|candidate| candidate.weight).sum();
+        let terms = self.candidates.iter().map(|candidate| match candidate.weight / total {
+            0.0 => 0.0, // the limit of p * ln p
+            p => -p * libm::log(p),
+        });
+        (total, terms.sum())
+    }
+
+    /// Keeps the tokens whose information is closest to the entropy, up to a mass of `typical_p` and at least one.
+    fn keep_typical(&mut self) {
+        let (total, entropy) = self.entropy();
+        let distance = |candidate: &Candidate| (-libm::log(candidate.weight / total) - entropy).abs();
+        self.candidates.sort_by(|a, b| distance(a).total_cmp(&distance(b)).then(a.rank(b)));
+        let wanted = total * f64::from(self.options.typical_p);
+        let mut mass = 0.0;
+        let last = self.candidates.iter().position(|candidate| {
+            mass += candidate.weight;
+            mass >= wanted
+        });
+        if let Some(last) = last {
+            let limit = distance(&self.candidates[last]);
+            let count = self.candidates.partition_point(|candidate| distance(candidate) <= limit);
+            self.candidates.truncate(count);
+        }
+    }
+
+    /// Keeps the tokens of at least the probability that `least` gives for the entropy, and the most probable ones.
+    fn keep_probable(&mut self, least: impl FnOnce(f64) -> f64) {
+        let (total, entropy) = self.entropy();
+        let least = least(entropy) * total;
+        let largest = self.candidates.iter().map(|candidate| candidate.weight).fold(0.0, f64::max);
+        self.candidates.retain(|candidate| candidate.weight >= least.min(largest));
     }
 
     /// Returns nothing only if there is no candidate.
@@ -321,6 +402,10 @@ mod tests {
 
     use super::*;
 
+    fn none() -> LogitsProcessors {
+        LogitsProcessors::default()
+    }
+
     /// Options that draw from the plain softmax.
     fn plain() -> SamplerOptions {
         SamplerOptions { temperature: 1.0, ..SamplerOptions::greedy() }
@@ -332,8 +417,10 @@ mod tests {
     }
 
     fn drawn(options: &SamplerOptions, logits: &[f32], history: &[u32], times: usize) -> Vec<u32> {
-        let mut sampler = Sampler::new(options.clone()).unwrap();
-        (0..times).map(|_| sampler.sample(&mut logits.to_vec(), history).unwrap()).collect()
+        let mut sampler = Sampler::new(options.clone(), none()).unwrap();
+        (0..times)
+            .map(|_| sampler.sample(&mut logits.to_vec(), &History::of_prompt(history)).unwrap())
+            .collect()
     }
 
     /// Draws often enough that a token of 1% is missed once in 10^43 runs; the seed is fixed anyway.
@@ -345,7 +432,7 @@ mod tests {
     #[track_caller]
     fn check_penalties(options: SamplerOptions, history: &[u32], want: &[f32]) {
         let mut logits = [2.0, -2.0, 1.0, 0.0];
-        Sampler::new(options).unwrap().sample(&mut logits, history).unwrap();
+        Sampler::new(options, none()).unwrap().sample(&mut logits, &History::of_prompt(history)).unwrap();
         assert_eq!(logits, want);
     }
 
@@ -403,6 +490,7 @@ mod tests {
     fn top_p_keeps_the_smallest_set_of_that_mass() {
         let logits = logits_of(&[0.05, 0.5, 0.15, 0.3]);
         let with = |top_p| SamplerOptions { top_p, ..plain() };
+        assert_eq!(support(&with(0.0), &logits), [1]);
         assert_eq!(support(&with(1e-6), &logits), [1]);
         assert_eq!(support(&with(0.49), &logits), [1]);
         assert_eq!(support(&with(0.51), &logits), [1, 3]);
@@ -434,6 +522,34 @@ mod tests {
         // Temperature comes first: at 2, the ratio 0.05 / 0.5 becomes its square root, 0.316.
         let warm = SamplerOptions { min_p: 0.31, temperature: 2.0, ..plain() };
         assert_eq!(support(&warm, &logits), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn typical_p_keeps_what_is_closest_to_the_entropy() {
+        // Information in nats: 0.511, 1.386, 1.897; the entropy is 0.937, so the distances are 0.427, 0.449, 0.960.
+        let logits = logits_of(&[0.6, 0.25, 0.15]);
+        let with = |typical_p| SamplerOptions { typical_p, ..plain() };
+        assert_eq!(support(&with(0.59), &logits), [0]);
+        assert_eq!(support(&with(0.61), &logits), [0, 1]);
+        assert_eq!(support(&with(0.86), &logits), [0, 1, 2]);
+        let logits = logits_of(&[0.45, 0.15, 0.2, 0.2]);
+        // Entropy 1.288: distances 0.489, 0.609, 0.321, 0.321, and equal ones stay together.
+        assert_eq!(support(&with(0.1), &logits), [2, 3]);
+    }
+
+    #[test]
+    fn cutoffs_keep_what_is_probable_enough() {
+        let logits = logits_of(&[0.05, 0.5, 0.15, 0.3]);
+        let epsilon = |epsilon_cutoff| SamplerOptions { epsilon_cutoff, ..plain() };
+        assert_eq!(support(&epsilon(0.04), &logits), [0, 1, 2, 3]);
+        assert_eq!(support(&epsilon(0.1), &logits), [1, 2, 3]);
+        assert_eq!(support(&epsilon(0.9), &logits), [1]);
+        // The entropy is 1.142, so the limit is sqrt(eta) * 0.319 where that is below eta.
+        let eta = |eta_cutoff| SamplerOptions { eta_cutoff, ..plain() };
+        assert_eq!(support(&eta(0.03), &logits), [0, 1, 2, 3]);
+        assert_eq!(support(&eta(0.06), &logits), [1, 2, 3]);
+        assert_eq!(support(&eta(0.2), &logits), [1, 2, 3]);
+        assert_eq!(support(&eta(0.3), &logits), [1, 3]);
     }
 
     #[test]
@@ -498,7 +614,7 @@ mod tests {
     fn options_outside_their_range_are_named_with_value_and_range() {
         #[track_caller]
         fn refuses(options: SamplerOptions, message: &str) {
-            assert_eq!(Sampler::new(options).unwrap_err().to_string(), message);
+            assert_eq!(Sampler::new(options, none()).unwrap_err().to_string(), message);
         }
         let base = SamplerOptions::greedy();
         let nan = f32::NAN;
@@ -511,8 +627,8 @@ mod tests {
             "sampler option `temperature` is NaN; it must be 0 (greedy) or above and finite",
         );
         refuses(
-            SamplerOptions { top_p: 0.0, ..base.clone() },
-            "sampler option `top_p` is 0; it must be above 0 and at most 1 (off)",
+            SamplerOptions { top_p: -0.1, ..base.clone() },
+            "sampler option `top_p` is -0.1; it must be from 0 to 1 (off)",
         );
         refuses(
             SamplerOptions { min_p: 1.5, ..base.clone() },
@@ -536,6 +652,9 @@ mod tests {
             SamplerOptions { repeat_penalty: nan, ..base.clone() },
             SamplerOptions { repeat_penalty: -1.0, ..base.clone() },
             SamplerOptions { frequency_penalty: nan, ..base.clone() },
+            SamplerOptions { typical_p: 1.5, ..base.clone() },
+            SamplerOptions { epsilon_cutoff: 1.0, ..base.clone() },
+            SamplerOptions { eta_cutoff: nan, ..base.clone() },
         ] {
             assert!(options.validate().is_err(), "{options:?}");
         }
@@ -546,17 +665,18 @@ mod tests {
     fn unusable_logits_and_histories_are_errors() {
         let penalized = SamplerOptions { repeat_penalty: 1.1, repeat_last_n: 4, ..SamplerOptions::greedy() };
         for options in [SamplerOptions::greedy(), plain()] {
-            let mut sampler = Sampler::new(options).unwrap();
-            let mut sample = |logits: &[f32]| sampler.sample(&mut logits.to_vec(), &[]).unwrap_err();
+            let mut sampler = Sampler::new(options, none()).unwrap();
+            let mut sample =
+                |logits: &[f32]| sampler.sample(&mut logits.to_vec(), &History::of_prompt(&[])).unwrap_err();
             assert_eq!(sample(&[]), SamplerError::NoLogits);
             assert_eq!(sample(&[f32::NEG_INFINITY; 3]), SamplerError::NothingPossible { count: 3 });
             assert!(matches!(sample(&[0.0, f32::NAN]), SamplerError::NotFinite { token: 1, .. }));
             let infinite = SamplerError::NotFinite { token: 0, value: f32::INFINITY };
             assert_eq!(sample(&[f32::INFINITY, 0.0]), infinite);
         }
-        let mut sampler = Sampler::new(penalized).unwrap();
+        let mut sampler = Sampler::new(penalized, none()).unwrap();
         assert_eq!(
-            sampler.sample(&mut [0.0, 1.0], &[2]).unwrap_err().to_string(),
+            sampler.sample(&mut [0.0, 1.0], &History::of_prompt(&[2])).unwrap_err().to_string(),
             "the history holds token id 2, the vocabulary has 2 tokens"
         );
     }
@@ -583,6 +703,7 @@ mod tests {
                     top_p,
                     min_p,
                     seed,
+                    ..SamplerOptions::greedy()
                 }
             })
     }
@@ -636,10 +757,10 @@ mod tests {
             history in prop::collection::vec(any::<prop::sample::Index>(), 0..30),
         ) {
             let history: Vec<u32> = history.iter().map(|id| id.index(logits.len()) as u32).collect();
-            let mut sampler = Sampler::new(options.clone()).unwrap();
+            let mut sampler = Sampler::new(options.clone(), none()).unwrap();
             for _ in 0..8 {
                 let mut penalized = logits.clone();
-                let token = sampler.sample(&mut penalized, &history).unwrap();
+                let token = sampler.sample(&mut penalized, &History::of_prompt(&history)).unwrap();
                 let allowed = allowed(&options, &penalized, 1e-9);
                 prop_assert!(allowed.contains(&token), "{token} not in {allowed:?}");
             }
@@ -666,7 +787,7 @@ mod tests {
             let mut penalized = logits.clone();
             penalized.resize(logits.len().max(4), 0.0);
             let before = penalized.clone();
-            Sampler::new(options).unwrap().sample(&mut penalized, &history).unwrap();
+            Sampler::new(options, none()).unwrap().sample(&mut penalized, &History::of_prompt(&history)).unwrap();
             prop_assert_eq!(&penalized[4..], &before[4..]);
         }
     }

@@ -60,9 +60,9 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     let template = template(&archive)?;
     let model = Model::load(&archive)?;
     let tokenizer = Tokenizer::load(&archive)?;
-    let options = args.generation.options(&PackageDefaults::load(&archive)?);
-    options.sampler.validate()?;
-    let mut chat = Chat::new(args.generation.session(&model)?, &tokenizer, &template);
+    let defaults = PackageDefaults::load(&archive, &tokenizer, model.graph().vocabulary)?;
+    let options = args.generation.options(&defaults)?;
+    let mut chat = Chat::new(args.generation.session(&model, out)?, &tokenizer, &template);
     if let Some(system) = &args.system {
         chat.set_system(system);
     }

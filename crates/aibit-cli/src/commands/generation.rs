@@ -1,34 +1,35 @@
 //! How text is generated: the options that `run` and `chat` share.
 
 use aibit_runtime::sampler::SamplerOptions;
+use aibit_runtime::text_stream::TextStream;
 use aibit_runtime::{GenerateOptions, Model, PackageDefaults, Profile, RuntimeError, Session};
 
-use super::ThreadsArg;
+use super::{ThreadsArg, stop_string};
+use crate::output::Output;
 
 /// How text is generated.
 #[derive(clap::Args)]
 pub(crate) struct GenerationArgs {
-    /// Most tokens to generate; -1: until something else ends the text
+    /// Most tokens to generate; -1: until something else ends the text [default: as the package says, or 128]
     #[arg(
         short = 'n',
         long = "predict",
         value_name = "N",
-        default_value_t = 128,
         allow_negative_numbers = true,
         value_parser = clap::value_parser!(i64).range(-1..),
         aliases = ["n-predict", "num-predict", "max-tokens"]
     )]
-    predict: i64,
-    /// Tokens of context to reserve, prompt included [default: the model's context]
+    predict: Option<i64>,
+    /// Tokens of context to reserve, prompt included; 0: the model's context, which is also the most [default: 0]
     #[arg(short, long, value_name = "N", alias = "num-ctx")]
     ctx_size: Option<usize>,
     /// Temperature; 0 takes the most likely token [default: 0]
     #[arg(long = "temp", value_name = "T", alias = "temperature", allow_negative_numbers = true)]
     temperature: Option<f32>,
-    /// Consider only the K most likely tokens; 0: all [default: 40]
-    #[arg(long, value_name = "K")]
-    top_k: Option<usize>,
-    /// Consider the most likely tokens up to this probability mass; 1: all [default: 0.95]
+    /// Consider only the K most likely tokens; 0 or -1: all [default: 40]
+    #[arg(long, value_name = "K", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..))]
+    top_k: Option<i64>,
+    /// Consider the most likely tokens up to this probability mass; 1: all, 0: one [default: 0.95]
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     top_p: Option<f32>,
     /// Drop tokens below this share of the largest probability; 0: none [default: 0.05]
@@ -37,15 +38,14 @@ pub(crate) struct GenerationArgs {
     /// Penalty on tokens that have occurred; 1: none [default: 1]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     repeat_penalty: Option<f32>,
-    /// Tokens that the penalties look back on; 0: none, -1: all
+    /// Tokens that the penalties look back on; 0: none, -1: all [default: 64, or all for the package's own penalty]
     #[arg(
         long,
         value_name = "N",
-        default_value_t = 64,
         allow_negative_numbers = true,
         value_parser = clap::value_parser!(i64).range(-1..)
     )]
-    repeat_last_n: i64,
+    repeat_last_n: Option<i64>,
     /// Subtracted once from the logit of each token that has occurred
     #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
     presence_penalty: f32,
@@ -63,12 +63,15 @@ pub(crate) struct GenerationArgs {
     )]
     seed: i64,
     /// End the text before this string; may be repeated
-    #[arg(long, value_name = "TEXT")]
+    ///
+    /// \n, \r and \t are a line feed, a carriage return and a tab, \xNN a character by its code of two hexadecimal
+    /// digits, \u{N} one by its code point, and \\ a backslash.
+    #[arg(long, value_name = "TEXT", value_parser = stop_string::parse)]
     stop: Vec<String>,
     /// End the text at this token id; may be repeated
     #[arg(long, value_name = "ID")]
     stop_id: Vec<u32>,
-    /// Do not stop at the package's end-of-text token
+    /// Do not stop at the package's end-of-text tokens
     #[arg(long)]
     ignore_eos: bool,
     /// How integer products are computed: fast; precise, with two bytes per activation; or exact, as bitsandbytes does
@@ -79,34 +82,54 @@ pub(crate) struct GenerationArgs {
 }
 
 impl GenerationArgs {
-    /// Options given, else what the package asks for, else the documented defaults.
-    pub(crate) fn options(&self, package: &PackageDefaults) -> GenerateOptions {
+    /// Options given, else what the package asks for, else the documented defaults; all of them in their ranges.
+    pub(crate) fn options(&self, package: &PackageDefaults) -> anyhow::Result<GenerateOptions> {
         let mut stop_ids = self.stop_id.clone();
         if !self.ignore_eos {
             stop_ids.extend(&package.stop_ids);
         }
+        let off = SamplerOptions::greedy();
+        let is_of_package = self.repeat_penalty.is_none() && package.repeat_penalty.is_some();
+        let repeat_last_n = self.repeat_last_n.unwrap_or(if is_of_package { -1 } else { 64 });
         let sampler = SamplerOptions {
             temperature: self.temperature.or(package.temperature).unwrap_or(0.0),
-            top_k: self.top_k.or(package.top_k).unwrap_or(40),
+            top_k: self.top_k.map(|k| usize::try_from(k).unwrap_or(0)).or(package.top_k).unwrap_or(40),
             top_p: self.top_p.or(package.top_p).unwrap_or(0.95),
             min_p: self.min_p.or(package.min_p).unwrap_or(0.05),
+            typical_p: package.typical_p.unwrap_or(off.typical_p),
+            epsilon_cutoff: package.epsilon_cutoff.unwrap_or(off.epsilon_cutoff),
+            eta_cutoff: package.eta_cutoff.unwrap_or(off.eta_cutoff),
             repeat_penalty: self.repeat_penalty.or(package.repeat_penalty).unwrap_or(1.0),
-            repeat_last_n: usize::try_from(self.repeat_last_n).unwrap_or(usize::MAX),
+            repeat_last_n: usize::try_from(repeat_last_n).unwrap_or(usize::MAX),
             presence_penalty: self.presence_penalty,
             frequency_penalty: self.frequency_penalty,
             seed: u64::try_from(self.seed).unwrap_or_else(|_| random_seed()),
         };
-        GenerateOptions {
-            max_tokens: usize::try_from(self.predict).ok(),
+        sampler.validate()?;
+        let stop_strings = [self.stop.as_slice(), &package.stop_strings].concat();
+        TextStream::new(stop_strings.clone())?;
+        Ok(GenerateOptions {
+            max_tokens: self.predict.map_or(package.max_tokens.or(Some(128)), |n| usize::try_from(n).ok()),
             sampler,
+            processors: package.processors.clone(),
             stop_ids,
-            stop_strings: self.stop.clone(),
-        }
+            stop_strings,
+        })
     }
 
-    /// An empty sequence with the context asked for, or all that the model has.
-    pub(crate) fn session<'m>(&self, model: &'m Model) -> Result<Session<'m>, RuntimeError> {
-        let capacity = self.ctx_size.unwrap_or(usize::MAX).min(model.graph().context);
+    /// An empty sequence with the context asked for, or all that the model has; a note says where that is less.
+    pub(crate) fn session<'m>(&self, model: &'m Model, out: &Output) -> Result<Session<'m>, RuntimeError> {
+        let context = model.graph().context;
+        let capacity = match self.ctx_size {
+            None | Some(0) => context,
+            Some(asked_for) if asked_for > context => {
+                out.note(&format_args!(
+                    "note: -c {asked_for} is beyond the model's context; {context} tokens are reserved"
+                ));
+                context
+            }
+            Some(asked_for) => asked_for,
+        };
         Session::new(model, self.profile, capacity)
     }
 }

@@ -22,6 +22,7 @@ pub(crate) mod inspect;
 mod message_input;
 pub(crate) mod pack;
 pub(crate) mod run;
+mod stop_string;
 mod text;
 pub(crate) mod verify;
 

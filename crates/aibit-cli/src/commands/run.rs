@@ -18,7 +18,7 @@ use crate::timings::{Recorder, Spans};
 ///
 /// Continues the prompt and prints the continuation as it comes. Without sampling options the most likely
 /// token is taken each time; what the package itself asks for comes before these defaults, and options come
-/// before both. Generation ends at the package's end-of-text token, at a stop string, after -n tokens, or when
+/// before both. Generation ends at an end-of-text token of the package, at a stop string, after -n tokens, or when
 /// the context is full; nothing is ever shifted out of the context.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
@@ -115,9 +115,8 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     };
     let model = Model::load(&archive)?;
     let tokenizer = Tokenizer::load(&archive)?;
-    let defaults = PackageDefaults::load(&archive)?;
-    let options = args.generation.options(&defaults);
-    options.sampler.validate()?;
+    let defaults = PackageDefaults::load(&archive, &tokenizer, model.graph().vocabulary)?;
+    let options = args.generation.options(&defaults)?;
     let mut prompt = prompt(args)?;
     if args.chat {
         let system = args.system.iter().map(|system| ChatMessage::new("system", system));
@@ -131,7 +130,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
 
     let interrupted = watch_for_interrupt()?;
 
-    let mut session = args.generation.session(&model)?;
+    let mut session = args.generation.session(&model, out)?;
     let stream = !args.no_stream && !out.is_json();
     let mut failure = None;
     let mut on_text = |text: &str| {

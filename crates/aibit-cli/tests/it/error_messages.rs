@@ -396,7 +396,7 @@ fn numbers_out_of_range() {
     ");
     assert_snapshot!(with("--temp", "-1"), @"error: sampler option `temperature` is -1; it must be 0 (greedy) or above and finite");
     assert_snapshot!(with("--temp", "nan"), @"error: sampler option `temperature` is NaN; it must be 0 (greedy) or above and finite");
-    assert_snapshot!(with("--top-p", "0"), @"error: sampler option `top_p` is 0; it must be above 0 and at most 1 (off)");
+    assert_snapshot!(with("--top-p", "-0.1"), @"error: sampler option `top_p` is -0.1; it must be from 0 to 1 (off)");
     assert_snapshot!(with("--min-p", "1.5"), @"error: sampler option `min_p` is 1.5; it must be from 0 (off) to 1");
     assert_snapshot!(with("--repeat-penalty", "0"), @"error: sampler option `repeat_penalty` is 0; it must be above 0 and finite");
     assert_snapshot!(with("--seed", "-2"), @r"
@@ -404,20 +404,29 @@ fn numbers_out_of_range() {
 
     For more information, try '--help'.
     ");
-    assert_snapshot!(with("--top-k", "-1"), @r"
-    error: unexpected argument '-1' found
-
-      tip: to pass '-1' as a value, use '-- -1'
-
-    Usage: aibit run [OPTIONS] [FILE]
+    assert_snapshot!(with("--top-k", "-2"), @r"
+    error: invalid value '-2' for '--top-k <K>': -2 is not in -1..9223372036854775807
 
     For more information, try '--help'.
     ");
 }
 
 #[test]
-fn an_empty_stop_string() {
-    assert_snapshot!(generate(&["-p", "x", "--stop", ""]), @"error: stop string 0 is empty; leave it out, or give the text to stop at");
+fn stop_strings_that_cannot_be_used() {
+    let with = |stop: &str| generate(&["-p", "x", "--stop", stop]);
+    assert_snapshot!(with(""), @r"
+    error: invalid value '' for '--stop <TEXT>': a stop string must not be empty
+
+    For more information, try '--help'.
+    ");
+    assert_snapshot!(with(r"a\q"), @r"
+    error: invalid value 'a\q' for '--stop <TEXT>': \q is no escape; write \n, \r, \t, \xNN, \u{N}, and \\ for a backslash
+
+    For more information, try '--help'.
+    ");
+    assert_snapshot!(with(&"a".repeat(5000)), @"error: stop string 0 has 5000 bytes, at most 4096 are allowed");
+    let many: Vec<&str> = ["-p", "x"].into_iter().chain(["--stop", "a"].repeat(10_000)).collect();
+    assert_snapshot!(generate(&many), @"error: 10000 stop strings given, at most 64 are allowed");
 }
 
 #[test]

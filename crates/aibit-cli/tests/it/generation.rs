@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use crate::models;
 use crate::support::{
-    ids, json, run_with, shelf, small_f32, small_int8, succeeds, temporary_folder, text, tiny_int8,
+    ids, json, parse_json, refuses, run, run_with, shelf, small_f32, small_int8, succeeds, temporary_folder,
+    text, tiny_int8,
 };
 use crate::verification::rebuild;
 
@@ -77,6 +78,26 @@ fn a_stop_string_ends_the_text_before_it() {
 }
 
 #[test]
+fn escapes_in_a_stop_string_are_the_characters_that_they_stand_for() {
+    // The text is ` is the only river in the world to be seen.\n\nThe river is …`.
+    let args = ["run", small_f32(), "-p", "The river runs through the valley and", "-n", "24"];
+    let whole = json(shelf(), &args);
+    let whole = text(&whole["text"]);
+    for (typed, stop) in [(r"\n\n", "\n\n"), (r"\x0a", "\n"), (r"\u{20}to", " to"), ("\n", "\n")] {
+        let stopped = json(shelf(), &[&args[..], &["--stop", typed]].concat());
+        let (expected, _) = whole.split_once(stop).unwrap_or_else(|| panic!("{stop:?} is not in {whole:?}"));
+        assert_eq!(
+            (text(&stopped["text"]), text(&stopped["stop_reason"])),
+            (expected, "stop_string"),
+            "{typed}"
+        );
+    }
+    for typed in ["", "\\", r"\q", r"\x1"] {
+        refuses(shelf(), &[&args[..], &["--stop", typed]].concat());
+    }
+}
+
+#[test]
 fn a_stop_id_ends_the_text_before_it() {
     let args = ["run", small_int8(), "-p", PROMPT, "-n", "16"];
     let generated = ids(&json(shelf(), &args)["generated_ids"]);
@@ -139,10 +160,11 @@ fn generation_ends_where_the_context_does() {
     let length = |report: &Value| ids(&report["prompt_ids"]).len() + ids(&report["generated_ids"]).len();
     // The last token takes no position: nothing is computed from it.
     assert_eq!(length(&whole), 128 + 1);
-    assert_eq!(
-        json(shelf(), &[&args[..], &["-c", "100000"]].concat())["generated_ids"],
-        whole["generated_ids"]
-    );
+    let all = json(shelf(), &[&args[..], &["-c", "0"]].concat());
+    assert_eq!(all["generated_ids"], whole["generated_ids"]);
+    let beyond = run(shelf(), &[&args[..], &["-c", "100000", "--json"]].concat());
+    assert_eq!(parse_json(&beyond.stdout)["generated_ids"], whole["generated_ids"]);
+    assert_eq!(beyond.stderr, "note: -c 100000 is beyond the model's context; 128 tokens are reserved\n");
 
     let short = json(shelf(), &[&args[..], &["-c", "24"]].concat());
     assert_eq!(text(&short["stop_reason"]), "context");

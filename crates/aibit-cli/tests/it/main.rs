@@ -14,6 +14,7 @@ mod models;
 #[cfg(unix)]
 mod outputs;
 mod packing;
+mod settings;
 mod support;
 #[cfg(unix)]
 mod terminal;

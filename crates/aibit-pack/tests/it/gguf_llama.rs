@@ -177,6 +177,11 @@ fn check_key(key: &str, value: Value, fragments: &[&str]) {
     check_refused(|parts| parts.key(key, value), fragments);
 }
 
+fn stop_ids(archive: &Archive) -> Vec<u32> {
+    let tokenizer = Tokenizer::load(archive).expect("a tokenizer");
+    PackageDefaults::load(archive, &tokenizer, VOCABULARY).expect("defaults").stop_ids
+}
+
 #[test]
 fn an_answer_ends_where_a_text_or_a_turn_does() {
     let mut parts = Parts::sound("llama");
@@ -188,7 +193,7 @@ fn an_answer_ends_where_a_text_or_a_turn_does() {
     let source = ModelSource::open(&path).expect("a model");
     pack(&source, &target, &PackOptions::default(), &()).expect("packed");
     let archive = Archive::open(&target).expect("opened");
-    assert_eq!(PackageDefaults::load(&archive).expect("defaults").stop_ids, [5, 7]);
+    assert_eq!(stop_ids(&archive), [5, 7]);
 }
 
 /// The vocabulary of `golden/gguf-tokenizer/sentencepiece.json`, cut to this model's.
@@ -220,10 +225,7 @@ fn a_tokenizer_of_sentencepiece_is_packed() {
     assert!(ids.contains(&15), "{ids:?}");
     assert_eq!(tokenizer.decode(&ids), text);
     assert_eq!(tokenizer.encode_prompt(text).expect("encoded"), [&[1], &ids[..]].concat());
-    assert_eq!(
-        PackageDefaults::load(&Archive::open(&target).expect("opened")).expect("defaults").stop_ids,
-        [2]
-    );
+    assert_eq!(stop_ids(&Archive::open(&target).expect("opened")), [2]);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use aibit_format::Archive;
 use aibit_pack::{ModelSource, PackOptions, Preset, pack};
+use aibit_runtime::logits_processors::LogitsProcessors;
 use aibit_runtime::sampler::SamplerOptions;
 use aibit_runtime::{GenerateOptions, Model, Profile, Session, Tokenizer, generate};
 use safetensors::SafeTensors;
@@ -79,6 +80,7 @@ pub(crate) fn greedy(
     let options = GenerateOptions {
         max_tokens: Some(n),
         sampler: SamplerOptions::greedy(),
+        processors: LogitsProcessors::default(),
         stop_ids: Vec::new(),
         stop_strings: Vec::new(),
     };

@@ -10,6 +10,7 @@ use std::process::Command;
 
 use aibit_format::{Archive, ArchiveWriter, entry_names};
 use aibit_graph::{Graph, Op};
+use aibit_runtime::logits_processors::LogitsProcessors;
 use aibit_runtime::sampler::SamplerOptions;
 use aibit_runtime::{GenerateOptions, Golden, Model, Profile, RuntimeError, Session, Tokenizer, generate};
 use serde_json::Value;
@@ -89,6 +90,7 @@ fn it_generates_the_ids_of_transformers() {
     let options = GenerateOptions {
         max_tokens: Some(want.len()),
         sampler: SamplerOptions::greedy(),
+        processors: LogitsProcessors::default(),
         stop_ids: Vec::new(),
         stop_strings: Vec::new(),
     };
