@@ -193,7 +193,7 @@ fn runtime_code(error: &RuntimeError) -> &'static str {
         RuntimeError::EmptyPrompt => "empty_prompt",
         RuntimeError::Memory { .. } => "memory",
         RuntimeError::TextTooShort { .. } => "text_too_short",
-        RuntimeError::Window { .. } => "window",
+        RuntimeError::Window { .. } | RuntimeError::SecondHalf { .. } => "window",
         RuntimeError::NotComparable(_) => "not_comparable",
         _ => "model",
     }

@@ -106,6 +106,19 @@ pub enum RuntimeError {
         /// Longest window that the model takes.
         context: usize,
     },
+    /// A text of which no second halves of windows can be scored.
+    #[error(
+        "no second half of a window can be scored: the text has {tokens} tokens, windows are {window} long every \
+         {stride}; at least 3, all of them one after the other, and one whole window are needed"
+    )]
+    SecondHalf {
+        /// Tokens per window.
+        window: usize,
+        /// Tokens from one window to the next.
+        stride: usize,
+        /// Length of the text.
+        tokens: usize,
+    },
     /// Two packages that cannot be compared token by token.
     #[error("the two packages cannot be compared: {0}")]
     NotComparable(String),

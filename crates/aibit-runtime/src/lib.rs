@@ -30,6 +30,6 @@ pub use error::RuntimeError;
 pub use generate::{GenerateOptions, Generation, StopReason, generate};
 pub use golden::{Check, Golden, GoldenRun, GoldenText, GoldenTokenizer, NUMERICS};
 pub use model::Model;
-pub use perplexity::{Divergence, Perplexity, PerplexityOptions, perplexity};
+pub use perplexity::{Divergence, Perplexity, PerplexityOptions, Scored, perplexity};
 pub use session::{KvCache, Profile, Session};
 pub use tokenizer::{CompiledBytes, Tokenizer, compile as compile_tokenizer};

@@ -12,8 +12,22 @@ pub struct PerplexityOptions {
     pub window: Option<usize>,
     /// Tokens from the start of one window to the next; `None`: a whole window.
     pub stride: Option<usize>,
+    /// Which tokens of a window are scored.
+    pub scored: Scored,
+    /// The token that takes the place of each window's first; `None`: the text's own.
+    pub first_token: Option<u32>,
     /// How integer products are computed.
     pub profile: Profile,
+}
+
+/// Which tokens of a window are scored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scored {
+    /// Each that no window before it has scored, but the first of the window.
+    All,
+    /// Those from `window / 2 + 1` on, in whole windows that do not overlap, as llama.cpp's `llama-perplexity` does:
+    /// each has at least half a window before it.
+    SecondHalf,
 }
 
 /// The perplexity of a text.
@@ -51,10 +65,11 @@ pub struct Divergence {
 ///
 /// The text is cut into windows of `window` tokens, each computed on its own, starting every `stride` tokens.
 /// A token is scored in the first window that predicts it; the first token of a window is never scored there.
-/// With the defaults windows do not overlap. `progress` is called with the number of tokens done.
+/// With the defaults windows do not overlap. With [`Scored::SecondHalf`] less is scored, and what follows the last whole
+/// window is left out. `progress` is called with the number of tokens done.
 ///
 /// # Errors
-/// [`RuntimeError::TextTooShort`], [`RuntimeError::Window`], [`RuntimeError::TokenId`], and
+/// [`RuntimeError::TextTooShort`], [`RuntimeError::Window`], [`RuntimeError::SecondHalf`], [`RuntimeError::TokenId`], and
 /// [`RuntimeError::NotComparable`] for a base of another vocabulary or a shorter context.
 pub fn perplexity(
     model: &Model,
@@ -71,6 +86,10 @@ pub fn perplexity(
     }
     if ids.len() < 2 {
         return Err(RuntimeError::TextTooShort { tokens: ids.len() });
+    }
+    let second_half = options.scored == Scored::SecondHalf;
+    if second_half && (window < 3 || stride != window || ids.len() < window) {
+        return Err(RuntimeError::SecondHalf { window, stride, tokens: ids.len() });
     }
     let vocabulary = model.graph().vocabulary;
     if let Some(base) = base {
@@ -89,9 +108,16 @@ pub fn perplexity(
     let (mut scored, mut agreements, mut scored_to) = (0_usize, 0_usize, 0_usize);
     for start in (0..ids.len()).step_by(stride) {
         let end = (start + window).min(ids.len());
-        let tokens = &ids[start..end];
+        if second_half && end - start < window {
+            break;
+        }
+        let mut tokens = ids[start..end].to_vec();
+        if let Some(first) = options.first_token {
+            tokens[0] = first; // which nothing predicts
+        }
+        let tokens = &tokens;
         // Row r predicts token start + r + 1.
-        let first_row = scored_to.saturating_sub(start + 1);
+        let first_row = if second_half { window / 2 } else { scored_to.saturating_sub(start + 1) };
         let wanted = |row: usize| row >= first_row && row + 1 < tokens.len();
         let mut rows = Vec::new();
         session.truncate(0);

@@ -3,12 +3,13 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-use aibit_format::Archive;
 use aibit_runtime::{Model, Profile, RuntimeError, Session};
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 use serde::Serialize;
 
+use super::{default_threads, open_archive};
+use crate::errors::Advised;
 use crate::output::{Output, bytes, count};
 
 /// Measure speed, load time and memory
@@ -79,15 +80,17 @@ struct Row {
 }
 
 pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads: Vec<usize> =
-        if args.threads.is_empty() { vec![cores] } else { args.threads.iter().map(|&n| n.into()).collect() };
+    let threads: Vec<usize> = match args.threads.as_slice() {
+        [] => vec![default_threads()?],
+        numbers => numbers.iter().map(|&n| n.into()).collect(),
+    };
     let mut rows = Vec::new();
     let mut isa = "";
     for path in &args.archives {
-        let archive = Archive::open(path)?;
+        let archive = open_archive(path)?;
         let model = Model::load(&archive)?;
         isa = model.isa().name();
+        check_lengths(args, model.graph().context)?;
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         let parameters =
             archive.manifest().tensors.keys().filter_map(|name| archive.weights().index().get(name));
@@ -125,6 +128,23 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Refuses tests that are longer than the context, before the first of them is run.
+fn check_lengths(args: &Args, context: usize) -> Result<(), Advised> {
+    let lengths = [("--n-prompt", &args.n_prompt), ("--n-gen", &args.n_gen)];
+    for (option, lengths) in lengths {
+        for (&n, &depth) in lengths.iter().flat_map(|n| args.n_depth.iter().map(move |depth| (n, depth))) {
+            if n.checked_add(depth).is_none_or(|tokens| tokens > context) {
+                let message = format!(
+                    "{option} {n} after {depth} tokens of --n-depth: the model's context is {context} tokens"
+                );
+                return Err(Advised::new("context_full", message)
+                    .hint("give -p, -n and -d that fit; 0 leaves a test out"));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Tokens per second of each repetition; a first one warms caches and does not count.
 fn speeds(
     model: &Model,
@@ -133,10 +153,10 @@ fn speeds(
     n: usize,
     depth: usize,
 ) -> Result<Vec<f64>, RuntimeError> {
+    let mut session = Session::new(model, args.profile, depth + n)?;
     // Which tokens makes no difference to the speed; they only have to exist.
     let vocabulary = model.graph().vocabulary;
-    let ids: Vec<u32> = (0..depth + n).map(|i| (i * 7919 % vocabulary) as u32).collect();
-    let mut session = Session::new(model, args.profile, depth + n)?;
+    let ids: Vec<u32> = (0..depth + n).map(|i| (i % vocabulary * 7919 % vocabulary) as u32).collect();
     let mut samples = Vec::new();
     for repetition in 0..=args.repetitions {
         session.truncate(0);

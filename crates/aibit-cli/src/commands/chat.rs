@@ -11,7 +11,8 @@ use anyhow::Context;
 
 use super::generation::GenerationArgs;
 use super::message_input::{Input, Message};
-use super::{ArchiveArg, watch_for_interrupt};
+use super::unsupported::UnsupportedArgs;
+use super::{ArchiveArg, open_archive, watch_for_interrupt};
 use crate::errors::{self, Advised};
 use crate::output::Output;
 
@@ -47,16 +48,19 @@ pub(crate) struct Args {
     system: Option<String>,
     #[command(flatten)]
     generation: GenerationArgs,
+    #[command(flatten)]
+    unsupported: UnsupportedArgs,
 }
 
 pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
+    args.unsupported.refuse()?;
     if out.is_json() {
         let message =
             "a conversation is no JSON object; `aibit run FILE -p TEXT --chat --json` answers one message";
         return Err(Advised::new("usage", message).into());
     }
     args.generation.threads.start()?;
-    let archive = Archive::open(args.archive.path())?;
+    let archive = open_archive(args.archive.path())?;
     let template = template(&archive)?;
     let model = Model::load(&archive)?;
     let tokenizer = Tokenizer::load(&archive)?;

@@ -9,7 +9,7 @@ use aibit_export::{
 use aibit_format::{Archive, OutputTarget, Replace};
 use serde::Serialize;
 
-use super::{Opened, ThreadsArg};
+use super::{Opened, ThreadsArg, open_archive};
 use crate::output::{Output, bytes};
 use crate::signals;
 
@@ -91,7 +91,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
         false => OutputTarget::file(&args.output, replace)?,
     };
     target.check_apart_from([&args.archive])?;
-    let archive = Archive::open(&args.archive)?;
+    let archive = open_archive(&args.archive)?;
     let options =
         ExportOptions { requantize: args.requantize, dtype: args.dtype, activations: args.activations };
     let exported = export(&archive, args.to, target, &options)?;

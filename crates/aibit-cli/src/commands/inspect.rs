@@ -7,7 +7,7 @@ use aibit_format::{Archive, Provenance, Recipe, Scheme, entry_names};
 use aibit_graph::Graph;
 use serde::Serialize;
 
-use super::{ArchiveArg, gguf};
+use super::{ArchiveArg, gguf, open_archive};
 use crate::output::{Output, bytes, count};
 
 /// Show what an archive or a GGUF file holds
@@ -85,7 +85,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
         out.emit(&gguf::Report::read(args.archive.path(), args.tensors)?)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let archive = Archive::open(args.archive.path())?;
+    let archive = open_archive(args.archive.path())?;
     out.emit(&Report::collect(&archive, args.tensors)?)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -149,7 +149,7 @@ fn tokenizer(path: &Path) -> anyhow::Result<Tokenizer> {
     let json = if gguf::is_gguf(path) {
         gguf::tokenizer(path)?
     } else {
-        Archive::open(path)?.entry(entry_names::TOKENIZER)?.data.to_vec()
+        open_archive(path)?.entry(entry_names::TOKENIZER)?.data.to_vec()
     };
     Ok(Tokenizer(serde_json::from_slice(&json)?))
 }

@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use aibit_format::{Archive, PartialFolder};
+use aibit_format::{Archive, FileKind, PartialFolder, entry_names};
 use aibit_pack::{ModelSource, PackError, PackOptions, Preset, Progress, pack};
 use anyhow::Context;
 use signal_hook::consts::SIGINT;
+
+use crate::errors::Advised;
 
 pub(crate) mod bench;
 pub(crate) mod chat;
@@ -24,6 +26,7 @@ pub(crate) mod pack;
 pub(crate) mod run;
 mod stop_string;
 mod text;
+mod unsupported;
 pub(crate) mod verify;
 
 /// Exit code of a program that was interrupted.
@@ -57,14 +60,85 @@ pub(crate) struct ThreadsArg {
 impl ThreadsArg {
     /// Starts the threads, once, and tells how many there are.
     pub(crate) fn start(&self) -> anyhow::Result<usize> {
+        let threads = match self.threads {
+            Some(threads) => threads.into(),
+            None => default_threads()?,
+        };
         // This thread computes as well: handing each layer over to others would cost a wake-up.
-        let mut pool = rayon::ThreadPoolBuilder::new().use_current_thread();
-        if let Some(threads) = self.threads {
-            pool = pool.num_threads(threads.into());
-        }
+        let pool = rayon::ThreadPoolBuilder::new().use_current_thread().num_threads(threads);
         pool.build_global().context("cannot start the threads")?;
         Ok(rayon::current_num_threads())
     }
+}
+
+/// Most threads: more only take turns, and each takes memory.
+const MAX_THREADS: usize = 1024;
+
+/// The number of threads where no option gives one: that of the variable, or one per core.
+pub(crate) fn default_threads() -> anyhow::Result<usize> {
+    const VARIABLE: &str = "RAYON_NUM_THREADS";
+    match std::env::var(VARIABLE) {
+        Ok(number) if !matches!(number.as_str(), "" | "0") => match number.parse() {
+            Ok(threads @ 1..=MAX_THREADS) => Ok(threads),
+            _ => {
+                let message = format!(
+                    "{VARIABLE} is `{number}`, allowed are 1 to {MAX_THREADS}, and 0 for one per core"
+                );
+                Err(Advised::new("usage", message).into())
+            }
+        },
+        _ => Ok(std::thread::available_parallelism().map_or(1, |cores| usize::from(cores).min(MAX_THREADS))),
+    }
+}
+
+/// Opens an archive. Where another model lies in its place the error says how to make an archive of it.
+pub(crate) fn open_archive(path: &Path) -> anyhow::Result<Archive> {
+    Archive::open(path).map_err(|error| match pack_command(path) {
+        Some(command) => Advised::of(error).hint(format!("make an archive of it first: {command}")).into(),
+        None => error.into(),
+    })
+}
+
+/// The command that packs the model at `path`, if one seems to be there.
+fn pack_command(path: &Path) -> Option<String> {
+    let holds_config = |folder: &Path| folder.join(entry_names::CONFIG).is_file();
+    let is_gguf = |path: &Path| matches!(FileKind::read(path), Ok(FileKind::Gguf));
+    let (source, named_for) = if path.is_dir() {
+        let mut files = std::fs::read_dir(path).ok()?.flatten().map(|entry| entry.path());
+        if !holds_config(path) && !files.any(|file| is_gguf(&file)) {
+            return None;
+        }
+        (path.to_owned(), path.canonicalize().ok()?)
+    } else {
+        match FileKind::read(path).ok()? {
+            FileKind::Gguf => (path.to_owned(), path.with_extension("")),
+            FileKind::Safetensors | FileKind::Pickle | FileKind::Zip => {
+                let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+                let folder = folder.unwrap_or(Path::new("."));
+                if !holds_config(folder) {
+                    return None;
+                }
+                (folder.to_owned(), folder.canonicalize().ok()?)
+            }
+            _ => return None,
+        }
+    };
+    let mut target = named_for.file_name().unwrap_or("model".as_ref()).to_owned();
+    // A file that bears the name of what is made of it stays as it is.
+    target.push(if source.extension().is_some_and(|extension| extension == "aibit") {
+        "-packed.aibit"
+    } else {
+        ".aibit"
+    });
+    Some(format!("aibit pack {} -o {}", for_shell(&source), for_shell(Path::new(&target))))
+}
+
+/// A path as a word that a POSIX shell reads.
+fn for_shell(path: &Path) -> String {
+    let word = path.display().to_string();
+    let word = if word.starts_with('-') { format!("./{word}") } else { word };
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+=:,@%".contains(c);
+    if word.chars().all(is_plain) { word } else { format!("'{}'", word.replace('\'', r"'\''")) }
 }
 
 /// An archive, or one made of something else for as long as it is looked at.
@@ -103,4 +177,18 @@ pub(crate) fn watch_for_interrupt() -> anyhow::Result<Arc<AtomicBool>> {
         .and_then(|_| signal_hook::flag::register(SIGINT, Arc::clone(&interrupted)))
         .context("cannot watch for Ctrl-C")?;
     Ok(interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_for_a_shell() {
+        let check = |path: &str, word: &str| assert_eq!(for_shell(Path::new(path)), word);
+        check("models/gpt2.gguf", "models/gpt2.gguf");
+        check("my model's", r"'my model'\''s'");
+        check("$(x)", "'$(x)'");
+        check("-o", "./-o");
+    }
 }

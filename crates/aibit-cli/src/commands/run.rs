@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
-use aibit_format::Archive;
 use aibit_runtime::{ChatMessage, Generation, Model, PackageDefaults, StopReason, Tokenizer, generate};
 use serde::Serialize;
 use tracing::info_span;
 
 use super::generation::GenerationArgs;
-use super::{ArchiveArg, INTERRUPTED, chat, text, verify, watch_for_interrupt};
+use super::unsupported::UnsupportedArgs;
+use super::{ArchiveArg, INTERRUPTED, chat, open_archive, text, verify, watch_for_interrupt};
 use crate::output::Output;
 use crate::timings::{Recorder, Spans};
 
@@ -36,7 +36,7 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "FILE", conflicts_with = "prompt")]
     file: Option<PathBuf>,
     /// Leave out the line ends at the end of the file, such as the one that `echo` and editors write
-    #[arg(long, requires = "file")]
+    #[arg(long, conflicts_with = "prompt")]
     trim: bool,
     /// Take the prompt for a user's message, and write the conversation as the package's chat template says
     #[arg(long)]
@@ -58,6 +58,8 @@ pub(crate) struct Args {
     timings: bool,
     #[command(flatten)]
     generation: GenerationArgs,
+    #[command(flatten)]
+    unsupported: UnsupportedArgs,
 }
 
 #[derive(Serialize)]
@@ -95,6 +97,7 @@ impl fmt::Display for Report {
 }
 
 pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
+    args.unsupported.refuse()?;
     let recorder = args.timings.then(|| Recorder::install(out.start())).transpose()?;
     let threads = info_span!("threads").in_scope(|| args.generation.threads.start())?;
     let archive = if args.check {
@@ -111,7 +114,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
             }
         }
     } else {
-        Archive::open(args.archive.path())?
+        open_archive(args.archive.path())?
     };
     let model = Model::load(&archive)?;
     let tokenizer = Tokenizer::load(&archive)?;

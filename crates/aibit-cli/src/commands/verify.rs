@@ -2,7 +2,7 @@ use std::fmt;
 use std::path::Path;
 use std::process::ExitCode;
 
-use aibit_format::{Archive, FormatError, check_values, entry_names};
+use aibit_format::{Archive, FileKind, FormatError, check_values, entry_names};
 use aibit_pack::Progress;
 use aibit_runtime::{Check, Golden, Model, RuntimeError, Tokenizer};
 use serde::Serialize;
@@ -87,10 +87,9 @@ pub(crate) fn open_checked(path: &Path, progress: &dyn Progress) -> anyhow::Resu
     }))
 }
 
-/// A file that cannot be read is a failure, not an answer.
+/// A file that cannot be read is a failure, not an answer. Folders, devices and pipes are not opened.
 fn readable(path: &Path) -> Result<(), FormatError> {
-    let io = |source| FormatError::Io { action: "open", path: path.to_owned(), source };
-    std::fs::File::open(path).map(drop).map_err(io)
+    FileKind::read(path).map(drop)
 }
 
 fn open(path: &Path) -> Result<Archive, Report> {

@@ -58,7 +58,10 @@ fn a_gguf_file_as_archive() {
     fs::write(folder.path().join("file.aibit"), b"GGUF\x03\0\0\0\x10\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0")
         .expect("written");
     let of = |args: &[&str]| refuses(folder.path(), args);
-    assert_snapshot!(of(&["run", "file.aibit", "-p", "x"]), @"error: file.aibit is not an .aibit archive: it is a GGUF file; make one of it with `aibit pack`");
+    assert_snapshot!(of(&["run", "file.aibit", "-p", "x"]), @r"
+    error: file.aibit is not an .aibit archive: it is a GGUF file; make one of it with `aibit pack`
+    hint: make an archive of it first: aibit pack file.aibit -o file-packed.aibit
+    ");
     assert_snapshot!(of(&["inspect", "file.aibit"]), @"error: GGUF: 5 metadata entries at byte 24: 70 bytes or more, 0 are left: the file is cut short by 70 bytes, or a length in it is wrong");
 }
 
@@ -175,12 +178,12 @@ fn an_lfs_pointer_as_weights() {
 
 #[test]
 fn a_configuration_that_is_not_json() {
-    assert_snapshot!(pack(&Tiny::new().write("config.json", b"{\"model_type\": gpt2}"), &[]), @"error: config.json: expected value at line 1 column 16");
+    assert_snapshot!(pack(&Tiny::new().write("config.json", b"{\"model_type\": gpt2}"), &[]), @"error: tiny/config.json: not JSON: expected value at line 1 column 16");
 }
 
 #[test]
 fn a_tokenizer_that_is_not_one() {
-    assert_snapshot!(pack(&Tiny::new().write("tokenizer.json", b"{\"version\": \"1.0\"}"), &[]), @"error: the package does not run: tokenizer.json: Model missing. at line 1 column 18");
+    assert_snapshot!(pack(&Tiny::new().write("tokenizer.json", b"{\"version\": \"1.0\"}"), &[]), @"error: the package does not run: tokenizer.json: missing field `model` at line 1 column 18");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod cases;
 mod chat;
 mod error_messages;
+mod eval;
 mod generation;
 mod help;
 mod interchange;
@@ -14,6 +15,8 @@ mod models;
 #[cfg(unix)]
 mod outputs;
 mod packing;
+mod prompt_files;
+mod refusals;
 mod settings;
 mod support;
 #[cfg(unix)]
