@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,7 @@ use ndarray::Array2;
 use safetensors::SafeTensors;
 
 use crate::PackError;
+use crate::json_dialect::check_strict;
 use crate::torch::{TorchCheckpoint, TorchDtype, TorchTensor};
 
 /// Element types that a checkpoint's weights may have.
@@ -48,7 +50,22 @@ impl SourceDtype {
 pub(crate) struct Checkpoint {
     files: Vec<OpenFile>,
     tensors: BTreeMap<String, CheckpointTensor>,
+    /// Tensors whose names came before, in another file.
+    repeated: Vec<(String, CheckpointTensor)>,
+    /// Names that stand for another tensor, by the headers of safetensors files.
+    aliases: Vec<(String, String)>,
+    /// What every name began with.
+    wrapper: String,
 }
+
+/// Prefixes of names that wrappers of a model leave, and which.
+const WRAPPERS: [(&str, &str); 5] = [
+    ("_orig_mod.", "torch.compile"),
+    ("module.", "DataParallel and DeepSpeed"),
+    ("_fsdp_wrapped_module.", "FSDP"),
+    ("_forward_module.", "Lightning"),
+    ("base_model.model.", "PEFT"),
+];
 
 #[derive(Debug)]
 struct OpenFile {
@@ -102,9 +119,16 @@ enum Place {
 }
 
 impl Checkpoint {
-    /// Opens weight files of either kind, told apart by content. No tensor may stand in two of them.
+    /// Opens weight files of either kind, told apart by content. A tensor may be in two of them if it is the same in both.
+    /// Prefixes that wrappers have left on every name are taken off.
     pub(crate) fn open(paths: &[PathBuf]) -> Result<Self, PackError> {
-        let mut checkpoint = Self { files: Vec::new(), tensors: BTreeMap::new() };
+        let mut checkpoint = Self {
+            files: Vec::new(),
+            tensors: BTreeMap::new(),
+            repeated: Vec::new(),
+            aliases: Vec::new(),
+            wrapper: String::new(),
+        };
         for path in paths {
             let map = MappedFile::open(path)?;
             let head = &map[..map.len().min(FileKind::HEAD)];
@@ -120,15 +144,83 @@ impl Checkpoint {
                 },
             }
         }
+        checkpoint.check_repeated()?;
+        for (name, target) in std::mem::take(&mut checkpoint.aliases) {
+            if let Some(tensor) = checkpoint.tensors.get(&target).cloned() {
+                checkpoint.tensors.entry(name).or_insert(tensor);
+            }
+        }
+        checkpoint.unwrap()?;
         Ok(checkpoint)
+    }
+
+    /// Checks that tensors which are in several files are the same in all.
+    fn check_repeated(&self) -> Result<(), PackError> {
+        let file_name = |tensor: &CheckpointTensor| {
+            let path = &self.files[tensor.file].path;
+            path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+        };
+        for (name, tensor) in &self.repeated {
+            let first = &self.tensors[name];
+            let problem = if tensor.file == first.file {
+                format!("is in {} more than once", file_name(tensor))
+            } else if !self.is_same(first, tensor)? {
+                format!("differs between {} and {}, which both hold it", file_name(first), file_name(tensor))
+            } else {
+                continue;
+            };
+            return Err(PackError::Tensor { name: name.clone(), problem });
+        }
+        Ok(())
+    }
+
+    /// Whether two tensors are stored alike, with the same bytes.
+    pub(crate) fn is_same(&self, a: &CheckpointTensor, b: &CheckpointTensor) -> Result<bool, PackError> {
+        Ok(a.dtype == b.dtype && a.shape == b.shape && self.bytes(a)? == self.bytes(b)?)
+    }
+
+    /// Takes off the prefixes that wrappers have left on every name.
+    fn unwrap(&mut self) -> Result<(), PackError> {
+        while let Some((prefix, wrapper)) =
+            WRAPPERS.into_iter().find(|(prefix, _)| self.tensors.keys().any(|name| name.starts_with(prefix)))
+        {
+            if let Some(without) = self.tensors.keys().find(|name| !name.starts_with(prefix)) {
+                let count = self.tensors.keys().filter(|name| name.starts_with(prefix)).count();
+                let problem = format!(
+                    "has no prefix `{prefix}`, which {wrapper} left on {count} of {} names; save the state dict of the \
+                     model inside",
+                    self.tensors.len()
+                );
+                return Err(PackError::Tensor { name: without.clone(), problem });
+            }
+            let names = std::mem::take(&mut self.tensors).into_iter();
+            self.tensors = names.map(|(name, tensor)| (name[prefix.len()..].to_owned(), tensor)).collect();
+            self.wrapper.push_str(prefix);
+        }
+        Ok(())
+    }
+
+    /// A tensor by the name that its file has for it.
+    pub(crate) fn holds(&self, name: &str) -> bool {
+        name.strip_prefix(&self.wrapper).is_some_and(|name| self.tensors.contains_key(name))
+    }
+
+    /// The name of a file's tensor without what wrappers have left on it.
+    pub(crate) fn unwrapped<'n>(&self, name: &'n str) -> &'n str {
+        name.strip_prefix(&self.wrapper).unwrap_or(name)
     }
 
     fn add_safetensors(&mut self, path: &Path, map: MappedFile) -> Result<(), PackError> {
         let bad = |problem: String| PackError::SourceFile { path: path.to_owned(), problem };
+        if let Some(header) = header_of(&map) {
+            check_strict(header, MAX_HEADER_VALUES).map_err(|e| bad(format!("its header: {e}")))?;
+        }
         let (header, metadata) =
             SafeTensors::read_metadata(&map).map_err(|e| bad(format!("not a safetensors file: {e}")))?;
         let data_start = header + 8;
         let file = self.files.len();
+        let names = metadata.metadata().iter().flatten();
+        self.aliases.extend(names.map(|(name, target)| (name.clone(), target.clone())));
         for (name, info) in metadata.tensors() {
             let (begin, end) = info.data_offsets;
             let dtype = match info.dtype {
@@ -140,17 +232,11 @@ impl Checkpoint {
                 other => TensorDtype::Other(format!("{other:?}")),
             };
             let place = Place::Bytes(data_start + begin..data_start + end);
+            let shape = info.shape.clone();
             self.insert(
                 name,
-                CheckpointTensor {
-                    dtype,
-                    shape: info.shape.clone(),
-                    is_canonical: false,
-                    interleaved: None,
-                    file,
-                    place,
-                },
-            )?;
+                CheckpointTensor { dtype, shape, is_canonical: false, interleaved: None, file, place },
+            );
         }
         self.files.push(OpenFile { path: path.to_owned(), map, torch: None });
         Ok(())
@@ -178,7 +264,7 @@ impl Checkpoint {
             self.insert(
                 canonical,
                 CheckpointTensor { dtype, shape, is_canonical: true, interleaved, file, place },
-            )?;
+            );
         }
         self.files.push(OpenFile { path: path.to_owned(), map, torch: None });
         Ok(())
@@ -209,18 +295,17 @@ impl Checkpoint {
                     file,
                     place: Place::Torch(index),
                 },
-            )?;
+            );
         }
         self.files.push(OpenFile { path: path.to_owned(), map, torch: Some(torch) });
         Ok(())
     }
 
-    fn insert(&mut self, name: String, tensor: CheckpointTensor) -> Result<(), PackError> {
-        if self.tensors.contains_key(&name) {
-            return Err(PackError::Tensor { name, problem: "stands in more than one weight file".into() });
+    fn insert(&mut self, name: String, tensor: CheckpointTensor) {
+        match self.tensors.entry(name) {
+            Entry::Vacant(place) => _ = place.insert(tensor),
+            Entry::Occupied(place) => self.repeated.push((place.key().clone(), tensor)),
         }
-        self.tensors.insert(name, tensor);
-        Ok(())
     }
 
     /// Every tensor by name.
@@ -263,6 +348,15 @@ impl Checkpoint {
             Place::Torch(_) => file.map.release(0..file.map.len()),
         }
     }
+}
+
+/// Most values that the header of a safetensors file may hold: about nine for each tensor.
+const MAX_HEADER_VALUES: usize = 1 << 19;
+
+/// The header of a safetensors file, if the file has all of it.
+fn header_of(file: &[u8]) -> Option<&[u8]> {
+    let (length, rest) = file.split_first_chunk()?;
+    rest.get(..usize::try_from(u64::from_le_bytes(*length)).ok()?)
 }
 
 /// Rows of a matrix in canonical orientation, widened to f32.

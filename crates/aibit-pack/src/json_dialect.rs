@@ -33,6 +33,19 @@ pub(crate) fn to_strict(text: &[u8], max_values: usize) -> Result<Cow<'_, [u8]>,
     }
 }
 
+/// Checks that `text` has no key twice in one object, only finite numbers and at most `max_values` values, before a parser
+/// sees it that would not bound what it makes of them.
+///
+/// # Errors
+/// What it has instead.
+pub(crate) fn check_strict(text: &[u8], max_values: usize) -> Result<(), String> {
+    match Scanner::new(text, max_values).scan()?.first() {
+        None => Ok(()),
+        Some((range, "")) => Err(format!("duplicate key at byte {}", range.start)),
+        Some((range, _)) => Err(format!("a number that is not finite at byte {}", range.start)),
+    }
+}
+
 /// What takes the place of a part of the text.
 type Edit = (Range<usize>, &'static str);
 

@@ -1,6 +1,6 @@
 //! From source to archive.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
 use aibit_families::Family;
@@ -8,7 +8,7 @@ use aibit_format::{
     ArchiveWriter, EntryWriter, FORMAT_VERSION, FormatError, JoinedRows, Manifest, OutputFile, OutputTarget,
     Override, Provenance, Replace, Scheme, Source, TensorRecord, WeightsLayout, entry_names,
 };
-use aibit_graph::{CheckpointName, ConfigError, ModelDescription, Op, Origin, Parameter};
+use aibit_graph::{CheckpointName, ConfigError, ModelDescription, Op, Origin, Parameter, Role};
 use aibit_quant::{
     FourBit, Int8Rowwise, NestedAbsmax, QuantError, quantize_four_bit, quantize_int4_groups,
     quantize_int8_groups,
@@ -23,7 +23,7 @@ use crate::checkpoint::{Checkpoint, CheckpointTensor, SourceDtype};
 use crate::encoding::{Block, Elements, Encoding, encoding_of, le_bytes, nested_tables};
 use crate::recipe::{CompiledRecipe, Preset};
 use crate::source::digest_file;
-use crate::{ModelSource, PackError, Progress, tokenizer_files};
+use crate::{ModelSource, PackError, Progress, foreign, tokenizer_files};
 
 /// What to make of a source.
 #[derive(Debug, Clone, Default)]
@@ -97,7 +97,7 @@ pub fn pack(
     let target = options.target(target)?;
     source.check_is_no_source(&target)?;
     let output = OutputFile::create(target)?;
-    let config = source.read(entry_names::CONFIG)?.expect("a model source has a config.json");
+    let mut config = source.read(entry_names::CONFIG)?.expect("a model source has a config.json");
     let (family, mut description) = describe(&config)?;
     let tokenizer_files = tokenizer_files::load(source)?;
     let compiled_tokenizer = compile_tokenizer(&tokenizer_files.json)?;
@@ -114,8 +114,18 @@ pub fn pack(
         return Err(PackError::SourceFile { path: source.folder.join(entry_names::TOKENIZER), problem });
     }
     let carried = carried_files(source)?;
-    let notes = check_settings(&config, &carried, &tokenizer, description.graph.vocabulary)?;
+    let mut notes = check_settings(&config, &carried, &tokenizer, description.graph.vocabulary)?;
+    notes.extend(source.left_out());
     let checkpoint = Checkpoint::open(source.weight_files())?;
+    check_index(source, &checkpoint, family)?;
+    if let Some((head, embedding)) = differing_tie(&checkpoint, family, &description)? {
+        config = untied(&config)?;
+        (_, description) = describe(&config)?;
+        notes.push(format!(
+            "`{head}` differs from `{embedding}`, though config.json ties them (tie_word_embeddings); both are packed, \
+             untied"
+        ));
+    }
     let plain = description.clone();
     let tensors = match_tensors(&checkpoint, family, &plain)?;
     let is_quantized = tensors.iter().any(|t| t.encoding.is_quantized());
@@ -148,7 +158,7 @@ pub fn pack(
     files.sort_by(|a, b| a.name.cmp(&b.name));
 
     let mut archive = ArchiveWriter::new(output)?;
-    write_weights(&mut archive, &checkpoint, &plan, &layout, progress)?;
+    notes.extend(write_weights(&mut archive, &checkpoint, &plan, &layout, progress)?);
     archive.add(entry_names::GRAPH, "application/json", &description.graph.to_json())?;
     archive.add(entry_names::CONFIG, "application/json", &config)?;
     archive.add(entry_names::TOKENIZER, "application/json", &tokenizer_files.json)?;
@@ -224,6 +234,7 @@ fn describe(config: &[u8]) -> Result<(Family, ModelDescription), PackError> {
             "the model asks for code of its own, which is never run; only built-in families can be packed";
         return Err(PackError::Setting { field: "auto_map", found: shown(found), advice });
     }
+    foreign::check_config(&fields)?;
     let mut threshold = None;
     if let Some(found) = set("quantization_config") {
         let quantization = QuantizationConfig::deserialize(found).unwrap_or_default();
@@ -353,6 +364,50 @@ fn join<'a>(
     description.parameters.iter().map(planned).collect()
 }
 
+/// Checks that every parameter which an index places in a file is there.
+fn check_index(source: &ModelSource, checkpoint: &Checkpoint, family: Family) -> Result<(), PackError> {
+    let Some(index) = source.index() else { return Ok(()) };
+    let is_missing = |name: &str| {
+        let is_buffer = family.checkpoint_name(checkpoint.unwrapped(name)) == CheckpointName::Buffer;
+        !is_buffer && !checkpoint.holds(name)
+    };
+    match index.weight_map.iter().find(|(name, _)| is_missing(name)) {
+        None => Ok(()),
+        Some((name, shard)) => {
+            let problem = format!("it places the tensor `{name:.80}` in {shard:.80}, which does not hold it");
+            Err(PackError::SourceFile { path: index.path.clone(), problem })
+        }
+    }
+}
+
+/// A head and the embedding that `config.json` ties it to, where the checkpoint has both and they differ: their names.
+fn differing_tie(
+    checkpoint: &Checkpoint,
+    family: Family,
+    description: &ModelDescription,
+) -> Result<Option<(String, String)>, PackError> {
+    let find = |wanted: &str| {
+        let is_wanted = |name: &str| matches!(family.checkpoint_name(name), CheckpointName::Parameter(name) if name == wanted);
+        checkpoint.tensors().iter().find(|(name, _)| is_wanted(name))
+    };
+    for (head, embedding) in &description.tied {
+        if let (Some((head, a)), Some((embedding, b))) = (find(head), find(embedding))
+            && !checkpoint.is_same(a, b)?
+        {
+            return Ok(Some((head.clone(), embedding.clone())));
+        }
+    }
+    Ok(None)
+}
+
+/// `config.json` of the same model with a head of its own, which is what transformers makes of one whose tensors differ.
+fn untied(config: &[u8]) -> Result<Vec<u8>, PackError> {
+    let mut fields: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(config).map_err(ConfigError::from)?;
+    fields.insert("tie_word_embeddings".into(), false.into());
+    Ok(serde_json::to_vec_pretty(&fields).expect("a value has only string keys"))
+}
+
 /// Finds every parameter in the checkpoint, and a parameter for every tensor.
 fn match_tensors<'a>(
     checkpoint: &'a Checkpoint,
@@ -365,6 +420,9 @@ fn match_tensors<'a>(
     let mut found: HashMap<&str, (&String, &CheckpointTensor)> = HashMap::new();
     let mut aliases = Vec::new();
     for (source_name, tensor) in checkpoint.tensors() {
+        if let Some(problem) = foreign::told_by(source_name, &tensor.dtype) {
+            return Err(wrong(source_name, problem));
+        }
         if bnb::weight_of(source_name).is_some_and(|weight| checkpoint.tensors().contains_key(&weight)) {
             continue; // read with its weight
         }
@@ -383,21 +441,24 @@ fn match_tensors<'a>(
             return Err(wrong(source_name, format!("is the same parameter as `{twin}`")));
         }
     }
+    // Of a tied pair, the head may be the one that was kept.
+    for (alias, tensor, target) in aliases {
+        if let Some(parameter) = parameters.get(target.as_str()) {
+            found.entry(&parameter.name).or_insert((alias, tensor));
+        }
+    }
     let is_missing =
         |p: &&Parameter| !matches!(p.origin, Origin::Constant(_)) && !found.contains_key(p.name.as_str());
     let missing: Vec<_> = description.parameters.iter().filter(is_missing).collect();
+    if let [Parameter { name, role: Role::Head, .. }] = missing.as_slice() {
+        let problem = "is not in the checkpoint, and config.json does not tie it to the embedding (tie_word_embeddings): \
+                       the model gives no probabilities of tokens, as embedding models do not, or a part of the \
+                       checkpoint is missing";
+        return Err(wrong(name, problem.into()));
+    }
     if !missing.is_empty() {
         let examples = missing.iter().take(3).map(|p| format!("`{}`", p.name)).collect::<Vec<_>>().join(", ");
         return Err(PackError::MissingTensors { count: missing.len(), examples });
-    }
-    for (alias, tensor, target) in aliases {
-        let (target_name, target) = found[target.as_str()];
-        if tensor.shape != target.shape || checkpoint.bytes(tensor)? != checkpoint.bytes(target)? {
-            return Err(wrong(
-                alias,
-                format!("differs from `{target_name}`, with which config.json ties it (tie_word_embeddings)"),
-            ));
-        }
     }
     description
         .parameters
@@ -440,14 +501,14 @@ fn weights_layout(plan: &[Planned<'_>]) -> Result<WeightsLayout, PackError> {
 }
 
 /// Streams every tensor in the layout's order. What a scheme stores beside the codes is kept from the pass over them, or
-/// computed by a pass of its own where the layout asks for it first.
+/// computed by a pass of its own where the layout has it first. Returns notes on values that a scheme could not hold.
 fn write_weights(
     archive: &mut ArchiveWriter,
     checkpoint: &Checkpoint,
     plan: &[Planned<'_>],
     layout: &WeightsLayout,
     progress: &dyn Progress,
-) -> Result<(), PackError> {
+) -> Result<Vec<String>, PackError> {
     let mut by_name: HashMap<String, &Planned<'_>> = HashMap::new();
     for planned in plan {
         by_name.insert(planned.name().to_owned(), planned);
@@ -455,6 +516,7 @@ fn write_weights(
         by_name.extend(parts.into_iter().map(|part| (part.name, planned)));
     }
     let mut kept: HashMap<String, Vec<u8>> = HashMap::new();
+    let mut notes = BTreeSet::new();
 
     progress.start("quantizing", layout.file_bytes());
     let mut entry =
@@ -463,10 +525,10 @@ fn write_weights(
     for info in layout.tensors() {
         let planned = by_name[&info.name];
         if info.name == planned.name() {
-            kept.extend(write_parameter(Some(&mut entry), checkpoint, planned)?);
+            kept.extend(write_parameter(Some(&mut entry), checkpoint, planned, &mut notes)?);
         } else {
             if !kept.contains_key(&info.name) {
-                kept.extend(write_parameter(None, checkpoint, planned)?);
+                kept.extend(write_parameter(None, checkpoint, planned, &mut notes)?);
             }
             entry.write_all(&kept.remove(&info.name).expect("a part of its scheme"))?;
         }
@@ -474,7 +536,7 @@ fn write_weights(
     }
     entry.finish()?;
     progress.finish();
-    Ok(())
+    Ok(notes.into_iter().collect())
 }
 
 /// Encodes a parameter block by block, in parallel, and writes the blocks in order; returns what its scheme stores beside
@@ -483,6 +545,7 @@ fn write_parameter(
     mut entry: Option<&mut EntryWriter<'_>>,
     checkpoint: &Checkpoint,
     planned: &Planned<'_>,
+    notes: &mut BTreeSet<String>,
 ) -> Result<Vec<(String, Vec<u8>)>, PackError> {
     let names = planned.scheme.parts(planned.name(), &planned.parameter.shape);
     let mut parts = vec![Vec::new(); names.len()];
@@ -493,19 +556,23 @@ fn write_parameter(
         is_kept = source.encoding.is_quantized() && source.encoding.scheme(columns) == Some(planned.scheme);
         let block_rows = (BLOCK_ELEMENTS / columns).max(1);
         let starts: Vec<_> = (0..rows).step_by(block_rows).collect();
+        let mut lost = 0;
         for batch in starts.chunks(2 * rayon::current_num_threads()) {
             let blocks: Vec<_> = batch
                 .par_iter()
                 .map(|&start| {
                     let wanted = start..(start + block_rows).min(rows);
                     if is_kept {
-                        Ok(elements.codes(wanted))
-                    } else {
-                        encode(source, planned.scheme, start, &elements.values(wanted))
+                        return Ok((elements.codes(wanted), 0));
                     }
+                    let values = elements.values(wanted);
+                    let block = encode(source, planned.scheme, start, &values)?;
+                    let lost = vanished(planned.scheme, &values, &block);
+                    Ok((block, lost))
                 })
                 .collect::<Result<_, PackError>>()?;
-            for block in blocks {
+            for (block, count) in blocks {
+                lost += count;
                 if let Some(entry) = entry.as_deref_mut() {
                     entry.write_all(&block.data)?;
                 }
@@ -513,6 +580,14 @@ fn write_parameter(
             }
         }
         drop(elements);
+        if lost > 0 {
+            let (name, scheme) = (&source.parameter.name, planned.scheme);
+            let unit = if scheme.block() > 1 { "blocks of 32 values" } else { "rows" };
+            notes.insert(format!(
+                "tensor `{name}`: {lost} {unit} hold only values too small for {scheme} and become zeros; keep it in \
+                 bf16 or f32 (--tensor-type {name}=bf16)"
+            ));
+        }
         if let Some(tensor) = source.tensor {
             checkpoint.release(tensor);
         }
@@ -601,6 +676,28 @@ fn encode(
             let quantized = quantize_four_bit(flat, kind).map_err(failed)?;
             Ok(Block { data: quantized.codes, parts: vec![le_bytes(&quantized.absmax)] })
         }
+    }
+}
+
+/// How many rows, or blocks with a scale of their own, hold values other than zero and become zeros: F16, which such schemes
+/// use for values or scales, ends at 3e-8.
+fn vanished(scheme: Scheme, values: &ndarray::Array2<f32>, block: &Block) -> usize {
+    let has_value = |value: &f32| *value != 0.0;
+    match scheme {
+        Scheme::F16 | Scheme::Int8 => {
+            let is_zero = |value: &f32| f16::from_f32(*value).to_f32() == 0.0;
+            let rows = values.rows().into_iter();
+            rows.filter(|row| row.iter().all(is_zero) && row.iter().any(has_value)).count()
+        }
+        Scheme::Int8G32 | Scheme::Int4G32 => {
+            let blocks = values.as_slice().expect("rows side by side").chunks(scheme.block());
+            let scales = block.parts[0].as_chunks().0.iter().map(|bytes| f16::from_le_bytes(*bytes));
+            blocks
+                .zip(scales)
+                .filter(|(values, scale)| scale.to_f32() == 0.0 && values.iter().any(has_value))
+                .count()
+        }
+        Scheme::F32 | Scheme::Bf16 | Scheme::Nf4 | Scheme::Nf4Dq | Scheme::Fp4 | Scheme::Fp4Dq => 0,
     }
 }
 

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use aibit_format::{
     FileKind, FormatError, MappedFile, OutputTarget, PartialFile, SourceFile, entry_names, hex,
 };
-use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::hub::HubModel;
-use crate::{PackError, small_file};
+use crate::shard_index::ShardIndex;
+use crate::{PackError, foreign, small_file};
 
 /// A model, looked through: which files are there, and which hold the weights.
 #[derive(Debug, Clone)]
@@ -22,6 +22,8 @@ pub struct ModelSource {
     /// Repository and commit on the model hub, where it came from one.
     pub repository: Option<(String, String)>,
     weight_files: Vec<PathBuf>,
+    /// Which of them holds which tensor, where there are several.
+    index: Option<ShardIndex>,
     /// Small files that the weights' file holds itself, by the names that they have in a folder.
     inside: BTreeMap<&'static str, Vec<u8>>,
     /// The file that everything lies in, where one holds it all.
@@ -47,7 +49,9 @@ impl ModelSource {
             FileKind::Safetensors | FileKind::Zip | FileKind::Pickle => {
                 let folder = path.parent().map(Path::to_owned).unwrap_or_default();
                 if !has(&folder, entry_names::CONFIG) {
-                    let problem = "it holds weights only, and there is no config.json beside it".into();
+                    let problem = foreign::of_folder(&folder).unwrap_or_else(|| {
+                        "it holds weights only, and there is no config.json beside it".to_owned()
+                    });
                     return Err(PackError::NotAModel { path, problem });
                 }
                 Ok(Self::of_files(folder, vec![path], BTreeMap::new()))
@@ -100,7 +104,7 @@ impl ModelSource {
         weight_files: Vec<PathBuf>,
         inside: BTreeMap<&'static str, Vec<u8>>,
     ) -> Self {
-        Self { folder, repository: None, weight_files, inside, single: None, _unpacked: None }
+        Self { folder, repository: None, weight_files, index: None, inside, single: None, _unpacked: None }
     }
 
     /// Looks through a folder with `config.json`, a tokenizer and weights: `model.safetensors`, or shards with
@@ -115,10 +119,50 @@ impl ModelSource {
             return Err(not_a_model("there is no such folder".into()));
         }
         if !has(&folder, entry_names::CONFIG) {
-            return Err(not_a_model("it holds no config.json".into()));
+            return match gguf_files(&folder)?.as_slice() {
+                [] => {
+                    let problem = foreign::of_folder(&folder);
+                    Err(not_a_model(problem.unwrap_or_else(|| "it holds no config.json".to_owned())))
+                }
+                files => Self::gguf_of_folder(&folder, files),
+            };
         }
-        let weight_files = find_weights(&folder)?;
-        Ok(Self::of_files(folder, weight_files, BTreeMap::new()))
+        for (single, index) in WEIGHTS {
+            if has(&folder, single) {
+                let file = folder.join(single);
+                return Ok(Self::of_files(folder, vec![file], BTreeMap::new()));
+            }
+            if let Some(index) = ShardIndex::read(&folder, index)? {
+                let files = index.files(&folder);
+                return Ok(Self { index: Some(index), ..Self::of_files(folder, files, BTreeMap::new()) });
+            }
+        }
+        if let Some(file) = other_weights(&folder)? {
+            return Ok(Self::of_files(folder, vec![file], BTreeMap::new()));
+        }
+        match gguf_files(&folder)?.as_slice() {
+            [] => Err(not_a_model(foreign::of_folder(&folder).unwrap_or_else(|| {
+                "it holds no weights: model.safetensors, model.safetensors.index.json with its shards, \
+                 pytorch_model.bin, or one file of either kind"
+                    .to_owned()
+            }))),
+            files => Self::gguf_of_folder(&folder, files),
+        }
+    }
+
+    /// The GGUF model of a folder with these GGUF files.
+    fn gguf_of_folder(folder: &Path, files: &[PathBuf]) -> Result<Self, PackError> {
+        match files {
+            [file] => Self::gguf(file.clone()),
+            several => Err(PackError::NotAModel {
+                path: folder.to_owned(),
+                problem: format!(
+                    "it holds {} GGUF files ({}); give the one that is meant",
+                    several.len(),
+                    names_of(several)
+                ),
+            }),
+        }
     }
 
     /// A model that was fetched from the hub.
@@ -160,6 +204,33 @@ impl ModelSource {
         target.check_apart_from(nested.chain(inside.iter().cloned()))
     }
 
+    /// Which tensor lies in which file, where an index says so.
+    pub(crate) fn index(&self) -> Option<&ShardIndex> {
+        self.index.as_ref()
+    }
+
+    /// What lies beside the weights and is not packed, a sentence each.
+    pub(crate) fn left_out(&self) -> Vec<String> {
+        if self.single.is_some() {
+            return Vec::new();
+        }
+        let mut notes = foreign::beside(&self.folder);
+        if let Some(index) = &self.index {
+            let named = index.names();
+            let is_left_out = |path: &PathBuf| {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                name.contains("-of-") && !named.contains(&&*name)
+            };
+            let mut files = files_with(&self.folder, &["safetensors", "bin"]).unwrap_or_default();
+            files.retain(is_left_out);
+            if !files.is_empty() {
+                let index = index.path.file_name().unwrap_or_default().to_string_lossy();
+                notes.push(format!("{}: not named in {index}, and not packed", names_of(&files)));
+            }
+        }
+        notes
+    }
+
     /// A small file of the folder, if it is there: strict JSON, or text in UTF-8 without a byte order mark.
     pub(crate) fn read(&self, name: &str) -> Result<Option<Vec<u8>>, PackError> {
         if !self.inside.is_empty() {
@@ -174,40 +245,58 @@ impl ModelSource {
     }
 }
 
-fn find_weights(folder: &Path) -> Result<Vec<PathBuf>, PackError> {
-    for (single, index) in [
-        ("model.safetensors", "model.safetensors.index.json"),
-        ("pytorch_model.bin", "pytorch_model.bin.index.json"),
-    ] {
-        if has(folder, single) {
-            return Ok(vec![folder.join(single)]);
-        }
-        if let Some(json) = small_file::read(folder, index)? {
-            return shards(folder, index, &json);
+/// Weights and their indexes, best first.
+const WEIGHTS: [(&str, &str); 2] = [
+    ("model.safetensors", "model.safetensors.index.json"),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+];
+
+/// Files of a folder whose names end in one of `extensions`, in order.
+fn files_with(folder: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>, PackError> {
+    let listed = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let mut files = Vec::new();
+    for entry in fs::read_dir(listed).map_err(|source| io(folder, source))? {
+        let path = folder.join(entry.map_err(|source| io(folder, source))?.file_name());
+        if extensions.iter().any(|e| path.extension() == Some(e.as_ref())) {
+            files.push(path);
         }
     }
-    // One file under another name, as `torch.save` is often given.
-    let mut others = Vec::new();
-    for entry in fs::read_dir(folder).map_err(|source| io(folder, source))? {
-        let path = entry.map_err(|source| io(folder, source))?.path();
+    files.sort_unstable();
+    Ok(files)
+}
+
+/// One file of weights under another name, as `torch.save` is often given.
+fn other_weights(folder: &Path) -> Result<Option<PathBuf>, PackError> {
+    let mut files = files_with(folder, &["pt", "pth", "bin", "safetensors"])?;
+    files.retain(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
         let is_weights =
-            ["pt", "pth", "bin", "safetensors"].iter().any(|e| path.extension() == Some(e.as_ref()));
-        if is_weights
-            && matches!(FileKind::read(&path), Ok(FileKind::Safetensors | FileKind::Zip | FileKind::Pickle))
-        {
-            others.push(path);
-        }
+            matches!(FileKind::read(path), Ok(FileKind::Safetensors | FileKind::Zip | FileKind::Pickle));
+        is_weights && !foreign::is_no_model(&name)
+    });
+    if files.len() > 1 {
+        let problem = foreign::of_folder(folder).unwrap_or_else(|| {
+            let (count, names) = (files.len(), names_of(&files));
+            format!("it holds {count} weight files and no index ({names}); give the one that is meant")
+        });
+        return Err(PackError::NotAModel { path: folder.to_owned(), problem });
     }
-    let problem = match others.as_slice() {
-        [_] => return Ok(others),
-        [] => "it holds no weights: model.safetensors, model.safetensors.index.json with its shards, \
-               pytorch_model.bin, or one file of either kind"
-            .to_owned(),
-        several => {
-            format!("it holds {} weight files and no index; give the one that is meant", several.len())
-        }
-    };
-    Err(PackError::NotAModel { path: folder.to_owned(), problem })
+    Ok(files.pop())
+}
+
+/// The GGUF files of a folder.
+fn gguf_files(folder: &Path) -> Result<Vec<PathBuf>, PackError> {
+    files_with(folder, &["gguf"])
+}
+
+/// The first few names of files, for messages.
+fn names_of(files: &[PathBuf]) -> String {
+    let names = files.iter().map(|path| path.file_name().unwrap_or_default().to_string_lossy());
+    let mut shown: Vec<_> = names.take(4).map(|name| format!("{name:.80}")).collect();
+    if files.len() > shown.len() {
+        shown.push("and others".into());
+    }
+    shown.join(", ")
 }
 
 fn io(path: &Path, source: std::io::Error) -> PackError {
@@ -217,35 +306,6 @@ fn io(path: &Path, source: std::io::Error) -> PackError {
 /// Whether a folder has an entry of this name, whatever it is.
 fn has(folder: &Path, name: &str) -> bool {
     folder.join(name).symlink_metadata().is_ok()
-}
-
-/// The shards that an index names, each once, all beside it.
-fn shards(folder: &Path, index: &str, json: &[u8]) -> Result<Vec<PathBuf>, PackError> {
-    #[derive(Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
-    }
-    let bad = |problem: String| PackError::SourceFile { path: folder.join(index), problem };
-    let Index { weight_map } = serde_json::from_slice(json).map_err(|e| bad(e.to_string()))?;
-    let mut names: Vec<_> = weight_map.into_values().collect();
-    names.sort_unstable();
-    names.dedup();
-    if names.is_empty() {
-        return Err(bad("weight_map is empty".into()));
-    }
-    names
-        .into_iter()
-        .map(|name| {
-            if name.is_empty() || name.contains(['/', '\\', '\0']) || name.starts_with('.') {
-                return Err(bad(format!("the shard `{}` is not a plain file name", name.escape_debug())));
-            }
-            let path = folder.join(&name);
-            if !path.is_file() {
-                return Err(bad(format!("it names the shard `{name}`, which is not in the folder")));
-            }
-            Ok(path)
-        })
-        .collect()
 }
 
 /// Length and digest of a file, for the provenance; its pages are let go as they are read.

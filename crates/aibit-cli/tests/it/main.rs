@@ -18,6 +18,7 @@ mod packing;
 mod prompt_files;
 mod refusals;
 mod settings;
+mod sources;
 mod support;
 #[cfg(unix)]
 mod terminal;

@@ -42,23 +42,26 @@ pub(crate) struct SourceTensor {
 
 impl Tiny {
     pub(crate) fn new() -> Self {
+        Self::of(&["tiny-gpt2/fp32", "tiny-gpt2/tokenizer"])
+    }
+
+    /// A variant of the tiny Llama.
+    pub(crate) fn llama(variant: &str) -> Self {
+        Self::of(&[&format!("tiny-llama/{variant}"), "tiny-gpt2/tokenizer"])
+    }
+
+    /// The files of folders of golden data.
+    fn of(folders: &[&str]) -> Self {
         let folder = temporary_folder();
         let path = folder.path().join("tiny");
         fs::create_dir(&path).expect("a folder");
-        let golden = fixtures().join("golden/tiny-gpt2");
-        for name in [
-            "fp32/config.json",
-            "fp32/generation_config.json",
-            "fp32/model.safetensors",
-            "tokenizer/tokenizer.json",
-            "tokenizer/tokenizer_config.json",
-            "tokenizer/vocab.json",
-            "tokenizer/merges.txt",
-        ] {
-            let from = golden.join(name);
-            let to = path.join(from.file_name().expect("a file name"));
-            // Written anew: a copy would carry over permissions.
-            fs::write(to, fs::read(&from).expect("a fixture")).expect("write");
+        for golden in folders {
+            for from in fs::read_dir(fixtures().join("golden").join(golden)).expect("fixtures") {
+                let from = from.expect("a fixture").path();
+                let to = path.join(from.file_name().expect("a file name"));
+                // Written anew: a copy would carry over permissions.
+                fs::write(to, fs::read(&from).expect("a fixture")).expect("write");
+            }
         }
         Self { folder, path }
     }
@@ -116,9 +119,18 @@ impl Tiny {
 }
 
 pub(crate) fn safetensors_file(tensors: &BTreeMap<String, SourceTensor>) -> Vec<u8> {
+    safetensors_with(tensors, &[])
+}
+
+/// A safetensors file whose header has these pairs in `__metadata__`.
+pub(crate) fn safetensors_with(
+    tensors: &BTreeMap<String, SourceTensor>,
+    metadata: &[(&str, &str)],
+) -> Vec<u8> {
+    let metadata = metadata.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
     let views = tensors.iter().map(|(name, tensor)| {
         let view = TensorView::new(tensor.dtype, tensor.shape.clone(), &tensor.data);
         (name, view.expect("shape and bytes agree"))
     });
-    safetensors::serialize(views, None).expect("serialize")
+    safetensors::serialize(views, Some(metadata)).expect("serialize")
 }
