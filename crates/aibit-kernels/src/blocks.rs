@@ -18,6 +18,8 @@ const PARALLEL: usize = 64 * 1024;
 
 /// Rows of weights that are dequantized at a time.
 const COLUMN_BLOCK: usize = 16;
+/// Most elements that a thread dequantizes at a time, unless one row has more: 16 MB. Real rows are far below.
+const SCRATCH: usize = 1 << 22;
 
 /// A matrix `w[n, k]` of codes with a scale for each block of a row, borrowed as it lies in memory.
 #[derive(Debug, Clone, Copy)]
@@ -209,7 +211,8 @@ pub fn linear_blocks(
     assert_eq!(x.len(), m * k, "linear_blocks: elements of x, m · k with m = {m}, k = {k}");
     assert_eq!(y.len(), m * n, "linear_blocks: elements of y, m · n with m = {m}, n = {n}");
     epilogue.check("linear_blocks", n);
-    for_each_tile(y, n, ROW_BLOCK, COLUMN_BLOCK, m * n * k >= PARALLEL, |tile| {
+    let column_block = (SCRATCH / k.max(1)).clamp(1, COLUMN_BLOCK);
+    for_each_tile(y, n, ROW_BLOCK, column_block, m * n * k >= PARALLEL, |tile| {
         ROWS.with_borrow_mut(|rows| {
             dispatch!(isa => multiply(
                 x: &[f32], w: &BlockMatrix<'_>, epilogue: &Epilogue<'_>, rows: &mut Vec<f32>, tile: &mut Tile<'_, f32>,

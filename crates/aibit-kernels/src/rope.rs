@@ -1,5 +1,7 @@
 //! Rotary position embedding.
 
+use std::collections::TryReserveError;
+
 use crate::{
     isa::{Isa, dispatch},
     simd::Simd,
@@ -18,6 +20,15 @@ pub struct RopeTable {
 }
 
 impl RopeTable {
+    /// Makes room for `m` positions of `pairs` frequencies: 8 bytes for each of them.
+    ///
+    /// # Errors
+    /// Where the system refuses the memory.
+    pub fn try_reserve(&mut self, pairs: usize, m: usize) -> Result<(), TryReserveError> {
+        let elements = pairs.saturating_mul(2).saturating_mul(m);
+        self.rows.try_reserve_exact(elements.saturating_sub(self.rows.len()))
+    }
+
     /// Fills the table for positions `past..past + m`: the angle of a pair is its frequency, in radians per position,
     /// times the position, rounded to f32.
     ///

@@ -224,14 +224,11 @@ fn compare(name: String, expected: &[u32], found: &[u32]) -> Check {
 fn run(model: &Model, tokenizer: &Tokenizer, prompt: &[u32]) -> Result<GoldenRun, RuntimeError> {
     let mut session = Session::new(model, Profile::Fast, prompt.len() + CONTINUATION)?;
     let mut digest = Sha256::new();
-    let mut last = Vec::new();
+    let mut top = Vec::new();
     session.append_all(prompt, |_, logits| {
         digest.update(bytemuck::cast_slice::<f32, u8>(logits));
-        last = logits[logits.len() - model.graph().vocabulary..].to_vec();
+        top = top_five(&logits[logits.len() - model.graph().vocabulary..]);
     })?;
-    let mut order: Vec<u32> = (0..last.len() as u32).collect();
-    order.sort_by(|&a, &b| last[b as usize].total_cmp(&last[a as usize]).then(a.cmp(&b)));
-    let top = order.iter().take(5).map(|&id| (id, last[id as usize])).collect();
 
     session.truncate(0);
     let options = GenerateOptions {
@@ -244,6 +241,19 @@ fn run(model: &Model, tokenizer: &Tokenizer, prompt: &[u32]) -> Result<GoldenRun
     let go_on = &mut |_: &str| std::ops::ControlFlow::Continue(());
     let greedy_ids = generate(&mut session, tokenizer, prompt, &options, go_on)?.ids;
     Ok(GoldenRun { prompt_ids: prompt.to_vec(), greedy_ids, logits_sha256: hex(&digest.finalize()), top })
+}
+
+/// The five largest logits with their ids, largest first, of equal ones the lowest id.
+fn top_five(logits: &[f32]) -> Vec<(u32, f32)> {
+    let mut top: Vec<(u32, f32)> = Vec::with_capacity(6);
+    for (id, &logit) in (0..).zip(logits) {
+        let at = top.iter().position(|(_, other)| logit.total_cmp(other).is_gt()).unwrap_or(top.len());
+        if at < 5 {
+            top.insert(at, (id, logit));
+            top.truncate(5);
+        }
+    }
+    top
 }
 
 /// Encodes the text of every token: reaches every merge rule, which short texts cannot.

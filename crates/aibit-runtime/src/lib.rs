@@ -16,6 +16,7 @@ mod error;
 mod generate;
 mod golden;
 pub mod logits_processors;
+mod machine_memory;
 mod model;
 mod perplexity;
 pub mod sampler;

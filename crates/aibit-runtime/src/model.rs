@@ -235,6 +235,11 @@ impl Model {
         &self.graph
     }
 
+    /// Bytes of all tensors.
+    pub(crate) fn weights_bytes(&self) -> u64 {
+        self.weights.index().tensors().iter().map(|tensor| tensor.bytes() as u64).sum()
+    }
+
     /// The instruction set of the kernels.
     pub fn isa(&self) -> Isa {
         self.isa

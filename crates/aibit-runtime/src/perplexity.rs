@@ -104,6 +104,15 @@ pub fn perplexity(
     let mut session = Session::new(model, options.profile, window)?;
     let mut base_session = base.map(|base| Session::new(base, options.profile, window)).transpose()?;
 
+    // The model's rows of one window, kept until the base's are there.
+    let (mut kept, mut kept_log_sums) = (Vec::new(), Vec::new());
+    if base.is_some() {
+        let elements = window.min(ids.len()).checked_mul(vocabulary);
+        let bytes = elements.and_then(|elements| elements.checked_mul(size_of::<f32>()));
+        let refused = RuntimeError::Memory { what: "the logits of a window", bytes };
+        elements.and_then(|elements| kept.try_reserve_exact(elements).ok()).ok_or(refused)?;
+    }
+
     let (mut nll, mut base_nll, mut kl) = (0.0_f64, 0.0_f64, 0.0_f64);
     let (mut scored, mut agreements, mut scored_to) = (0_usize, 0_usize, 0_usize);
     for start in (0..ids.len()).step_by(stride) {
@@ -119,26 +128,28 @@ pub fn perplexity(
         // Row r predicts token start + r + 1.
         let first_row = if second_half { window / 2 } else { scored_to.saturating_sub(start + 1) };
         let wanted = |row: usize| row >= first_row && row + 1 < tokens.len();
-        let mut rows = Vec::new();
+        kept.clear();
+        kept_log_sums.clear();
         session.truncate(0);
         session.append_all(tokens, |first, logits| {
             for (row, logits, log_sum) in log_sums(first, logits, vocabulary, &wanted) {
                 nll += log_sum - f64::from(logits[tokens[row + 1] as usize]);
                 scored += 1;
                 if base.is_some() {
-                    rows.push((logits.to_vec(), log_sum));
+                    kept.extend_from_slice(logits);
+                    kept_log_sums.push(log_sum);
                 }
             }
         })?;
         if let Some(base_session) = &mut base_session {
-            let mut rows = rows.into_iter();
+            let mut rows = kept.chunks_exact(vocabulary).zip(&kept_log_sums);
             base_session.truncate(0);
             base_session.append_all(tokens, |first, logits| {
                 for (row, base, log_sum) in log_sums(first, logits, vocabulary, &wanted) {
                     let (model, model_log_sum) = rows.next().expect("both models score the same rows");
                     base_nll += log_sum - f64::from(base[tokens[row + 1] as usize]);
-                    kl += divergence(base, log_sum, &model, model_log_sum);
-                    agreements += usize::from(argmax(base) == argmax(&model));
+                    kl += divergence(base, log_sum, model, *model_log_sum);
+                    agreements += usize::from(argmax(base) == argmax(model));
                 }
             })?;
         }

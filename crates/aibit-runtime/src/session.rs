@@ -16,6 +16,7 @@ use memmap2::MmapMut;
 use tracing::info_span;
 
 use crate::RuntimeError;
+use crate::machine_memory::machine_memory;
 use crate::model::{Activations, Matrix, MatrixView, Model, Step};
 
 /// How integer matrix products treat activations.
@@ -70,6 +71,13 @@ impl FromStr for Profile {
 /// cache. More would only make the arena larger.
 const CHUNK: usize = 512;
 
+/// Memory that one pass may take for what it computes, beyond an eighth of the weights': where a graph's values are very
+/// wide for the size of its weights, fewer tokens are computed at a time.
+const PASS_BYTES: u64 = 32 << 20;
+
+/// Rows of logits computed at a time: 13 MB for a vocabulary of 50,000. The profile exact counts on this number.
+const LOGIT_ROWS: usize = 64;
+
 /// The keys and values of one sequence, and its length.
 #[derive(Debug)]
 pub struct KvCache {
@@ -92,26 +100,35 @@ impl KvSlotData {
         let (heads, positions) = (shape.n_kv_head, shape.capacity.checked_next_multiple_of(16));
         let width = shape.head_dim.next_multiple_of(16).checked_mul(heads * size_of::<f32>());
         if width.zip(positions).and_then(|(width, positions)| width.checked_mul(positions)).is_none() {
-            return Err(RuntimeError::Memory { what: "the KV cache", bytes: None });
+            return Err(RuntimeError::Memory { what: CACHE, bytes: None });
         }
-        const WHAT: &str = "the KV cache";
         let elements = shape.cache_len();
         Ok(match precision {
             KvPrecision::F32 => Self::F32 {
-                keys: Zeroed::new::<f32>(elements, WHAT)?,
-                values: Zeroed::new::<f32>(elements, WHAT)?,
+                keys: Zeroed::new::<f32>(elements, CACHE)?,
+                values: Zeroed::new::<f32>(elements, CACHE)?,
             },
             KvPrecision::F16 => Self::F16 {
-                keys: Zeroed::new::<f16>(elements, WHAT)?,
-                values: Zeroed::new::<f16>(elements, WHAT)?,
+                keys: Zeroed::new::<f16>(elements, CACHE)?,
+                values: Zeroed::new::<f16>(elements, CACHE)?,
             },
             KvPrecision::Int8 => Self::Int8 {
-                keys: Zeroed::new::<u8>(shape.int8_keys_len(), WHAT)?,
-                values: Zeroed::new::<u8>(shape.int8_values_len(), WHAT)?,
-                key_scales: Zeroed::new::<f32>(shape.int8_scales_len(), WHAT)?,
-                value_scales: Zeroed::new::<f32>(shape.int8_scales_len(), WHAT)?,
+                keys: Zeroed::new::<u8>(shape.int8_keys_len(), CACHE)?,
+                values: Zeroed::new::<u8>(shape.int8_values_len(), CACHE)?,
+                key_scales: Zeroed::new::<f32>(shape.int8_scales_len(), CACHE)?,
+                value_scales: Zeroed::new::<f32>(shape.int8_scales_len(), CACHE)?,
             },
         })
+    }
+
+    fn bytes(&self) -> u64 {
+        let of = |parts: &[&Zeroed]| parts.iter().map(|part| part.0.len() as u64).sum();
+        match self {
+            Self::F32 { keys, values } | Self::F16 { keys, values } => of(&[keys, values]),
+            Self::Int8 { keys, values, key_scales, value_scales } => {
+                of(&[keys, values, key_scales, value_scales])
+            }
+        }
     }
 
     /// Appends the keys and values of `qkv`, `m` tokens after `past` others, and writes their attention to `y`.
@@ -149,8 +166,11 @@ impl KvSlotData {
     }
 }
 
-/// What errors call the rooms that a pass computes in.
+/// Names of what a pass takes memory for, in errors.
+const CACHE: &str = "the KV cache";
 const INTERMEDIATE: &str = "intermediate results";
+const ROPE_TABLES: &str = "the angles of rotary embeddings";
+const LOGITS: &str = "logits";
 
 /// Zeros that take memory page by page as they are written, from the start of a page on. A size that the system
 /// refuses is an error here, where a vector would end the program.
@@ -210,6 +230,12 @@ impl KvCache {
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
     }
+
+    /// Bytes that `tokens` take, as far as memory is taken only where something is written.
+    fn bytes_of(&self, tokens: usize) -> u64 {
+        let all: u64 = self.slots.iter().map(KvSlotData::bytes).fold(0, u64::saturating_add);
+        (all / self.capacity as u64).saturating_mul(tokens as u64)
+    }
 }
 
 /// How a profile keeps keys and values that the graph wants in `precision`.
@@ -232,6 +258,12 @@ pub struct Session<'m> {
     /// A gated layer's outputs before the gate, where a kernel wants to keep them: `gate_width` elements per token.
     wide: Zeroed,
     gate_width: usize,
+    /// Bytes that a pass takes per token, but for the cache.
+    token_bytes: u64,
+    /// Bytes that a pass may take, where the number of its tokens is free.
+    pass_bytes: u64,
+    /// Bytes that there are at all.
+    machine_bytes: Option<u64>,
     /// Tokens of the last pass, whose final values lie in the arena.
     tokens: usize,
     quantized: QuantizedRows,
@@ -251,13 +283,25 @@ impl<'m> Session<'m> {
             Step::Linear { weight, gate: Some(_), .. } => Some(weight.rows),
             _ => None,
         });
+        let gate_width = gates.max().unwrap_or(0);
+        let inputs = model.steps.iter().filter_map(|step| match step {
+            Step::Linear { weight, .. } | Step::Logits { weight, .. } => Some(weight.columns),
+            _ => None,
+        });
+        let pairs: usize = model.rope_frequencies.iter().map(|vector| model.vector(vector).len()).sum();
+        // A quantized input has two bytes per element, and any element may be an outlier.
+        let quantized = 16 * inputs.max().unwrap_or(0) as u64;
+        let f32s = model.graph().plan.width as u64 + gate_width as u64 + 2 * pairs as u64;
         Ok(Self {
             model,
             profile,
             kv: KvCache::new(model, profile, capacity)?,
             arena: Zeroed::new::<f32>(1, INTERMEDIATE)?,
             wide: Zeroed::new::<f32>(1, INTERMEDIATE)?,
-            gate_width: gates.max().unwrap_or(0),
+            gate_width,
+            token_bytes: 4 * f32s + quantized,
+            pass_bytes: PASS_BYTES + model.weights_bytes() / 8,
+            machine_bytes: machine_memory(),
             tokens: 0,
             quantized: QuantizedRows::default(),
             rope_tables: model.rope_frequencies.iter().map(|_| RopeTable::default()).collect(),
@@ -282,8 +326,9 @@ impl<'m> Session<'m> {
     /// sequence is then unchanged.
     pub fn append(&mut self, ids: &[u32]) -> Result<&mut [f32], RuntimeError> {
         self.check(ids)?;
-        self.reserve(self.chunk(ids.len()).min(ids.len()))?;
-        for chunk in ids.chunks(self.chunk(ids.len())) {
+        let chunk_len = self.chunk(ids.len());
+        self.reserve(chunk_len.min(ids.len()), ids.len(), 1)?;
+        for chunk in ids.chunks(chunk_len) {
             info_span!("layers").in_scope(|| self.pass(chunk));
         }
         let last = self.tokens - 1;
@@ -301,25 +346,41 @@ impl<'m> Session<'m> {
         ids: &[u32],
         mut visit: impl FnMut(usize, &[f32]),
     ) -> Result<(), RuntimeError> {
-        const LOGIT_ROWS: usize = 64; // 64 rows of a vocabulary of 50,000 are 13 MB
         self.check(ids)?;
         let chunk_len = self.chunk(ids.len());
-        self.reserve(chunk_len.min(ids.len()))?;
+        let logit_rows = self.logit_rows();
+        self.reserve(chunk_len.min(ids.len()), ids.len(), logit_rows.min(ids.len()))?;
         for (chunk_index, chunk) in ids.chunks(chunk_len).enumerate() {
             self.pass(chunk);
-            for first in (0..chunk.len()).step_by(LOGIT_ROWS) {
-                self.compute_logits(first..(first + LOGIT_ROWS).min(chunk.len()));
+            for first in (0..chunk.len()).step_by(logit_rows) {
+                self.compute_logits(first..(first + logit_rows).min(chunk.len()));
                 visit(chunk_index * chunk_len + first, &self.logits);
             }
         }
         Ok(())
     }
 
+    /// Tokens of a pass, of a call of so many.
     fn chunk(&self, tokens: usize) -> usize {
         match self.profile {
-            Profile::Fast | Profile::Precise => CHUNK,
+            Profile::Fast | Profile::Precise => self.within_bytes(self.token_bytes, CHUNK),
             Profile::Exact => tokens,
         }
+    }
+
+    /// Rows of logits that are computed at a time.
+    fn logit_rows(&self) -> usize {
+        match self.profile {
+            Profile::Fast | Profile::Precise => {
+                self.within_bytes(4 * self.model.graph().vocabulary as u64, LOGIT_ROWS)
+            }
+            Profile::Exact => LOGIT_ROWS,
+        }
+    }
+
+    /// How many of something take no more than a pass may, from 1 to `most`.
+    fn within_bytes(&self, bytes_of_one: u64, most: usize) -> usize {
+        (self.pass_bytes / bytes_of_one.max(1)).clamp(1, most as u64) as usize
     }
 
     fn check(&self, ids: &[u32]) -> Result<(), RuntimeError> {
@@ -337,17 +398,33 @@ impl<'m> Session<'m> {
         Ok(())
     }
 
-    /// Makes room for a pass of `tokens`.
-    fn reserve(&mut self, tokens: usize) -> Result<(), RuntimeError> {
-        for (room, width) in
-            [(&mut self.arena, self.model.graph().plan.width), (&mut self.wide, self.gate_width)]
-        {
+    /// Makes room for passes of up to `tokens`, `all` in total, and for `logit_rows`.
+    fn reserve(&mut self, tokens: usize, all: usize, logit_rows: usize) -> Result<(), RuntimeError> {
+        let graph = self.model.graph();
+        for (what, needed) in [
+            (CACHE, self.kv.bytes_of(self.kv.len + all)),
+            (INTERMEDIATE, self.token_bytes.saturating_mul(tokens as u64)),
+        ] {
+            if self.machine_bytes.is_some_and(|machine| needed > machine) {
+                return Err(RuntimeError::Memory { what, bytes: usize::try_from(needed).ok() });
+            }
+        }
+        for (room, width) in [(&mut self.arena, graph.plan.width), (&mut self.wide, self.gate_width)] {
             let elements = width.saturating_mul(tokens);
             if elements > room.as_ref().len() {
                 *room = Zeroed::new::<f32>(elements, INTERMEDIATE)?;
             }
         }
-        Ok(())
+        for (table, frequencies) in self.rope_tables.iter_mut().zip(&self.model.rope_frequencies) {
+            let pairs = self.model.vector(frequencies).len();
+            let bytes = pairs.checked_mul(8).and_then(|bytes| bytes.checked_mul(tokens));
+            let refused = |_| RuntimeError::Memory { what: ROPE_TABLES, bytes };
+            table.try_reserve(pairs, tokens).map_err(refused)?;
+        }
+        let elements = logit_rows.saturating_mul(graph.vocabulary);
+        let bytes = elements.checked_mul(size_of::<f32>());
+        let refused = |_| RuntimeError::Memory { what: LOGITS, bytes };
+        self.logits.try_reserve_exact(elements.saturating_sub(self.logits.len())).map_err(refused)
     }
 
     /// Runs every node but the logits for `ids`.

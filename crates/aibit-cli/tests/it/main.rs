@@ -6,6 +6,8 @@ mod error_messages;
 mod eval;
 mod generation;
 mod help;
+#[cfg(target_os = "linux")]
+mod hostile_archives;
 mod interchange;
 mod json_output;
 mod llama;
