@@ -3,6 +3,7 @@
 mod bench;
 mod e2e;
 mod fixtures;
+mod fuzz;
 mod interop;
 mod python;
 mod shape;
@@ -36,6 +37,8 @@ enum Task {
         #[arg(long)]
         model: String,
     },
+    /// Feed mutated files of every kind to what reads them, within limits of time and memory
+    Fuzz(fuzz::Args),
     /// Let other engines load what aibit exports, and write the outcome into docs/interop.md
     Interop,
     /// Make a model of a real shape with seeded weights, without a download
@@ -53,6 +56,7 @@ fn main() -> anyhow::Result<()> {
         Task::Bench(args) => bench::run(&args),
         Task::E2e { model } => e2e::run(&model),
         Task::Fixtures { model } => fixtures::run(&model),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Interop => interop::run(),
         Task::Shape { outlier_channels } => {
             eprintln!("{}", shape::gpt2(outlier_channels)?.display());

@@ -94,7 +94,7 @@ fn check_documents(problems: &mut Vec<String>) -> anyhow::Result<()> {
         }
         for task in text.split("cargo xtask ").skip(1) {
             let task: String = task.chars().take_while(char::is_ascii_alphanumeric).collect();
-            let known = ["bench", "e2e", "fixtures", "interop", "shape", "tidy"];
+            let known = ["bench", "e2e", "fixtures", "fuzz", "interop", "shape", "tidy"];
             if !task.is_empty() && !known.contains(&task.as_str()) {
                 problems.push(format!("{shown} names `cargo xtask {task}`, which does not exist"));
             }
