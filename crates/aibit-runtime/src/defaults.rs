@@ -37,8 +37,10 @@ pub struct PackageDefaults {
     pub epsilon_cutoff: Option<f32>,
     /// The same, lower where the entropy is high.
     pub eta_cutoff: Option<f32>,
-    /// Penalty on tokens that have occurred anywhere in the text.
+    /// Penalty on tokens that have occurred.
     pub repeat_penalty: Option<f32>,
+    /// Tokens that this penalty looks back on; `None`: all. In packages of GGUF files, as transformers knows no such field.
+    pub repeat_last_n: Option<usize>,
     /// Rules on which tokens may come.
     pub processors: LogitsProcessors,
     /// What of the files has no effect though a reader may expect one, a sentence each.
@@ -62,7 +64,7 @@ pub struct SettingsFiles<'a> {
 const LARGEST_FACTOR: f64 = 1e6;
 
 /// Fields of `generation_config.json` that are read here.
-const READ: [&str; 25] = [
+const READ: [&str; 26] = [
     "begin_suppress_tokens",
     "bad_words_ids",
     "do_sample",
@@ -80,6 +82,7 @@ const READ: [&str; 25] = [
     "min_p",
     "no_repeat_ngram_size",
     "num_return_sequences",
+    "repeat_last_n",
     "repetition_penalty",
     "sequence_bias",
     "stop_strings",
@@ -287,6 +290,7 @@ impl Reader<'_> {
             typical_p: settings.number("typical_p", "above 0", |x| x > 0.0 && from_0(x))?.map(|p| p.min(1.0)),
             epsilon_cutoff: cutoff("epsilon_cutoff")?,
             eta_cutoff: cutoff("eta_cutoff")?,
+            repeat_last_n: settings.count("repeat_last_n")?,
             repeat_penalty: settings.number("repetition_penalty", "from 1e-6 to 1e6", factor)?,
             ..PackageDefaults::default()
         })
