@@ -237,8 +237,9 @@ impl PackageDefaults {
         defaults.stop_ids = stop_ids;
         reader.refuse_if_nothing_is_left(&defaults)?;
         if files.generation_config.is_some() {
-            reader.note_what_has_no_effect()?;
-        }
+            reader.note_unknown_fields();
+        } // most fields of config.json are about the model
+        reader.note_what_has_no_effect()?;
         defaults.notes = reader.notes;
         Ok(defaults)
     }
@@ -460,17 +461,22 @@ impl Reader<'_> {
         Err(RuntimeError::Settings { file: self.settings.name(), problem })
     }
 
-    fn note_what_has_no_effect(&mut self) -> Result<(), RuntimeError> {
-        let file = self.settings.name();
-        let mut note = |text: String| self.notes.push(format!("{file}: {text}"));
+    fn note_unknown_fields(&mut self) {
         for field in self.settings.names() {
             let is_known = READ.contains(&field)
                 || WITHOUT_EFFECT.contains(&field)
                 || UNSUPPORTED.iter().any(|(name, ..)| *name == field);
             if !is_known {
-                note(format!("`{}` is not known and has no effect", field.escape_debug()));
+                let field = field.escape_debug();
+                self.notes
+                    .push(format!("{}: `{field}` is not known and has no effect", self.settings.name()));
             }
         }
+    }
+
+    fn note_what_has_no_effect(&mut self) -> Result<(), RuntimeError> {
+        let file = self.settings.name();
+        let mut note = |text: String| self.notes.push(format!("{file}: {text}"));
         if let Some(length) = self.settings.count("max_length")? {
             note(format!("`max_length` {length} has no effect; -n says how many tokens are generated"));
         }
