@@ -7,6 +7,7 @@ use aibit_gguf::{Gguf, GgufError, Metadata, TensorNames, Value};
 use aibit_gpt2::Gpt2Config;
 use aibit_graph::{CheckpointName, ConfigError, ModelDescription};
 use aibit_llama::{LlamaConfig, ModelType};
+use serde_json::Map;
 
 /// A family of models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,6 +113,26 @@ impl Family {
         }
     }
 
+    /// Whether a parameter that a GGUF file lacks is zeros: `name` is the canonical one, `architecture` the file's.
+    pub fn gguf_may_lack(self, architecture: &str, name: &str) -> bool {
+        match self {
+            Self::Gpt2 => false,
+            Self::Llama => aibit_llama::gguf_may_lack(architecture, name),
+        }
+    }
+
+    /// Fields of `config.json` that say to every version of transformers what the given one says to some: to be laid over
+    /// it where it leaves for other software.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for a configuration that the family refuses.
+    pub fn portable_settings(self, config: &[u8]) -> Result<Map<String, serde_json::Value>, ConfigError> {
+        Ok(match self {
+            Self::Gpt2 => Map::new(),
+            Self::Llama => aibit_llama::rope_settings(&LlamaConfig::from_json(config)?.rope),
+        })
+    }
+
     /// The keys of a GGUF file for the model with this `config.json`, and the tensors that only such files have.
     ///
     /// # Errors
@@ -125,8 +146,8 @@ impl Family {
             }
             Self::Llama => {
                 let config = LlamaConfig::from_json(config).map_err(refused)?;
-                let metadata = aibit_llama::gguf_metadata(&config)?;
-                GgufHeader { metadata, constants: aibit_llama::gguf_constants(&config) }
+                let aibit_llama::GgufHeader { metadata, constants } = aibit_llama::gguf_header(&config)?;
+                GgufHeader { metadata, constants }
             }
         })
     }

@@ -1,7 +1,6 @@
 //! `config.json` of a GPT-2 model.
 
-use aibit_graph::{ActivationFunction, ConfigError};
-use serde::Deserialize;
+use aibit_graph::{ActivationFunction, ConfigError, ConfigFields};
 
 /// The settings of a GPT-2 model that decide what it computes, checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,121 +32,68 @@ pub struct Gpt2Config {
 /// The name in messages.
 const FAMILY: &str = "GPT-2";
 
-/// The file's own fields, with transformers' defaults.
-#[derive(Deserialize)]
-#[serde(default)]
-struct RawConfig {
-    model_type: String,
-    vocab_size: usize,
-    n_positions: usize,
-    n_embd: usize,
-    n_layer: usize,
-    n_head: usize,
-    n_inner: Option<usize>,
-    activation_function: String,
-    layer_norm_epsilon: f64,
-    scale_attn_weights: bool,
-    scale_attn_by_inverse_layer_idx: bool,
-    /// Orders the operations for mixed precision; in f32 the result is the same, so only its type is checked.
-    reorder_and_upcast_attn: bool,
-    tie_word_embeddings: bool,
-    add_cross_attention: bool,
-    is_encoder_decoder: bool,
-    pruned_heads: serde_json::Map<String, serde_json::Value>,
-}
-
-impl Default for RawConfig {
-    fn default() -> Self {
-        Self {
-            model_type: String::new(),
-            vocab_size: 50257,
-            n_positions: 1024,
-            n_embd: 768,
-            n_layer: 12,
-            n_head: 12,
-            n_inner: None,
-            activation_function: "gelu_new".into(),
-            layer_norm_epsilon: 1e-5,
-            scale_attn_weights: true,
-            scale_attn_by_inverse_layer_idx: false,
-            reorder_and_upcast_attn: false,
-            tie_word_embeddings: true,
-            add_cross_attention: false,
-            is_encoder_decoder: false,
-            pruned_heads: serde_json::Map::new(),
-        }
-    }
-}
-
 impl Gpt2Config {
     /// Reads and checks `config.json`.
     ///
-    /// Fields that are absent take transformers' defaults, fields that only concern training are not looked at.
+    /// A field that is absent or null takes transformers' default, fields that only concern training are not looked at.
+    /// Of a size that has two names the general one counts, as in transformers.
     ///
     /// # Errors
-    /// [`ConfigError::Parse`] for what is not such a file, [`ConfigError::OutOfRange`] for numbers that
-    /// contradict each other, [`ConfigError::Unsupported`] for a setting that changes the result and is
-    /// not implemented.
+    /// [`ConfigError::Parse`] for what is not such a file, [`ConfigError::WrongType`] for a field of another type,
+    /// [`ConfigError::OutOfRange`] for numbers that contradict each other, [`ConfigError::Unsupported`] for a setting that
+    /// changes the result and is not implemented.
     pub fn from_json(json: &[u8]) -> Result<Self, ConfigError> {
-        let raw: RawConfig = serde_json::from_slice(json)?;
-        if raw.model_type != crate::MODEL_TYPE {
-            let found = format!("\"{}\"", raw.model_type);
-            return Err(ConfigError::Unsupported {
-                family: FAMILY,
-                field: "model_type",
-                found,
-                supported: "it must be \"gpt2\"",
-            });
+        let fields = ConfigFields::from_json(json)?;
+        let model_type = fields.get("model_type").cloned().unwrap_or_default();
+        if model_type != crate::MODEL_TYPE {
+            return Err(ConfigError::unsupported(FAMILY, "model_type", &model_type, "it must be \"gpt2\""));
         }
-        let unsupported = [
-            ("add_cross_attention", raw.add_cross_attention),
-            ("is_encoder_decoder", raw.is_encoder_decoder),
-        ];
-        if let Some(&(field, _)) = unsupported.iter().find(|(_, set)| *set) {
-            let supported = "a decoder without cross-attention is";
-            return Err(ConfigError::Unsupported { family: FAMILY, field, found: "true".into(), supported });
+        let flag = |name, default| Ok::<_, ConfigError>(fields.boolean(name)?.unwrap_or(default));
+        for field in ["add_cross_attention", "is_encoder_decoder"] {
+            if flag(field, false)? {
+                let supported = "a decoder without cross-attention is";
+                return Err(ConfigError::unsupported(FAMILY, field, &true.into(), supported));
+            }
         }
-        if !raw.pruned_heads.is_empty() {
-            let found = serde_json::to_string(&raw.pruned_heads)?;
-            return Err(ConfigError::Unsupported {
-                family: FAMILY,
-                field: "pruned_heads",
-                found,
-                supported: "whole heads are",
-            });
+        // Orders the operations for mixed precision; in f32 the result is the same, so only its type is checked.
+        flag("reorder_and_upcast_attn", false)?;
+        if fields.object("pruned_heads")?.is_some_and(|heads| !heads.is_empty()) {
+            let found = fields.get("pruned_heads").cloned().unwrap_or_default();
+            return Err(ConfigError::unsupported(FAMILY, "pruned_heads", &found, "whole heads are"));
         }
-        let n_inner = raw.n_inner.unwrap_or(raw.n_embd.saturating_mul(4));
-        for (field, found, max) in [
-            ("vocab_size", raw.vocab_size, 1 << 24),
-            ("n_positions", raw.n_positions, 1 << 24),
-            ("n_embd", raw.n_embd, 1 << 16),
-            ("n_layer", raw.n_layer, 4096),
-            ("n_head", raw.n_head, 1 << 16),
-            ("n_inner", n_inner, 65_535), // integer products of longer rows could pass i32
-        ] {
-            ConfigError::check_range(field, found, max)?;
+        let size = |general: Option<&'static str>, own: &'static str, default: usize, max| {
+            let (mut name, mut found) = (own, None);
+            if let Some(general) = general {
+                (name, found) = (general, fields.integer(general)?);
+            }
+            if found.is_none() {
+                (name, found) = (own, fields.integer(own)?);
+            }
+            let found = found.unwrap_or(default);
+            ConfigError::check_range(name, found, max)?;
+            Ok::<_, ConfigError>(found)
+        };
+        let n_embd = size(Some("hidden_size"), "n_embd", 768, 1 << 16)?;
+        let n_head = size(Some("num_attention_heads"), "n_head", 12, 1 << 16)?;
+        if !n_embd.is_multiple_of(n_head) {
+            let allowed = format!("a multiple of n_head = {n_head}");
+            return Err(ConfigError::out_of_range("n_embd", n_embd, allowed));
         }
-        if !raw.n_embd.is_multiple_of(raw.n_head) {
-            let allowed = format!("a multiple of n_head = {}", raw.n_head);
-            return Err(ConfigError::OutOfRange { field: "n_embd", found: raw.n_embd.to_string(), allowed });
-        }
-        let layer_norm_epsilon = ConfigError::check_epsilon("layer_norm_epsilon", raw.layer_norm_epsilon)?;
+        let activation = fields.string("activation_function")?.unwrap_or_else(|| "gelu_new".into());
+        let epsilon = fields.number("layer_norm_epsilon")?.unwrap_or(1e-5);
         Ok(Self {
-            vocab_size: raw.vocab_size,
-            n_ctx: raw.n_positions,
-            n_embd: raw.n_embd,
-            n_layer: raw.n_layer,
-            n_head: raw.n_head,
-            n_inner,
-            activation: ActivationFunction::of_config(
-                FAMILY,
-                "activation_function",
-                &raw.activation_function,
-            )?,
-            layer_norm_epsilon,
-            scale_attn_weights: raw.scale_attn_weights,
-            scale_attn_by_inverse_layer_idx: raw.scale_attn_by_inverse_layer_idx,
-            tie_word_embeddings: raw.tie_word_embeddings,
+            vocab_size: size(None, "vocab_size", 50_257, 1 << 24)?,
+            n_ctx: size(Some("max_position_embeddings"), "n_positions", 1024, 1 << 24)?,
+            n_embd,
+            n_layer: size(Some("num_hidden_layers"), "n_layer", 12, 4096)?,
+            n_head,
+            // Integer products of longer rows could pass i32.
+            n_inner: size(None, "n_inner", n_embd.saturating_mul(4), 65_535)?,
+            activation: ActivationFunction::of_config(FAMILY, "activation_function", &activation)?,
+            layer_norm_epsilon: ConfigError::check_epsilon("layer_norm_epsilon", epsilon)?,
+            scale_attn_weights: flag("scale_attn_weights", true)?,
+            scale_attn_by_inverse_layer_idx: flag("scale_attn_by_inverse_layer_idx", false)?,
+            tie_word_embeddings: flag("tie_word_embeddings", true)?,
         })
     }
 }
@@ -186,5 +132,24 @@ mod tests {
             let message = refusal(json);
             assert!(message.contains(culprit), "{json}: {message}");
         }
+    }
+
+    #[test]
+    fn null_is_absence_and_general_names_count() {
+        // As `GPT2Config(**fields)` has them in transformers 5.24.
+        let of = |json: &str| Gpt2Config::from_json(json.as_bytes()).expect("a configuration");
+        let nulls = of(r#"{"model_type": "gpt2", "vocab_size": null, "n_positions": null, "n_embd": null,
+            "n_layer": null, "n_head": null, "n_inner": null, "activation_function": null, "layer_norm_epsilon": null,
+            "scale_attn_weights": null, "scale_attn_by_inverse_layer_idx": null, "reorder_and_upcast_attn": null,
+            "tie_word_embeddings": null, "add_cross_attention": null, "is_encoder_decoder": null,
+            "pruned_heads": null, "hidden_size": null, "max_position_embeddings": null}"#);
+        assert_eq!(nulls, of(r#"{"model_type": "gpt2"}"#));
+        let general = of(r#"{"model_type": "gpt2", "n_embd": 64, "hidden_size": 96, "n_layer": 5,
+            "num_hidden_layers": 3, "num_attention_heads": 6, "max_position_embeddings": 77, "n_positions": 88,
+            "n_ctx": 99}"#);
+        assert_eq!((general.n_embd, general.n_inner, general.n_layer), (96, 384, 3));
+        assert_eq!((general.n_head, general.n_ctx), (6, 77));
+        // An old name that the class does not have.
+        assert_eq!(of(r#"{"model_type": "gpt2", "n_ctx": 512}"#).n_ctx, 1024);
     }
 }

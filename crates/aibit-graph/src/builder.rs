@@ -133,7 +133,9 @@ impl GraphBuilder {
         });
         let Self { values, nodes, kv_slots, parameters } = self;
         let plan = BufferPlan::default();
-        let mut graph = Graph { version: Graph::VERSION, context, vocabulary, values, kv_slots, nodes, plan };
+        let version = nodes.iter().map(Op::version).fold(Graph::VERSION, u32::max);
+        let context_limit = None;
+        let mut graph = Graph { version, context, context_limit, vocabulary, values, kv_slots, nodes, plan };
         graph.plan_buffers();
         ModelDescription { architecture, graph, parameters, tied }
     }

@@ -1,3 +1,5 @@
+use serde_json::Value;
+
 use crate::ActivationFunction;
 
 /// Why an architecture crate refuses a model's configuration.
@@ -7,11 +9,21 @@ pub enum ConfigError {
     /// Not the JSON of such a configuration.
     #[error("config.json: {0}")]
     Parse(#[from] serde_json::Error),
+    /// A value of another type than the field has.
+    #[error("config.json: {field} is {found}, expected {expected}")]
+    WrongType {
+        /// The field.
+        field: String,
+        /// The type.
+        expected: &'static str,
+        /// Its value.
+        found: String,
+    },
     /// A number that no model can have.
     #[error("config.json: {field} is {found}, allowed is {allowed}")]
     OutOfRange {
         /// The field.
-        field: &'static str,
+        field: String,
         /// Its value.
         found: String,
         /// What it may be.
@@ -23,7 +35,7 @@ pub enum ConfigError {
         /// The family, as people call it.
         family: &'static str,
         /// The field.
-        field: &'static str,
+        field: String,
         /// Its value.
         found: String,
         /// What is supported instead.
@@ -40,7 +52,7 @@ impl ConfigError {
         if (1..=max).contains(&found) {
             return Ok(());
         }
-        Err(Self::OutOfRange { field, found: found.to_string(), allowed: format!("1 to {max}") })
+        Err(Self::out_of_range(field, found, format!("1 to {max}")))
     }
 
     /// Checks that a number that is added to a variance is positive as an F32, which is returned.
@@ -52,7 +64,27 @@ impl ConfigError {
         if epsilon.is_finite() && epsilon > 0.0 {
             return Ok(epsilon);
         }
-        Err(Self::OutOfRange { field, found: found.to_string(), allowed: "a positive number".into() })
+        Err(Self::out_of_range(field, found, "a positive number"))
+    }
+
+    /// A number that `field` cannot have; what is `allowed`.
+    pub fn out_of_range(field: impl Into<String>, found: impl ToString, allowed: impl Into<String>) -> Self {
+        Self::OutOfRange { field: field.into(), found: found.to_string(), allowed: allowed.into() }
+    }
+
+    /// A setting of `family` that is not supported; what is `supported` instead.
+    pub fn unsupported(
+        family: &'static str,
+        field: impl Into<String>,
+        found: &Value,
+        supported: &'static str,
+    ) -> Self {
+        Self::Unsupported { family, field: field.into(), found: Self::shortened(found), supported }
+    }
+
+    /// A value as errors show it, at most 60 characters of it.
+    pub(crate) fn shortened(value: &Value) -> String {
+        value.to_string().chars().take(60).collect()
     }
 }
 
@@ -73,8 +105,7 @@ impl ActivationFunction {
             other => {
                 let supported = "gelu_new, gelu_pytorch_tanh, gelu_fast, gelu, relu, silu, swish, tanh, quick_gelu and \
                                  sigmoid are";
-                let found = format!("\"{other:.60}\"");
-                return Err(ConfigError::Unsupported { family, field, found, supported });
+                return Err(ConfigError::unsupported(family, field, &Value::from(other), supported));
             }
         })
     }

@@ -15,13 +15,13 @@ pub enum GraphError {
     },
     /// The graph was written for another op set.
     #[error(
-        "graph version {found} is not the one this build executes ({supported}); \
+        "graph version {found} is not one that this build executes (1 to {supported}); \
          update aibit or pack the model again"
     )]
     Version {
         /// Version in the file.
         found: u32,
-        /// Version of [`crate::Graph::VERSION`].
+        /// The newest, [`crate::Graph::NEWEST`].
         supported: u32,
     },
     /// A number lies outside its limits.

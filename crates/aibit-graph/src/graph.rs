@@ -11,10 +11,13 @@ pub type ValueId = usize;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Graph {
-    /// Version of the op set; see [`Graph::VERSION`].
+    /// Version of the op set, [`Graph::VERSION`] to [`Graph::NEWEST`].
     pub version: u32,
     /// Longest sequence the model was made for (`n_ctx`).
     pub context: usize,
+    /// What ends the context there, where the model could go on. Only messages say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context_limit: Option<ContextLimit>,
     /// Number of token ids; the width of the logits.
     pub vocabulary: usize,
     /// Intermediate results.
@@ -25,6 +28,16 @@ pub struct Graph {
     pub nodes: Vec<Op>,
     /// Where each value lies in the arena.
     pub plan: BufferPlan,
+}
+
+/// Why a context ends before the model does: what it does to longer sequences is not supported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ContextLimit {
+    /// Frequencies of the rotary embedding that change with the length of the sequence.
+    DynamicRope,
+    /// Layers that see the last positions only.
+    SlidingWindow,
 }
 
 /// An intermediate result of shape `[tokens, width]`, f32, row-major.
@@ -138,6 +151,12 @@ pub enum Op {
         input: ValueId,
         /// Tensor `[pairs]`, in radians per position; a head's first `2 * pairs` elements are turned.
         frequencies: String,
+        /// Others for long contexts. Absent: there are none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        long: Option<LongFrequencies>,
+        /// Multiplies cosines and sines. Absent: nothing does.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        attention_factor: Option<f32>,
         /// Heads that are turned, from the first on; what follows stays as it is.
         heads: usize,
         /// Elements per head.
@@ -249,6 +268,16 @@ impl ActivationPrecision {
     }
 }
 
+/// Frequencies of a rotary embedding for sequences that may become long.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LongFrequencies {
+    /// Tensor of the same shape as the node's `frequencies`, whose place it takes.
+    pub frequencies: String,
+    /// It does so where room for more positions than this is reserved; positive.
+    pub above: usize,
+}
+
 /// Which elements of a head are turned together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -280,8 +309,12 @@ pub enum ActivationFunction {
 }
 
 impl Graph {
-    /// The op set that this build writes and executes.
+    /// The op set of graphs that need no newer one.
     pub const VERSION: u32 = 1;
+
+    /// The newest op set that this build executes: version 2 has [`Graph::context_limit`], and `long` and
+    /// `attention_factor` of [`Op::Rope`].
+    pub const NEWEST: u32 = 2;
 
     /// Longest JSON that is read. The graph of a model of 400 billion parameters has a fifth of it.
     pub const MAX_JSON: usize = 4 << 20;
@@ -301,8 +334,8 @@ impl Graph {
             return Err(GraphError::TooLong { bytes, allowed });
         }
         let VersionOnly { version: found } = serde_json::from_slice(json)?;
-        if found != Self::VERSION {
-            return Err(GraphError::Version { found, supported: Self::VERSION });
+        if !(Self::VERSION..=Self::NEWEST).contains(&found) {
+            return Err(GraphError::Version { found, supported: Self::NEWEST });
         }
         Ok(serde_json::from_slice(json)?)
     }
@@ -329,6 +362,14 @@ impl Op {
             Self::GatedActivation { .. } => "gated_activation",
             Self::Attention { .. } => "attention",
             Self::Logits { .. } => "logits",
+        }
+    }
+
+    /// The first op set that has the op with its attributes.
+    pub(crate) fn version(&self) -> u32 {
+        match self {
+            Self::Rope { long: Some(_), .. } | Self::Rope { attention_factor: Some(_), .. } => 2,
+            _ => 1,
         }
     }
 
@@ -376,7 +417,9 @@ impl Op {
                 (Some(weight), bias.as_ref())
             }
             Self::RmsNorm { weight, .. } | Self::Logits { weight, .. } => (Some(weight), None),
-            Self::Rope { frequencies, .. } => (Some(frequencies), None),
+            Self::Rope { frequencies, long, .. } => {
+                (Some(frequencies), long.as_ref().map(|long| &long.frequencies))
+            }
             Self::Add { .. }
             | Self::Concat { .. }
             | Self::Activation { .. }

@@ -10,6 +10,7 @@
 
 mod builder;
 mod config_error;
+mod config_fields;
 mod error;
 mod fuse;
 mod graph;
@@ -20,9 +21,11 @@ mod validate;
 
 pub use builder::{GraphBuilder, LLM_INT8_THRESHOLD, LinearLayer};
 pub use config_error::ConfigError;
+pub use config_fields::ConfigFields;
 pub use error::GraphError;
 pub use graph::{
-    ActivationFunction, ActivationPrecision, Graph, KvPrecision, KvSlot, Op, RopePairing, Value, ValueId,
+    ActivationFunction, ActivationPrecision, ContextLimit, Graph, KvPrecision, KvSlot, LongFrequencies, Op,
+    RopePairing, Value, ValueId,
 };
 pub use parameter::{CheckpointName, ModelDescription, Origin, Parameter, Role};
 pub use plan::BufferPlan;

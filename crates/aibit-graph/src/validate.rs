@@ -20,6 +20,13 @@ impl Graph {
         tensor_of: impl Fn(&str) -> Option<StoredTensor<'a>>,
     ) -> Result<(), GraphError> {
         self.check_limits()?;
+        if self.context_limit.is_some() && self.version < 2 {
+            return Err(GraphError::OutOfRange {
+                what: "the version of a graph with a `context_limit`".into(),
+                found: self.version.to_string(),
+                allowed: "2".into(),
+            });
+        }
         let mut written = vec![false; self.values.len()];
         let mut slot_used = vec![false; self.kv_slots.len()];
         for (node, op) in self.nodes.iter().enumerate() {
@@ -35,6 +42,12 @@ impl Graph {
                 if std::mem::replace(&mut written[value], true) {
                     return Err(check.value_error(value, "is written twice"));
                 }
+            }
+            if op.version() > self.version {
+                let (needed, found) = (op.version(), self.version);
+                return Err(check.attribute(format!(
+                    "has attributes of graph version {needed}, this is version {found}"
+                )));
             }
             check.tensors_and_attributes()?;
             if let Op::Attention { slot, .. } = *op
@@ -139,7 +152,16 @@ impl<'s, F: Fn(&str) -> Option<StoredTensor<'s>>> NodeCheck<'_, F> {
                 }
                 Ok(())
             }
-            Op::Rope { input, ref frequencies, heads, head_dim, output, pairing: _ } => {
+            Op::Rope {
+                input,
+                ref frequencies,
+                ref long,
+                attention_factor,
+                heads,
+                head_dim,
+                output,
+                pairing: _,
+            } => {
                 self.equal_widths(input, output)?;
                 let turned = heads.checked_mul(head_dim).filter(|turned| (1..=width(input)).contains(turned));
                 if turned.is_none() {
@@ -153,6 +175,17 @@ impl<'s, F: Fn(&str) -> Option<StoredTensor<'s>>> NodeCheck<'_, F> {
                     return Err(self.attribute(format!(
                         "{pairs} pairs, the length of `{frequencies:.80}`, do not fit heads of {head_dim} elements"
                     )));
+                }
+                if let Some(long) = long {
+                    if long.above == 0 {
+                        return Err(self.attribute("`above` is 0, it must be positive".into()));
+                    }
+                    self.vector_of(&long.frequencies, pairs)?;
+                }
+                if let Some(factor) = attention_factor
+                    && !factor.is_finite()
+                {
+                    return Err(self.attribute(format!("attention_factor is {factor}, it must be finite")));
                 }
                 Ok(())
             }

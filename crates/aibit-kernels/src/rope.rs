@@ -30,11 +30,11 @@ impl RopeTable {
     }
 
     /// Fills the table for positions `past..past + m`: the angle of a pair is its frequency, in radians per position,
-    /// times the position, rounded to f32.
+    /// times the position, rounded to f32; `factor` multiplies its cosine and sine.
     ///
     /// # Panics
     /// If `frequencies` is empty.
-    pub fn fill(&mut self, frequencies: &[f32], past: usize, m: usize) {
+    pub fn fill(&mut self, frequencies: &[f32], factor: f32, past: usize, m: usize) {
         assert!(!frequencies.is_empty(), "a rope table of no frequencies");
         self.pairs = frequencies.len();
         self.rows.resize(m * 2 * self.pairs, 0.0);
@@ -43,6 +43,7 @@ impl RopeTable {
             for ((cosine, sine), frequency) in cosines.iter_mut().zip(sines).zip(frequencies) {
                 // One implementation for every platform: archives compute the same bits everywhere.
                 (*sine, *cosine) = libm::sincosf(position as f32 * frequency);
+                (*sine, *cosine) = (*sine * factor, *cosine * factor);
             }
         }
     }
@@ -126,11 +127,11 @@ mod tests {
     /// Against the definition in f64, on more rows than one thread takes.
     #[test]
     fn pairs_are_turned_and_the_rest_stays() {
-        let (width, heads, head_dim, m, past) = (40, 3, 10, 2000, 7);
+        let (width, heads, head_dim, m, past, factor) = (40, 3, 10, 2000, 7, 1.25_f32);
         let frequencies = [1.0, 0.25, 0.01, 1e-4];
         let x: Vec<f32> = (0..width * m).map(|i| ((i * 37) % 101) as f32 / 50.0 - 1.0).collect();
         let mut table = RopeTable::default();
-        table.fill(&frequencies, past, m);
+        table.fill(&frequencies, factor, past, m);
         for is_adjacent in [false, true] {
             let shape = RopeShape { width, heads, head_dim, is_adjacent };
             for isa in Isa::available() {
@@ -147,7 +148,7 @@ mod tests {
                         f64::from(x[i])
                     } else {
                         let angle = (past + row) as f64 * f64::from(frequencies[pair]);
-                        let x = |i: usize| f64::from(x[i]);
+                        let x = |i: usize| f64::from(x[i]) * f64::from(factor);
                         if is_first {
                             x(i) * angle.cos() - x(i + step) * angle.sin()
                         } else {

@@ -1,8 +1,8 @@
 //! From configuration to graph and tensors.
 
 use aibit_graph::{
-    ActivationPrecision, GraphBuilder, KvPrecision, KvSlot, LLM_INT8_THRESHOLD, LinearLayer,
-    ModelDescription, Op, Origin, Role, RopePairing, ValueId,
+    ActivationPrecision, Graph, GraphBuilder, KvPrecision, KvSlot, LLM_INT8_THRESHOLD, LinearLayer,
+    LongFrequencies, ModelDescription, Op, Origin, Role, RopePairing, ValueId,
 };
 
 use crate::LlamaConfig;
@@ -33,6 +33,18 @@ pub fn describe(config: &LlamaConfig) -> ModelDescription {
         Role::Vector,
         Origin::Constant(frequencies),
     );
+    // A context that ends before the long frequencies begin never needs them.
+    let long = config.rope.long_frequencies(head_dim).filter(|(_, above)| *above < config.n_ctx);
+    let long = long.map(|(frequencies, above)| LongFrequencies {
+        frequencies: b.parameter(
+            "model.rotary_emb.long_inv_freq",
+            &[frequencies.len()],
+            Role::Vector,
+            Origin::Constant(frequencies),
+        ),
+        above,
+    });
+    let attention_factor = Some(config.rope.attention_factor()).filter(|factor| *factor != 1.0);
     let mut hidden = b.value("hidden", n_embd);
     b.push(Op::Embed { table: embedding.clone(), output: hidden });
 
@@ -62,6 +74,8 @@ pub fn describe(config: &LlamaConfig) -> ModelDescription {
         b.push(Op::Rope {
             input: qkv,
             frequencies: frequencies.clone(),
+            long: long.clone(),
+            attention_factor,
             heads: n_head + n_kv_head,
             head_dim,
             pairing: RopePairing::Half,
@@ -95,7 +109,12 @@ pub fn describe(config: &LlamaConfig) -> ModelDescription {
     let normed = rms_norm(&mut b, "model.norm", hidden, epsilon);
     let tied_to = config.tie_word_embeddings.then_some(embedding);
     let sizes = [config.n_ctx, config.vocab_size];
-    b.finish(config.model_type.name(), sizes, normed, "lm_head.weight", tied_to)
+    let mut model = b.finish(config.model_type.name(), sizes, normed, "lm_head.weight", tied_to);
+    if config.context_limit.is_some() {
+        model.graph.context_limit = config.context_limit;
+        model.graph.version = Graph::NEWEST;
+    }
+    model
 }
 
 fn rms_norm(b: &mut GraphBuilder, name: &str, input: ValueId, epsilon: f32) -> ValueId {

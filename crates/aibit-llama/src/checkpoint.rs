@@ -4,10 +4,14 @@ use aibit_graph::CheckpointName;
 
 /// Maps a checkpoint's tensor name to the canonical one.
 ///
-/// Checkpoints of the model without its head leave out the `model.` prefix; canonical names have it. `inv_freq`, the
-/// frequencies of the rotary embedding that old checkpoints carry, follows from the configuration.
+/// Checkpoints of the model without its head leave out the `model.` prefix; canonical names have it. What old checkpoints
+/// carry of the rotary embedding follows from the configuration, as do its factors in GGUF files.
 pub fn checkpoint_name(name: &str) -> CheckpointName {
-    if name.ends_with("rotary_emb.inv_freq") {
+    let buffer = name.rsplit_once("rotary_emb.").map(|(_, buffer)| buffer);
+    if let Some(
+        "inv_freq" | "original_inv_freq" | "short_inv_freq" | "long_inv_freq" | "cos_cached" | "sin_cached",
+    ) = buffer
+    {
         return CheckpointName::Buffer;
     }
     let has_prefix = name.starts_with("model.") || name.starts_with("lm_head.");

@@ -2,10 +2,11 @@
 //!
 //! Source: llama.cpp, `gguf-py/gguf/constants.py`, `conversion/llama.py` and `conversion/qwen.py`.
 
-use aibit_gguf::{GgmlType, Gguf, GgufError, Metadata, TensorNames, Value, special_ids};
+use aibit_gguf::{Gguf, GgufError, Metadata, TensorNames, Value, special_ids};
 use serde_json::json;
 
-use crate::{LlamaConfig, ModelType, Rope, RopeScaling};
+use crate::gguf_rope::{self, FACTORS, LONG_FACTORS, SHORT_FACTORS};
+use crate::{LlamaConfig, ModelType, rope_settings};
 
 /// Its tensors there.
 pub const GGUF_NAMES: TensorNames = TensorNames {
@@ -14,6 +15,8 @@ pub const GGUF_NAMES: TensorNames = TensorNames {
         ("model.norm.weight", "output_norm.weight"),
         ("lm_head.weight", "output.weight"),
         ("model.rotary_emb.inv_freq", FACTORS),
+        ("model.rotary_emb.short_inv_freq", SHORT_FACTORS),
+        ("model.rotary_emb.long_inv_freq", LONG_FACTORS),
     ],
     block_prefix: "model.layers.",
     block: &[
@@ -30,9 +33,6 @@ pub const GGUF_NAMES: TensorNames = TensorNames {
         ("mlp.down_proj", "ffn_down"),
     ],
 };
-
-/// What frequencies are divided by, where that is not one factor.
-const FACTORS: &str = "rope_freqs.weight";
 
 /// Whether the rows of a tensor stand in another order there: those of a head's first half between those of its second
 /// half, since `llama` turns neighbours where checkpoints turn elements half a head apart.
@@ -91,109 +91,95 @@ pub fn gguf_config(gguf: &Gguf, file: &[u8], vocabulary: usize) -> Result<serde_
     if let Some(1..) = optional("expert_count")? {
         return Err(bad(&key("expert_count"), "asks for a mixture of experts, which is not supported"));
     }
-    let float = |name: &str| -> Result<Option<f64>, GgufError> {
-        let Some(value) = metadata.float(&key(name))? else { return Ok(None) };
-        // JSON has no such numbers: it would be as if the key were missing.
-        if !(value as f32).is_finite() {
-            return Err(bad(&key(name), &format!("is {value}, it must be a finite F32")));
-        }
-        // An F32 there, the shortest number that rounds to it here.
-        Ok(Some((value as f32).to_string().parse().unwrap_or(value)))
-    };
+    refuse_foreign_settings(metadata, architecture)?;
     let epsilon = key("attention.layer_norm_rms_epsilon");
     let heads = integer("attention.head_count")?;
-    let mut rope = json!({ "rope_theta": float("rope.freq_base")?.unwrap_or(10_000.0) });
-    match metadata.string(&key("rope.scaling.type"))? {
-        None | Some("none") => {}
-        // Refused by name with the configuration, where it is none that is known.
-        Some(other) => {
-            rope["rope_type"] = other.into();
-            rope["factor"] = float("rope.scaling.factor")?.into();
-        }
-    }
-    if let Some(tensor) = gguf.tensor(FACTORS) {
-        if tensor.dtype != GgmlType::F32 {
-            return Err(bad(FACTORS, "must be F32"));
-        }
-        let factors: Vec<f32> =
-            tensor.bytes(file).as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-        let pairs = gguf_head_dim(metadata, architecture)? / 2;
-        if factors.len() != pairs {
-            return Err(bad(FACTORS, &format!("has {} factors, heads have {pairs} pairs", factors.len())));
-        }
-        let theta = rope["rope_theta"].as_f64().unwrap_or_default();
-        rope = llama3_settings(theta, &factors).ok_or_else(|| {
-            bad(FACTORS, "are not the factors of Llama 3, which are the only ones supported")
-        })?;
-    }
+    let (context, head_dim) = (integer("context_length")?, gguf_head_dim(metadata, architecture)?);
+    let rope = gguf_rope::read(gguf, file, architecture, context, head_dim)?;
     let specials = special_ids(metadata)?;
-    let has_bias = |name: &str| gguf.tensor(&format!("blk.0.{name}.bias")).is_some();
-    Ok(json!({
+    // Some layers may have a bias and others none.
+    let has_bias = |modules: &[&str]| {
+        let module = |name: &str| {
+            name.strip_prefix("blk.")?.strip_suffix(".bias")?.split_once('.').map(|(_, m)| m.to_owned())
+        };
+        gguf.tensors().iter().filter_map(|tensor| module(&tensor.name)).any(|m| modules.contains(&m.as_str()))
+    };
+    let mut config = json!({
         "model_type": model_type.name(),
         "architectures": [model_type.class()],
         "vocab_size": vocabulary,
-        "max_position_embeddings": integer("context_length")?,
+        "max_position_embeddings": context,
         "hidden_size": integer("embedding_length")?,
         "intermediate_size": integer("feed_forward_length")?,
         "num_hidden_layers": integer("block_count")?,
         "num_attention_heads": heads,
         "num_key_value_heads": optional("attention.head_count_kv")?.unwrap_or(heads),
-        "head_dim": gguf_head_dim(metadata, architecture)?,
+        "head_dim": head_dim,
         "hidden_act": "silu",
-        "rms_norm_eps": float("attention.layer_norm_rms_epsilon")?.ok_or_else(|| bad(&epsilon, "is missing"))?,
-        "rope_parameters": rope,
-        "attention_bias": has_bias("attn_output"),
-        "mlp_bias": has_bias("ffn_down"),
+        "rms_norm_eps": gguf_rope::float(metadata, &epsilon)?.ok_or_else(|| bad(&epsilon, "is missing"))?,
+        "attention_bias": has_bias(&["attn_q", "attn_k", "attn_v", "attn_output"]),
+        "mlp_bias": has_bias(&["ffn_gate", "ffn_up", "ffn_down"]),
         "tie_word_embeddings": gguf.tensor("output.weight").is_none(),
         "bos_token_id": specials.bos,
         "eos_token_id": specials.eos,
-    }))
-}
-
-/// The settings of Llama 3.1 and later that give these factors. Files hold the factors alone; the largest is one of the
-/// settings, the original context follows from any that lies between, and the rest is the same in every model so far.
-fn llama3_settings(theta: f64, factors: &[f32]) -> Option<serde_json::Value> {
-    let factor = factors.iter().copied().fold(1.0, f32::max);
-    let is_number = |factor: &f32| factor.is_finite() && *factor >= 1.0;
-    if !factors.iter().all(is_number) {
-        return None;
-    }
-    // Blended frequencies say what the original context was; without any, all that blends none gives the same.
-    let plain = Rope { theta, scaling: RopeScaling::Default }.frequencies(2 * factors.len());
-    let blended = factors.iter().zip(plain).find(|(divisor, _)| **divisor > 1.0 && **divisor < factor);
-    let solved = blended.map(|(divisor, frequency)| {
-        let [divisor, factor, frequency] = [*divisor, factor, frequency].map(f64::from);
-        let smooth = (divisor.recip() - factor.recip()) / (1.0 - factor.recip());
-        ((1.0 + 3.0 * smooth) * std::f64::consts::TAU / frequency).round() as u32
     });
-    let known = [8192, 4096, 2048, 16_384, 32_768, 131_072];
-    solved.into_iter().chain(known).find_map(|original: u32| {
-        let scaling = RopeScaling::Llama3 {
-            factor: factor.into(),
-            low_freq_factor: 1.0,
-            high_freq_factor: 4.0,
-            original_context: original.into(),
-        };
-        let divisors = Rope { theta, scaling }.divisors(2 * factors.len());
-        let is_near = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-4 * b.abs();
-        divisors.iter().zip(factors).all(is_near).then(|| {
-            json!({
-                "rope_type": "llama3",
-                "rope_theta": theta,
-                "factor": factor,
-                "low_freq_factor": 1.0,
-                "high_freq_factor": 4.0,
-                "original_max_position_embeddings": original,
-            })
-        })
-    })
+    config.as_object_mut().expect("an object").extend(rope_settings(&rope));
+    if model_type == ModelType::Qwen2 {
+        // Its class has biases on queries, keys and values and nowhere else.
+        config["attention_bias"] = false.into();
+    }
+    Ok(config)
 }
 
-/// The keys that llama.cpp needs to know of a model, the architecture first.
+/// Whether llama.cpp takes this tensor for zeros where a file of `architecture` lacks it: biases of which a layer of
+/// Llama or Qwen3 may have any. `name` is the canonical one.
+pub fn gguf_may_lack(architecture: &str, name: &str) -> bool {
+    let optional = [ModelType::Llama, ModelType::Qwen3].map(ModelType::name);
+    optional.contains(&architecture) && name.starts_with("model.layers.") && name.ends_with("_proj.bias")
+}
+
+/// Keys of other architectures that decide the result, with the value that leaves it as it is. llama.cpp does not look at
+/// them for this family, so a file that has one is another model under this name.
+fn refuse_foreign_settings(metadata: &Metadata, architecture: &str) -> Result<(), GgufError> {
+    for (name, neutral) in [
+        ("attn_logit_softcapping", 0.0),
+        ("final_logit_softcapping", 0.0),
+        ("attention.scale", 0.0),
+        ("attention.clamp_kqv", 0.0),
+        ("attention.max_alibi_bias", 0.0),
+        ("logit_scale", 1.0),
+        ("embedding_scale", 1.0),
+        ("residual_scale", 1.0),
+    ] {
+        let key = format!("{architecture}.{name}");
+        // Zero is absence there.
+        if let Some(found) = metadata.float(&key)?.filter(|found| *found != 0.0 && *found != neutral) {
+            return Err(GgufError::Metadata { key, problem: format!("is {found}, which is not supported") });
+        }
+    }
+    for (name, usual) in [("use_parallel_residual", false), ("attention.causal", true)] {
+        let key = format!("{architecture}.{name}");
+        if let Some(found) = metadata.boolean(&key)?.filter(|found| *found != usual) {
+            return Err(GgufError::Metadata { key, problem: format!("is {found}, which is not supported") });
+        }
+    }
+    Ok(())
+}
+
+/// What a GGUF file says of a model beside its parameters and its tokenizer.
+#[derive(Debug)]
+pub struct GgufHeader {
+    /// The keys that llama.cpp needs to know, the architecture first.
+    pub metadata: Vec<(String, Value)>,
+    /// Tensors that such a file has and no checkpoint: factors of the rotary embedding.
+    pub constants: Vec<(&'static str, Vec<f32>)>,
+}
+
+/// The header of the GGUF file for a model.
 ///
 /// # Errors
 /// The setting that llama.cpp does not have for this family.
-pub fn gguf_metadata(config: &LlamaConfig) -> Result<Vec<(String, Value)>, String> {
+pub fn gguf_header(config: &LlamaConfig) -> Result<GgufHeader, String> {
     use aibit_graph::ActivationFunction::Silu;
     if config.activation != Silu {
         return Err(format!("its MLP has the activation silu, this model has {:?}", config.activation));
@@ -221,20 +207,9 @@ pub fn gguf_metadata(config: &LlamaConfig) -> Result<Vec<(String, Value)>, Strin
         entries.push((key(name), Value::U32(value)));
     }
     entries.push((key("attention.layer_norm_rms_epsilon"), Value::F32(config.rms_norm_epsilon)));
-    entries.push((key("rope.freq_base"), Value::F32(config.rope.theta as f32)));
-    if let RopeScaling::Linear { factor } = config.rope.scaling {
-        entries.push((key("rope.scaling.type"), Value::String("linear".into())));
-        entries.push((key("rope.scaling.factor"), Value::F32(factor as f32)));
-    }
-    Ok(entries)
-}
-
-/// Tensors that a GGUF file has and no checkpoint: the factors of Llama 3.
-pub fn gguf_constants(config: &LlamaConfig) -> Vec<(&'static str, Vec<f32>)> {
-    match config.rope.scaling {
-        RopeScaling::Llama3 { .. } => vec![(FACTORS, config.rope.divisors(config.head_dim))],
-        RopeScaling::Default | RopeScaling::Linear { .. } => Vec::new(),
-    }
+    let rope = gguf_rope::write(&config.rope, architecture, config.head_dim)?;
+    entries.extend(rope.metadata);
+    Ok(GgufHeader { metadata: entries, constants: rope.constants })
 }
 
 #[cfg(test)]
@@ -257,22 +232,5 @@ mod tests {
         assert!(!has_interleaved_rows("llama", "blk.3.attn_v.weight"));
         assert!(!has_interleaved_rows("llama", "blk.3.attn_q_norm.weight"));
         assert!(!has_interleaved_rows("qwen2", "blk.3.attn_q.weight"));
-    }
-
-    #[test]
-    fn the_settings_of_llama_3_are_found_in_its_factors() {
-        let scaling = RopeScaling::Llama3 {
-            factor: 32.0,
-            low_freq_factor: 1.0,
-            high_freq_factor: 4.0,
-            original_context: 8192.0,
-        };
-        let factors = Rope { theta: 5e5, scaling }.divisors(64);
-        let settings = llama3_settings(5e5, &factors).expect("the settings of Llama 3.2");
-        assert_eq!(
-            (&settings["factor"], &settings["original_max_position_embeddings"]),
-            (&json!(32.0), &json!(8192))
-        );
-        assert_eq!(llama3_settings(5e5, &[1.0, 3.0, 2.0, 7.0]), None);
     }
 }

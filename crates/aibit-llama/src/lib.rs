@@ -10,10 +10,15 @@ mod build;
 mod checkpoint;
 mod config;
 mod gguf;
+mod gguf_rope;
 mod rope;
+mod rope_settings;
 
 pub use build::describe;
 pub use checkpoint::checkpoint_name;
 pub use config::{LlamaConfig, ModelType};
-pub use gguf::{GGUF_NAMES, gguf_config, gguf_constants, gguf_head_dim, gguf_metadata, has_interleaved_rows};
+pub use gguf::{
+    GGUF_NAMES, GgufHeader, gguf_config, gguf_head_dim, gguf_header, gguf_may_lack, has_interleaved_rows,
+};
 pub use rope::{Rope, RopeScaling};
+pub use rope_settings::rope_settings;

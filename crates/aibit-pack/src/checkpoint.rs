@@ -308,6 +308,11 @@ impl Checkpoint {
         }
     }
 
+    /// Whether they are of a GGUF file.
+    pub(crate) fn is_gguf(&self) -> bool {
+        self.files.iter().any(|file| file.map.starts_with(b"GGUF"))
+    }
+
     /// Every tensor by name.
     pub(crate) fn tensors(&self) -> &BTreeMap<String, CheckpointTensor> {
         &self.tensors

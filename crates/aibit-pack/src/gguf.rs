@@ -7,8 +7,6 @@ use aibit_format::entry_names;
 use aibit_gguf::{Gguf, GgufError, Metadata, special_ids, tokenizer_json};
 use serde_json::json;
 
-use crate::gguf_sampling;
-
 /// The small files of a model folder, made of a GGUF file's metadata.
 pub(crate) fn files(map: &[u8]) -> Result<BTreeMap<&'static str, Vec<u8>>, GgufError> {
     let gguf = Gguf::parse(map)?;
@@ -40,14 +38,10 @@ pub(crate) fn files(map: &[u8]) -> Result<BTreeMap<&'static str, Vec<u8>>, GgufE
     files.insert("tokenizer_config.json", to_json(&tokenizer_config));
     // Where an answer ends, beside the end of a text that config.json names.
     let ends: Vec<u32> = specials.eos.into_iter().chain(specials.eot).collect();
-    let mut settings = gguf_sampling::generation_config(metadata)?;
     if let [eos, eot] = *ends
         && eos != eot
     {
-        settings.insert("eos_token_id".into(), json!(ends));
-    }
-    if !settings.is_empty() {
-        files.insert(entry_names::GENERATION_CONFIG, to_json(&settings.into()));
+        files.insert(entry_names::GENERATION_CONFIG, to_json(&json!({ "eos_token_id": ends })));
     }
     if let Some(template) = specials.chat_template {
         files.insert("chat_template.jinja", template.into_bytes());

@@ -10,7 +10,6 @@ mod encoding;
 mod error;
 mod foreign;
 mod gguf;
-mod gguf_sampling;
 pub mod hub;
 mod json_dialect;
 mod pack;

@@ -126,7 +126,8 @@ pub fn pack(
              untied"
         ));
     }
-    let plain = description.clone();
+    let mut plain = description.clone();
+    fill_absent(&mut plain, &checkpoint, family);
     let tensors = match_tensors(&checkpoint, family, &plain)?;
     let is_quantized = tensors.iter().any(|t| t.encoding.is_quantized());
     let recipe = CompiledRecipe::new(options.preset, is_quantized, &options.overrides, options.requantize)?;
@@ -406,6 +407,21 @@ fn untied(config: &[u8]) -> Result<Vec<u8>, PackError> {
         serde_json::from_slice(config).map_err(ConfigError::from)?;
     fields.insert("tie_word_embeddings".into(), false.into());
     Ok(serde_json::to_vec_pretty(&fields).expect("a value has only string keys"))
+}
+
+/// Makes zeros of the parameters that a GGUF file may lack and does.
+fn fill_absent(description: &mut ModelDescription, checkpoint: &Checkpoint, family: Family) {
+    if !checkpoint.is_gguf() {
+        return;
+    }
+    let architecture = description.architecture;
+    for parameter in &mut description.parameters {
+        if !checkpoint.tensors().contains_key(&parameter.name)
+            && family.gguf_may_lack(architecture, &parameter.name)
+        {
+            parameter.origin = Origin::Constant(vec![0.0; parameter.shape.iter().product()]);
+        }
+    }
 }
 
 /// Finds every parameter in the checkpoint, and a parameter for every tensor.

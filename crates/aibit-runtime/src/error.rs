@@ -1,5 +1,5 @@
 use aibit_format::FormatError;
-use aibit_graph::GraphError;
+use aibit_graph::{ContextLimit, GraphError};
 use aibit_kernels::IsaError;
 
 use crate::sampler::SamplerError;
@@ -65,7 +65,10 @@ pub enum RuntimeError {
         vocabulary: usize,
     },
     /// More tokens than the context holds.
-    #[error("{tokens} tokens do not fit: {used} of {context} positions of the context are taken")]
+    #[error(
+        "{tokens} tokens do not fit: {used} of {context} positions of the context are taken{}",
+        limit.map_or("", reason)
+    )]
     ContextFull {
         /// Tokens to be added.
         tokens: usize,
@@ -73,6 +76,8 @@ pub enum RuntimeError {
         used: usize,
         /// All positions.
         context: usize,
+        /// Why there are not more, where the model has an end of its own.
+        limit: Option<ContextLimit>,
     },
     /// Nothing to start from.
     #[error("the prompt has no tokens; give at least one")]
@@ -122,4 +127,17 @@ pub enum RuntimeError {
     /// Two packages that cannot be compared token by token.
     #[error("the two packages cannot be compared: {0}")]
     NotComparable(String),
+}
+
+/// What ends a context, as an error says it.
+fn reason(limit: ContextLimit) -> &'static str {
+    match limit {
+        ContextLimit::DynamicRope => {
+            ", which is the model's original context: beyond it its dynamic RoPE scaling depends on the length of the \
+             sequence, which is not supported"
+        }
+        ContextLimit::SlidingWindow => {
+            ", which is the model's sliding window: attention that leaves out what is further back is not supported"
+        }
+    }
 }

@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use aibit_format::{Archive, Dtype, FormatError, Manifest, Part, Scheme, Weights, entry_names};
-use aibit_graph::{ActivationFunction, Graph, Op, RopePairing, StoredTensor, TensorKind, ValueId};
+use aibit_graph::{
+    ActivationFunction, Graph, LongFrequencies, Op, RopePairing, StoredTensor, TensorKind, ValueId,
+};
 use aibit_kernels::{
     Activation, ActivationPrecision, BlockMatrix, BlockScales, FloatMatrix, FourBit, Int8Rowwise, Isa,
     RopeShape,
@@ -27,8 +29,28 @@ pub struct Model {
     weights: Weights,
     pub(crate) steps: Vec<Step>,
     /// What the rotary embeddings of the graph turn by, each once.
-    pub(crate) rope_frequencies: Vec<Vector>,
+    pub(crate) turns: Vec<Turns>,
     isa: Isa,
+}
+
+/// What a rotary embedding turns by.
+#[derive(Debug)]
+pub(crate) struct Turns {
+    pub(crate) frequencies: Vector,
+    /// Others of the same number, and the positions above which they take the place of these.
+    long: Option<(Vector, usize)>,
+    /// Multiplies cosines and sines.
+    pub(crate) factor: f32,
+}
+
+impl Turns {
+    /// The frequencies of a sequence with room for `capacity` positions.
+    pub(crate) fn frequencies_for(&self, capacity: usize) -> &Vector {
+        match &self.long {
+            Some((long, above)) if capacity > *above => long,
+            _ => &self.frequencies,
+        }
+    }
 }
 
 /// How a linear layer treats its input where its weight is quantized.
@@ -70,8 +92,8 @@ pub(crate) enum Step {
     },
     Rope {
         input: ValueId,
-        /// Index into [`Model::rope_frequencies`].
-        frequencies: usize,
+        /// Index into [`Model::turns`].
+        turns: usize,
         shape: RopeShape,
         output: ValueId,
     },
@@ -216,18 +238,22 @@ impl Model {
             })
         })?;
         let _span = info_span!("bind tensors").entered();
-        let mut binder = Binder { weights: &weights, manifest, graph: &graph, frequencies: HashMap::new() };
-        let mut rope_frequencies = Vec::new();
+        let mut binder = Binder { weights: &weights, manifest, graph: &graph, turns: HashMap::new() };
+        let mut turns = Vec::new();
         for op in &graph.nodes {
-            if let Op::Rope { frequencies, .. } = op
-                && !binder.frequencies.contains_key(frequencies.as_str())
+            if let Some(key) = TurnsKey::of(op)
+                && !binder.turns.contains_key(&key)
             {
-                binder.frequencies.insert(frequencies, rope_frequencies.len());
-                rope_frequencies.push(binder.vector(frequencies));
+                turns.push(Turns {
+                    frequencies: binder.vector(key.frequencies),
+                    long: key.long.map(|long| (binder.vector(&long.frequencies), long.above)),
+                    factor: f32::from_bits(key.factor),
+                });
+                binder.turns.insert(key, turns.len() - 1);
             }
         }
         let steps = graph.nodes.iter().map(|op| binder.bind(op)).collect::<Result<_, _>>()?;
-        Ok(Self { graph, weights, steps, rope_frequencies, isa })
+        Ok(Self { graph, weights, steps, turns, isa })
     }
 
     /// The graph that is executed.
@@ -324,8 +350,25 @@ struct Binder<'a> {
     weights: &'a Weights,
     manifest: &'a Manifest,
     graph: &'a Graph,
-    /// Indices into [`Model::rope_frequencies`] by name.
-    frequencies: HashMap<&'a str, usize>,
+    /// Indices into [`Model::turns`].
+    turns: HashMap<TurnsKey<'a>, usize>,
+}
+
+/// What tells the turns of one rotary embedding from those of another.
+#[derive(PartialEq, Eq, Hash)]
+struct TurnsKey<'a> {
+    frequencies: &'a str,
+    long: Option<&'a LongFrequencies>,
+    /// The bits of an F32.
+    factor: u32,
+}
+
+impl<'a> TurnsKey<'a> {
+    fn of(op: &'a Op) -> Option<Self> {
+        let Op::Rope { frequencies, long, attention_factor, .. } = op else { return None };
+        let factor = attention_factor.unwrap_or(1.0).to_bits();
+        Some(Self { frequencies, long: long.as_ref(), factor })
+    }
 }
 
 impl Binder<'_> {
@@ -346,12 +389,13 @@ impl Binder<'_> {
             Op::RmsNorm { input, ref weight, epsilon, range, output } => {
                 Step::RmsNorm { input, weight: self.vector(weight), epsilon, range, output }
             }
-            Op::Rope { input, ref frequencies, heads, head_dim, pairing, output } => {
-                let frequencies = self.frequencies[frequencies.as_str()];
+            Op::Rope { input, heads, head_dim, pairing, output, .. } => {
+                let turns = TurnsKey::of(op).and_then(|key| self.turns.get(&key).copied());
+                let turns = turns.expect("every rotary embedding was looked at first");
                 let width = self.graph.values[input].width;
                 let is_adjacent = pairing == RopePairing::Adjacent;
                 let shape = RopeShape { width, heads, head_dim, is_adjacent };
-                Step::Rope { input, frequencies, shape, output }
+                Step::Rope { input, turns, shape, output }
             }
             Op::Concat { ref parts, output } => Step::Concat { parts: parts.clone(), output },
             Op::Linear {

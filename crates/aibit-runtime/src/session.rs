@@ -267,13 +267,14 @@ pub struct Session<'m> {
     /// Tokens of the last pass, whose final values lie in the arena.
     tokens: usize,
     quantized: QuantizedRows,
-    /// One for each of [`Model::rope_frequencies`], for the positions of the last pass.
+    /// One for each of [`Model::turns`], for the positions of the last pass.
     rope_tables: Vec<RopeTable>,
     logits: Vec<f32>,
 }
 
 impl<'m> Session<'m> {
-    /// An empty sequence with room for `capacity` tokens.
+    /// An empty sequence with room for `capacity` tokens. Where a model turns long sequences by other frequencies than
+    /// short ones, `capacity` decides which, not how many tokens there are.
     ///
     /// # Errors
     /// [`RuntimeError::Memory`] where the system refuses the cache's size.
@@ -288,7 +289,7 @@ impl<'m> Session<'m> {
             Step::Linear { weight, .. } | Step::Logits { weight, .. } => Some(weight.columns),
             _ => None,
         });
-        let pairs: usize = model.rope_frequencies.iter().map(|vector| model.vector(vector).len()).sum();
+        let pairs: usize = model.turns.iter().map(|turns| model.vector(&turns.frequencies).len()).sum();
         // A quantized input has two bytes per element, and any element may be an outlier.
         let quantized = 16 * inputs.max().unwrap_or(0) as u64;
         let f32s = model.graph().plan.width as u64 + gate_width as u64 + 2 * pairs as u64;
@@ -304,7 +305,7 @@ impl<'m> Session<'m> {
             machine_bytes: machine_memory(),
             tokens: 0,
             quantized: QuantizedRows::default(),
-            rope_tables: model.rope_frequencies.iter().map(|_| RopeTable::default()).collect(),
+            rope_tables: model.turns.iter().map(|_| RopeTable::default()).collect(),
             logits: Vec::new(),
         })
     }
@@ -392,10 +393,16 @@ impl<'m> Session<'m> {
             return Err(RuntimeError::TokenId { id, vocabulary });
         }
         if ids.len() > self.kv.capacity - self.kv.len {
-            let (used, context) = (self.kv.len, self.kv.capacity);
-            return Err(RuntimeError::ContextFull { tokens: ids.len(), used, context });
+            return Err(self.context_full(ids.len(), self.kv.len));
         }
         Ok(())
+    }
+
+    /// The error for `tokens` behind `used` others that do not fit.
+    pub(crate) fn context_full(&self, tokens: usize, used: usize) -> RuntimeError {
+        let (graph, context) = (self.model.graph(), self.kv.capacity);
+        let limit = graph.context_limit.filter(|_| context == graph.context);
+        RuntimeError::ContextFull { tokens, used, context, limit }
     }
 
     /// Makes room for passes of up to `tokens`, `all` in total, and for `logit_rows`.
@@ -415,8 +422,8 @@ impl<'m> Session<'m> {
                 *room = Zeroed::new::<f32>(elements, INTERMEDIATE)?;
             }
         }
-        for (table, frequencies) in self.rope_tables.iter_mut().zip(&self.model.rope_frequencies) {
-            let pairs = self.model.vector(frequencies).len();
+        for (table, turns) in self.rope_tables.iter_mut().zip(&self.model.turns) {
+            let pairs = self.model.vector(&turns.frequencies).len();
             let bytes = pairs.checked_mul(8).and_then(|bytes| bytes.checked_mul(tokens));
             let refused = |_| RuntimeError::Memory { what: ROPE_TABLES, bytes };
             table.try_reserve(pairs, tokens).map_err(refused)?;
@@ -433,8 +440,8 @@ impl<'m> Session<'m> {
         let m = ids.len();
         let past = self.kv.len;
         self.tokens = m;
-        for (table, frequencies) in self.rope_tables.iter_mut().zip(&model.rope_frequencies) {
-            table.fill(model.vector(frequencies), past, m);
+        for (table, turns) in self.rope_tables.iter_mut().zip(&model.turns) {
+            table.fill(model.vector(turns.frequencies_for(self.kv.capacity)), turns.factor, past, m);
         }
         let arena = self.arena.as_mut::<f32>();
         for step in &model.steps {
@@ -468,9 +475,9 @@ impl<'m> Session<'m> {
                     let width = model.graph().values[*input].width;
                     rms_norm_runs(model.isa(), y, width, *start..*end, model.vector(weight), *epsilon);
                 }
-                Step::Rope { input, frequencies, shape, output } => {
+                Step::Rope { input, turns, shape, output } => {
                     let y = in_place(arena, model, *input, *output, m);
-                    rope(model.isa(), *shape, &self.rope_tables[*frequencies], y);
+                    rope(model.isa(), *shape, &self.rope_tables[*turns], y);
                 }
                 Step::Concat { parts, output } => {
                     let (to, width) = (model.arena_range(*output, m), model.graph().values[*output].width);

@@ -1,12 +1,21 @@
 //! The ops of models of the Llama family: rules of their shapes, their JSON, and what may be done in place.
 
-use aibit_graph::{ActivationFunction, Graph, Op, RopePairing, Value};
+use aibit_graph::{ActivationFunction, ContextLimit, Graph, LongFrequencies, Op, RopePairing, Value};
 
 use crate::support::{Shapes, check_gated_refused, gated, gated_node, shapes_of, validate};
 
 fn rope(heads: usize, head_dim: usize) -> Op {
     let frequencies = "frequencies".to_owned();
-    Op::Rope { input: 6, frequencies, heads, head_dim, pairing: RopePairing::Adjacent, output: 7 }
+    Op::Rope {
+        input: 6,
+        frequencies,
+        long: None,
+        attention_factor: None,
+        heads,
+        head_dim,
+        pairing: RopePairing::Adjacent,
+        output: 7,
+    }
 }
 
 fn head_norm(range: Option<[usize; 2]>) -> Op {
@@ -318,6 +327,69 @@ fn they_are_written_and_read_back() {
     let adjacent = json.replacen("\"half\"", "\"adjacent\"", 1);
     let read = Graph::from_json(adjacent.as_bytes()).expect("read");
     assert!(matches!(read.nodes[gated_node::ROPE], Op::Rope { pairing: RopePairing::Adjacent, .. }));
+}
+
+#[test]
+fn ropes_may_have_frequencies_for_long_contexts_and_a_factor() {
+    let scaled = |above: usize, attention_factor: f32| Op::Rope {
+        input: 6,
+        frequencies: "frequencies".to_owned(),
+        long: Some(LongFrequencies { frequencies: "long".to_owned(), above }),
+        attention_factor: Some(attention_factor),
+        heads: 3,
+        head_dim: 4,
+        pairing: RopePairing::Half,
+        output: 7,
+    };
+    check_gated_refused(
+        |g, _| g.context_limit = Some(ContextLimit::DynamicRope),
+        &["graph: the version of a graph with a `context_limit` is 1, allowed is 2"],
+    );
+    let mut model = gated();
+    assert_eq!(model.graph.version, 1);
+    model.graph.nodes[gated_node::ROPE] = scaled(16, 1.25);
+    model.graph.version = 2;
+    let json = String::from_utf8(model.graph.to_json()).expect("UTF-8");
+    assert_eq!(Graph::from_json(json.as_bytes()).expect("read"), model.graph);
+    let squeezed: String = json.split_whitespace().collect();
+    let want = r#"{"op":"rope","input":6,"frequencies":"frequencies","long":{"frequencies":"long","above":16},"attention_factor":1.25,"heads":3,"head_dim":4,"pairing":"half","output":7}"#;
+    assert!(squeezed.contains(want), "{squeezed}");
+    let unknown = json.replacen("\"above\"", "\"below\": 3, \"above\"", 1);
+    let error = Graph::from_json(unknown.as_bytes()).expect_err("an unknown attribute").to_string();
+    assert!(error.contains("below"), "{error}");
+
+    check_gated_refused(
+        |g, shapes| {
+            g.nodes[gated_node::ROPE] = scaled(16, 1.25);
+            shapes.insert("long".to_owned(), vec![2]);
+        },
+        &["graph node 7 (rope): has attributes of graph version 2, this is version 1"],
+    );
+    check_valid(|g, shapes| {
+        g.version = 2;
+        g.nodes[gated_node::ROPE] = scaled(16, -1.25);
+        shapes.insert("long".to_owned(), vec![2]);
+    });
+    for (above, factor, shape, expected) in [
+        (16, 1.0, None, "graph node 7 (rope): tensor `long` is not in the archive"),
+        (16, 1.0, Some(vec![1]), "node 7 (rope): tensor `long` has shape [1]"),
+        (16, 1.0, Some(vec![3]), "node 7 (rope): tensor `long` has shape [3]"),
+        (16, 1.0, Some(vec![1, 2]), "node 7 (rope): tensor `long` has shape [1, 2]"),
+        (0, 1.0, Some(vec![2]), "graph node 7 (rope): `above` is 0, it must be positive"),
+        (16, f32::NAN, Some(vec![2]), "graph node 7 (rope): attention_factor is NaN, it must be finite"),
+        (16, f32::INFINITY, Some(vec![2]), "graph node 7 (rope): attention_factor is inf, it must be finite"),
+    ] {
+        check_gated_refused(
+            |g, shapes| {
+                g.version = 2;
+                g.nodes[gated_node::ROPE] = scaled(above, factor);
+                if let Some(shape) = shape {
+                    shapes.insert("long".to_owned(), shape);
+                }
+            },
+            &[expected],
+        );
+    }
 }
 
 /// Checks that the gated model's text with `to` in place of `from` cannot be read.

@@ -68,8 +68,12 @@ fn logits_with(graph: &Graph, tensor: &dyn Fn(&str) -> Vec<f32>, ids: &[usize]) 
                 }
                 (*output, result)
             }
-            Op::Rope { input, frequencies, heads, head_dim, pairing, output } => {
-                let frequencies = tensor(frequencies);
+            Op::Rope { input, frequencies, long, attention_factor, heads, head_dim, pairing, output } => {
+                let frequencies = match long {
+                    Some(long) if m > long.above => tensor(&long.frequencies),
+                    _ => tensor(frequencies),
+                };
+                let factor = attention_factor.unwrap_or(1.0);
                 let mut result = values[*input].clone();
                 for (position, x) in result.chunks_mut(width(*input)).enumerate() {
                     for head in x.chunks_mut(*head_dim).take(*heads) {
@@ -79,6 +83,7 @@ fn logits_with(graph: &Graph, tensor: &dyn Fn(&str) -> Vec<f32>, ids: &[usize]) 
                                 RopePairing::Adjacent => (2 * pair, 2 * pair + 1),
                             };
                             let (sin, cos) = (position as f32 * frequency).sin_cos();
+                            let (sin, cos) = (sin * factor, cos * factor);
                             (head[a], head[b]) =
                                 (head[a] * cos - head[b] * sin, head[b] * cos + head[a] * sin);
                         }

@@ -1,8 +1,8 @@
 //! Graphs as JSON: one text per graph, and nothing unknown in it.
 
 use aibit_graph::{
-    ActivationFunction, ActivationPrecision, BufferPlan, Graph, GraphError, KvPrecision, KvSlot, Op,
-    RopePairing, StoredTensor, Value,
+    ActivationFunction, ActivationPrecision, BufferPlan, ContextLimit, Graph, GraphError, KvPrecision,
+    KvSlot, LongFrequencies, Op, RopePairing, StoredTensor, Value,
 };
 use proptest::prelude::*;
 
@@ -145,13 +145,13 @@ fn unknown_missing_and_repeated_attributes_are_refused_by_name() {
 
 #[test]
 fn other_versions_are_refused_before_anything_else_is_read() {
-    for version in [0, 2, u32::MAX] {
+    for version in [0, 3, u32::MAX] {
         let expected =
-            format!("graph version {version} is not the one this build executes (1); update aibit");
+            format!("graph version {version} is not one that this build executes (1 to 2); update aibit");
         check_text("\"version\": 1", &format!("\"version\": {version}"), &[&expected]);
         let only = format!("{{\"version\": {version}, \"nodes\": [{{\"op\": \"rope\"}}]}}");
         let error = Graph::from_json(only.as_bytes()).expect_err("another version");
-        assert!(matches!(error, GraphError::Version { found, supported: 1 } if found == version), "{error}");
+        assert!(matches!(error, GraphError::Version { found, supported: 2 } if found == version), "{error}");
     }
     check_text("\"version\": 1", "\"version\": 4294967296", &["graph: invalid value", "line 2"]);
 }
@@ -244,11 +244,16 @@ fn any_op() -> impl Strategy<Value = Op> {
         (id(), text(), any_float(), prop::option::of(any::<[usize; 2]>()), id()).prop_map(
             |(input, weight, epsilon, range, output)| Op::RmsNorm { input, weight, epsilon, range, output }
         ),
-        (id(), text(), id(), id(), prop::sample::select(PAIRINGS.to_vec()), id()).prop_map(
-            |(input, frequencies, heads, head_dim, pairing, output)| {
-                Op::Rope { input, frequencies, heads, head_dim, pairing, output }
-            }
-        ),
+        (
+            (id(), text(), id(), id(), prop::sample::select(PAIRINGS.to_vec()), id()),
+            (prop::option::of((text(), id())), prop::option::of(any_float())),
+        )
+            .prop_map(
+                |((input, frequencies, heads, head_dim, pairing, output), (long, attention_factor))| {
+                    let long = long.map(|(frequencies, above)| LongFrequencies { frequencies, above });
+                    Op::Rope { input, frequencies, long, attention_factor, heads, head_dim, pairing, output }
+                }
+            ),
         (prop::collection::vec(id(), 0..5), id()).prop_map(|(parts, output)| Op::Concat { parts, output }),
         (id(), prop::sample::select(functions.clone()), id())
             .prop_map(|(input, function, output)| { Op::GatedActivation { input, function, output } }),
@@ -294,12 +299,14 @@ fn any_op() -> impl Strategy<Value = Op> {
 }
 
 const PAIRINGS: [RopePairing; 2] = [RopePairing::Half, RopePairing::Adjacent];
+const LIMITS: [ContextLimit; 2] = [ContextLimit::DynamicRope, ContextLimit::SlidingWindow];
 const KV: [KvPrecision; 3] = [KvPrecision::F32, KvPrecision::F16, KvPrecision::Int8];
 
 prop_compose! {
     /// Any content that JSON can carry, sound or not.
     fn any_graph()(
         context in any::<usize>(),
+        context_limit in prop::option::of(prop::sample::select(&LIMITS[..])),
         vocabulary in any::<usize>(),
         values in prop::collection::vec(("\\PC{0,12}", any::<usize>()), 0..6),
         slots in prop::collection::vec((any::<(usize, usize)>(), prop::sample::select(&KV[..])), 0..3),
@@ -310,6 +317,7 @@ prop_compose! {
         Graph {
             version: Graph::VERSION,
             context,
+            context_limit,
             vocabulary,
             values: values.into_iter().map(|(name, width)| Value { name, width }).collect(),
             kv_slots: slots

@@ -196,6 +196,7 @@ fn the_largest_graph_is_validated_in_no_time() {
     let graph = Graph {
         version: Graph::VERSION,
         context: 1,
+        context_limit: None,
         vocabulary: 1,
         values: (0..=last).map(value).collect(),
         kv_slots: Vec::<KvSlot>::new(),
@@ -249,6 +250,7 @@ fn random_graph(steps: &[(u8, u16, u16)]) -> (Graph, Shapes) {
     let mut graph = Graph {
         version: Graph::VERSION,
         context: 4,
+        context_limit: None,
         vocabulary: 5,
         values: Vec::new(),
         kv_slots: Vec::new(),
@@ -305,8 +307,10 @@ fn random_graph(steps: &[(u8, u16, u16)]) -> (Graph, Shapes) {
                 if heads == 0 {
                     continue;
                 }
+                let frequencies = format!("norm{pairs}");
+                let (long, attention_factor) = (None, None);
                 (
-                    Op::Rope { input, frequencies: format!("norm{pairs}"), heads, head_dim, pairing, output },
+                    Op::Rope { input, frequencies, long, attention_factor, heads, head_dim, pairing, output },
                     width,
                 )
             }

@@ -73,6 +73,7 @@ pub(crate) fn sample() -> (Graph, Shapes) {
     let mut graph = Graph {
         version: Graph::VERSION,
         context: CONTEXT,
+        context_limit: None,
         vocabulary: VOCABULARY,
         values,
         kv_slots: vec![KvSlot { n_kv_head: 1, head_dim: 4, precision: KvPrecision::F32 }],
@@ -168,6 +169,8 @@ pub(crate) fn gated() -> ModelDescription {
     b.push(Op::Rope {
         input: queries_normed,
         frequencies,
+        long: None,
+        attention_factor: None,
         heads: 3,
         head_dim: 4,
         pairing: RopePairing::Half,

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use aibit_graph::{
     ActivationFunction, ActivationPrecision, Graph, GraphBuilder, GraphError, KvPrecision, KvSlot,
-    LLM_INT8_THRESHOLD, LinearLayer, ModelDescription, Op, Role, RopePairing, StoredTensor, TensorKind,
-    Value,
+    LLM_INT8_THRESHOLD, LinearLayer, LongFrequencies, ModelDescription, Op, Role, RopePairing, StoredTensor,
+    TensorKind, Value,
 };
 
 use crate::support::{CONTEXT, VOCABULARY, check_refused, node, sample, validate};
@@ -404,18 +404,22 @@ fn tensors_are_named_only_where_their_kind_fits() {
         ("position_embed", "table"),
         ("rms_norm", "weight"),
         ("rope", "frequencies"),
+        ("rope", "long"),
     ];
     assert_eq!(seen.into_iter().collect::<Vec<_>>(), attributes);
 }
 
 /// Attribute, tensor, and whether it is a vector, of each tensor that an op names.
 fn named(op: &Op) -> impl Iterator<Item = (&'static str, &str, bool)> {
-    let (first, bias) = match op {
+    let (first, second) = match op {
         Op::Embed { table, .. } | Op::PositionEmbed { table, .. } => (Some(("table", table, false)), None),
-        Op::LayerNorm { weight, bias, .. } => (Some(("weight", weight, true)), bias.as_ref()),
+        Op::LayerNorm { weight, bias, .. } => (Some(("weight", weight, true)), named_bias(bias)),
         Op::RmsNorm { weight, .. } => (Some(("weight", weight, true)), None),
-        Op::Rope { frequencies, .. } => (Some(("frequencies", frequencies, true)), None),
-        Op::Linear { weight, bias, .. } => (Some(("weight", weight, false)), bias.as_ref()),
+        Op::Rope { frequencies, long, .. } => {
+            let long = long.as_ref().map(|long| ("long", &long.frequencies, true));
+            (Some(("frequencies", frequencies, true)), long)
+        }
+        Op::Linear { weight, bias, .. } => (Some(("weight", weight, false)), named_bias(bias)),
         Op::Logits { weight, .. } => (Some(("weight", weight, false)), None),
         Op::Add { .. }
         | Op::Concat { .. }
@@ -423,11 +427,14 @@ fn named(op: &Op) -> impl Iterator<Item = (&'static str, &str, bool)> {
         | Op::GatedActivation { .. }
         | Op::Attention { .. } => (None, None),
     };
-    let bias = bias.map(|bias| ("bias", bias, true));
     first
         .into_iter()
-        .chain(bias)
+        .chain(second)
         .map(|(attribute, tensor, is_vector)| (attribute, tensor.as_str(), is_vector))
+}
+
+fn named_bias(bias: &Option<String>) -> Option<(&'static str, &String, bool)> {
+    bias.as_ref().map(|bias| ("bias", bias, true))
 }
 
 /// A model with every op that names tensors.
@@ -447,9 +454,19 @@ fn everything() -> ModelDescription {
     let again = b.value("again", 8);
     b.push(Op::RmsNorm { input: normed, weight, epsilon: 1e-5, range: None, output: again });
     let frequencies = b.vector("frequencies", 2);
+    let long = Some(LongFrequencies { frequencies: b.vector("long", 2), above: 16 });
     let turned = b.value("turned", 8);
     let pairing = RopePairing::Half;
-    b.push(Op::Rope { input: again, frequencies, heads: 2, head_dim: 4, pairing, output: turned });
+    b.push(Op::Rope {
+        input: again,
+        frequencies,
+        long,
+        attention_factor: None,
+        heads: 2,
+        head_dim: 4,
+        pairing,
+        output: turned,
+    });
     let up = b.linear(LinearLayer {
         name: "up",
         input: turned,

@@ -331,7 +331,7 @@ fn check_rms_norm(m: usize, run: usize, runs: usize, margin: usize, seed: u64) {
 
 fn turned(isa: Isa, shape: RopeShape, frequencies: &[f32], past: usize, x: &[f32]) -> Vec<f32> {
     let mut table = RopeTable::default();
-    table.fill(frequencies, past, x.len() / shape.width);
+    table.fill(frequencies, 1.0, past, x.len() / shape.width);
     let mut y = x.to_vec();
     rope(isa, shape, &table, &mut y);
     y

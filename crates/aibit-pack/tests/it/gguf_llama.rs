@@ -6,9 +6,9 @@ use std::fs;
 use aibit_format::Archive;
 use aibit_gguf::{Array, GgmlType, GgufLayout, Metadata, SpecialIds, Value, tokenizer_metadata};
 use aibit_pack::{ModelSource, PackOptions, pack};
-use aibit_runtime::{Model, PackageDefaults, Tokenizer};
+use aibit_runtime::{Model, PackageDefaults, Profile, Tokenizer};
 
-use crate::support::fixture;
+use crate::support::{all_logits, fixture};
 
 const VOCABULARY: usize = 512;
 const WIDTH: usize = 8;
@@ -196,32 +196,6 @@ fn an_answer_ends_where_a_text_or_a_turn_does() {
     assert_eq!(stop_ids(&archive), [5, 7]);
 }
 
-#[test]
-fn recommended_sampling_is_carried_along() {
-    let mut parts = Parts::sound("llama");
-    for (key, value) in [
-        ("temp", Value::F32(0.5)),
-        ("top_k", Value::I32(20)),
-        ("penalty_repeat", Value::F32(1.25)),
-        ("mirostat", Value::I32(2)),
-    ] {
-        parts.metadata.set(format!("general.sampling.{key}"), value);
-    }
-    let folder = tempfile::tempdir().expect("temporary folder");
-    let (path, target) = (folder.path().join("model.gguf"), folder.path().join("model.aibit"));
-    fs::write(&path, parts.file()).expect("written");
-    let source = ModelSource::open(&path).expect("a model");
-    let report = pack(&source, &target, &PackOptions::default(), &()).expect("packed");
-    let [note] = report.notes.as_slice() else { panic!("{:?}", report.notes) };
-    assert!(note.contains("`general.sampling.mirostat` is not known and has no effect"), "{note}");
-    let archive = Archive::open(&target).expect("opened");
-    let tokenizer = Tokenizer::load(&archive).expect("a tokenizer");
-    let defaults = PackageDefaults::load(&archive, &tokenizer, VOCABULARY).expect("defaults");
-    assert_eq!((defaults.temperature, defaults.top_k), (Some(0.5), Some(20)));
-    assert_eq!((defaults.top_p, defaults.min_p), (Some(0.95), Some(0.05)));
-    assert_eq!((defaults.repeat_penalty, defaults.repeat_last_n), (Some(1.25), Some(64)));
-}
-
 /// The vocabulary of `golden/gguf-tokenizer/sentencepiece.json`, cut to this model's.
 #[test]
 fn a_tokenizer_of_sentencepiece_is_packed() {
@@ -400,18 +374,59 @@ fn numbers_of_the_arithmetic_that_make_no_sense_are_refused() {
         |parts| parts.remove("llama.attention.layer_norm_rms_epsilon"),
         &["llama.attention.layer_norm_rms_epsilon", "is missing"],
     );
-    for factor in [0.0, -2.0, f32::NAN, f32::INFINITY] {
-        check_refused(
-            |parts| {
-                parts.key("rope.scaling.type", Value::String("linear".into()));
-                parts.key("rope.scaling.factor", Value::F32(factor));
-            },
-            &["factor"],
+    for factor in [-2.0, f32::NAN, f32::INFINITY] {
+        for key in ["rope.scaling.factor", "rope.scale_linear"] {
+            check_key(key, Value::F32(factor), &[&format!("llama.{key}")]);
+        }
+    }
+    for kind in ["su", "ntk", "LINEAR", ""] {
+        check_key(
+            "rope.scaling.type",
+            Value::String(kind.into()),
+            &[
+                "llama.rope.scaling.type",
+                &format!("is `{kind}`"),
+                "supported are none, linear, yarn and longrope",
+            ],
         );
     }
-    check_key("rope.scaling.type", Value::String("linear".into()), &["factor is absent"]);
-    check_key("rope.scaling.type", Value::String("yarn".into()), &["rope_type = \"yarn\" is not supported"]);
     check_key("rope.scaling.type", Value::U32(1), &["llama.rope.scaling.type", "must be a string"]);
+    check_key("rope.scaling.attn_factor", Value::F32(f32::NAN), &["llama.rope.scaling.attn_factor"]);
+    check_refused(
+        |parts| {
+            parts.key("rope.scaling.type", Value::String("yarn".into()));
+            parts.key("rope.scaling.factor", Value::F32(4.0));
+            parts.key("rope.scaling.yarn_beta_fast", Value::F32(16.0));
+        },
+        &["llama.rope.scaling.yarn_beta_fast", "is 16", "32"],
+    );
+    check_refused(
+        |parts| {
+            parts.key("rope.scaling.type", Value::String("yarn".into()));
+            parts.key("rope.scaling.original_context_length", Value::U32(0));
+        },
+        &["llama.rope.scaling.original_context_length", "is 0"],
+    );
+}
+
+#[test]
+fn settings_of_other_architectures_are_refused() {
+    for (key, value) in [
+        ("attn_logit_softcapping", Value::F32(50.0)),
+        ("final_logit_softcapping", Value::F32(30.0)),
+        ("attention.scale", Value::F32(0.25)),
+        ("logit_scale", Value::F32(0.5)),
+        ("residual_scale", Value::F32(0.5)),
+        ("attention.causal", Value::Bool(false)),
+        ("use_parallel_residual", Value::Bool(true)),
+    ] {
+        check_key(key, value, &[&format!("llama.{key}"), "which is not supported"]);
+    }
+    let mut parts = Parts::sound("llama");
+    parts.key("attention.causal", Value::Bool(true));
+    parts.key("residual_scale", Value::F32(1.0));
+    parts.key("attention.scale", Value::F32(0.0));
+    parts.packed().expect("what changes nothing");
 }
 
 #[test]
@@ -426,8 +441,7 @@ fn mixtures_of_experts_are_refused() {
 }
 
 #[test]
-fn rotary_factors_are_those_of_llama_3_for_this_model() {
-    let unknown = "are not the factors of Llama 3, which are the only ones supported";
+fn rotary_factors_are_positive_and_fit_the_heads() {
     for factors in [
         &[f32::NAN, f32::NAN][..],
         &[1.0, f32::NAN],
@@ -436,10 +450,9 @@ fn rotary_factors_are_those_of_llama_3_for_this_model() {
         &[f32::INFINITY, f32::INFINITY],
         &[0.0, 0.0],
         &[-1.0, -1.0],
-        &[8.0, 1.0],
-        &[f32::MAX, 1.0],
+        &[1.0, 1e-40],
     ] {
-        check_refused(|parts| parts.factors(factors), &["rope_freqs.weight", unknown]);
+        check_refused(|parts| parts.factors(factors), &["rope_freqs.weight", "factors are positive"]);
     }
     // One factor for each pair of a head, of which there are two: factors of other heads may be in order by themselves.
     for factors in [&[1.0][..], &[1.0; 3], &[1.0; 4], &[1.0; 64]] {
@@ -496,9 +509,19 @@ fn tensors_that_are_missing_or_of_another_model_are_refused() {
         |parts| parts.add("blk.0.attn_q_norm.weight", &[8]),
         &["q_norm.weight", "has shape [8], config.json calls for [4]"],
     );
-    // Biases that this member has nowhere, or only where others are too.
-    check_refused(|parts| parts.add("blk.0.attn_v.bias", &[4]), &["config.json describes no such tensor"]);
-    check_refused(|parts| parts.add("blk.0.ffn_down.bias", &[WIDTH]), &["model.layers.0.mlp."]);
+    // Biases that this member has nowhere.
+    check_refused_of(
+        "qwen2",
+        |parts| parts.add("blk.0.attn_output.bias", &[WIDTH]),
+        &["o_proj.bias", "config.json describes no such tensor"],
+    );
+    check_refused_of(
+        "qwen3",
+        |parts| parts.add("blk.0.ffn_down.bias", &[WIDTH]),
+        &["down_proj.bias", "config.json describes no such tensor"],
+    );
+    // One that may be there, with the shape of another layer.
+    check_refused(|parts| parts.add("blk.0.attn_v.bias", &[8]), &["v_proj.bias", "has shape [8]"]);
     check_refused(
         |parts| parts.add("blk.1.attn_v.weight", &[4, WIDTH]),
         &["config.json describes no such tensor"],
@@ -509,6 +532,64 @@ fn tensors_that_are_missing_or_of_another_model_are_refused() {
         |parts| parts.add("token_embd.weight", &[VOCABULARY + 1, WIDTH]),
         &["[513, 8]", "[512, 8]"],
     );
+}
+
+/// Of the biases that a layer may have a file has any: what it lacks is zero, as llama.cpp takes it.
+#[test]
+fn biases_that_are_absent_are_zeros() {
+    let shapes: [(&str, &[usize]); 7] = [
+        ("attn_q", &[8]),
+        ("attn_k", &[4]),
+        ("attn_v", &[4]),
+        ("attn_output", &[WIDTH]),
+        ("ffn_gate", &[INNER]),
+        ("ffn_up", &[INNER]),
+        ("ffn_down", &[WIDTH]),
+    ];
+    let logits = |parts: &Parts| -> Vec<u32> {
+        let model = parts.packed().expect("packed");
+        all_logits(&model, Profile::Fast, &[3, 141, 59, 26, 5, 3]).into_iter().map(f32::to_bits).collect()
+    };
+    let two_blocks = |architecture: &str| {
+        let mut parts = Parts::sound(architecture);
+        parts.metadata.set(format!("{architecture}.block_count"), Value::U32(2));
+        let second: Vec<_> = parts.tensors.iter().filter(|t| t.name.starts_with("blk.0.")).collect();
+        let second: Vec<_> =
+            second.iter().map(|t| (t.name.replacen("blk.0.", "blk.1.", 1), t.shape.clone())).collect();
+        second.iter().for_each(|(name, shape)| parts.add(name, shape));
+        parts
+    };
+    for (architecture, biases) in [("llama", &shapes[..]), ("qwen3", &shapes[..3])] {
+        let mut seen = Vec::new();
+        for kept in [0b1, 0b10, 0b100, 0b111, 0b1000, 0b1_0000, 0b110_0000, 0b101_0101_u32] {
+            for blocks in [&[0][..], &[1], &[0, 1]] {
+                let (mut some, mut all) = (two_blocks(architecture), two_blocks(architecture));
+                let mut count = 0;
+                for (bit, (module, shape)) in biases.iter().enumerate() {
+                    for block in [0, 1] {
+                        let name = format!("blk.{block}.{module}.bias");
+                        if kept >> bit & 1 == 1 && blocks.contains(&block) {
+                            some.add(&name, shape);
+                            all.add(&name, shape);
+                            count += 1;
+                        } else if architecture == "llama" {
+                            all.set(&name, GgmlType::F32, shape, bytes(&vec![0.0; shape[0]]));
+                        }
+                    }
+                }
+                if count == 0 {
+                    continue;
+                }
+                let found = logits(&some);
+                assert_eq!(found, logits(&all), "{architecture}, {kept:b} in {blocks:?}");
+                seen.push(found);
+            }
+        }
+        let different = seen.len();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), different, "each bias counts");
+    }
 }
 
 #[test]

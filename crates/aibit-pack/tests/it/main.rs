@@ -5,6 +5,7 @@ mod documents;
 mod gguf_llama;
 mod golden_llama;
 mod golden_models;
+mod golden_rope;
 mod hub;
 mod support;
 mod torch;

@@ -80,9 +80,8 @@ impl<'m> Chat<'m> {
         let mut ids = self.tokenizer.encode(&self.template.render(&self.messages, true)?)?;
         let shared = ids.iter().zip(&self.computed).take_while(|(new, old)| new == old).count();
         let kept = shared.min(ids.len().saturating_sub(1)); // logits come with a token that is computed
-        let context = self.session.kv().capacity();
-        if ids.len() > context {
-            return Err(RuntimeError::ContextFull { tokens: ids.len() - kept, used: kept, context });
+        if ids.len() > self.session.kv().capacity() {
+            return Err(self.session.context_full(ids.len() - kept, kept));
         }
         self.session.truncate(kept);
         self.computed.truncate(kept);
