@@ -26,7 +26,7 @@ use ureq::{Agent, Body};
 use crate::Progress;
 
 /// Files fetched when the repository has them, beside `config.json` (required) and the weights.
-const OPTIONAL_FILES: [&str; 8] = [
+const OPTIONAL_FILES: [&str; 9] = [
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -35,6 +35,7 @@ const OPTIONAL_FILES: [&str; 8] = [
     "vocab.json",
     "merges.txt",
     "added_tokens.json",
+    "tokenizer.model",
 ];
 
 /// Names of the weights, best first. A name that ends in `.index.json` lists shards.

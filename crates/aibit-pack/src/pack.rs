@@ -105,17 +105,10 @@ pub fn pack(
         Some(compiled) => Tokenizer::from_compiled(compiled.clone())?,
         None => Tokenizer::from_json(&tokenizer_files.json)?,
     };
-    if tokenizer.id_limit() > description.graph.vocabulary {
-        let problem = format!(
-            "ids up to {}, but config.json has a vocab_size of {}",
-            tokenizer.id_limit() - 1,
-            description.graph.vocabulary
-        );
-        return Err(PackError::SourceFile { path: source.folder.join(entry_names::TOKENIZER), problem });
-    }
     let carried = carried_files(source)?;
     let mut notes = check_settings(&config, &carried, &tokenizer, description.graph.vocabulary)?;
     notes.extend(source.left_out());
+    notes.extend(tokens_beyond(source, &tokenizer, description.graph.vocabulary)?);
     let checkpoint = Checkpoint::open(source.weight_files())?;
     check_index(source, &checkpoint, family)?;
     if let Some((head, embedding)) = differing_tie(&checkpoint, family, &description)? {
@@ -222,6 +215,32 @@ fn check_settings(
     };
     let defaults = PackageDefaults::from_files(&files, tokenizer, vocabulary);
     Ok(defaults.map_err(PackError::CarriedSetting)?.notes)
+}
+
+/// A note on the tokens that the model has no row for, if there are any: texts without them can be used.
+///
+/// # Errors
+/// [`PackError::SourceFile`] where every prompt begins with one.
+fn tokens_beyond(
+    source: &ModelSource,
+    tokenizer: &Tokenizer,
+    vocabulary: usize,
+) -> Result<Option<String>, PackError> {
+    const SHOWN: usize = 5;
+    tokenizer.check_ids(&tokenizer.encode_prompt("")?, vocabulary).map_err(|e| PackError::SourceFile {
+        path: source.folder.join(entry_names::TOKENIZER),
+        problem: format!("every prompt begins with a token that the model has no row for: {e}"),
+    })?;
+    let ids: Vec<u32> = tokenizer.ids_beyond(vocabulary).collect();
+    let token = |&id: &u32| format!("{:?} ({id})", String::from_utf8_lossy(&tokenizer.bytes(id)));
+    let shown: Vec<_> = ids.iter().take(SHOWN).map(token).collect();
+    let more = if ids.len() > SHOWN { format!(" and {} more", ids.len() - SHOWN) } else { String::new() };
+    Ok((!ids.is_empty()).then(|| {
+        format!(
+            "the model has {vocabulary} rows for tokens and none for {}{more}: texts with such a token are refused",
+            shown.join(", ")
+        )
+    }))
 }
 
 /// Builds the graph of whichever family `config.json` names.

@@ -1,65 +1,309 @@
-//! `tokenizer.json`, or its making from the older pair `vocab.json` and `merges.txt`.
+//! What the files of a folder say of its tokenizer together, as one `tokenizer.json`.
+//!
+//! There may be a `tokenizer.json`, or the older pair `vocab.json` and `merges.txt`, or SentencePiece's
+//! `tokenizer.model`; and beside it `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json`, which add
+//! tokens and change settings. What transformers makes of them is what is packed.
+
+mod class;
+mod names;
+mod sentencepiece;
+#[cfg(test)]
+mod tests;
+mod tokens;
 
 use aibit_format::entry_names;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
+use self::class::Class;
+use self::names::Names;
+use self::tokens::Tokens;
 use crate::{ModelSource, PackError};
 
 /// The older pair of files.
 pub(crate) const VOCABULARY: &str = "vocab.json";
 pub(crate) const MERGES: &str = "merges.txt";
 
-/// The tokenizer's JSON and the names of the files it came from.
+const CONFIG: &str = "tokenizer_config.json";
+const SPECIAL_TOKENS: &str = "special_tokens_map.json";
+const ADDED_TOKENS: &str = "added_tokens.json";
+const SENTENCEPIECE: &str = "tokenizer.model";
+
+/// The tokenizer's JSON and the names of the files it came from, those aside that are carried along.
 pub(crate) struct TokenizerFiles {
     pub(crate) json: Vec<u8>,
     pub(crate) read: Vec<&'static str>,
 }
 
-/// The source's own `tokenizer.json`, byte for byte, where there is one. Otherwise the byte-level BPE that
-/// GPT-2's two files describe, with `<|endoftext|>` as its special token.
+/// A JSON object's fields.
+type Object = Map<String, Value>;
+
+/// A problem, and the file that it is about.
+struct Problem(&'static str, String);
+
+/// The tokenizer of a source; byte for byte the source's own `tokenizer.json` where the other files add nothing to it.
+///
+/// # Errors
+/// [`PackError::SourceFile`] for files that contradict each other, and for a class of tokenizers that is not known.
 pub(crate) fn load(source: &ModelSource) -> Result<TokenizerFiles, PackError> {
-    if let Some(json) = source.read(entry_names::TOKENIZER)? {
-        return Ok(TokenizerFiles { read: vec![entry_names::TOKENIZER], json });
+    let problem = |Problem(file, problem)| PackError::SourceFile { path: source.folder.join(file), problem };
+    let own = source.read(entry_names::TOKENIZER)?;
+    if let (Some(json), Some(_)) = (&own, source.single_file()) {
+        return Ok(TokenizerFiles { json: json.clone(), read: vec![entry_names::TOKENIZER] });
     }
-    let (Some(vocab), Some(merges)) = (source.read(VOCABULARY)?, source.read(MERGES)?) else {
-        let problem = "it holds no tokenizer: tokenizer.json, or vocab.json with merges.txt".to_owned();
+    let object = |name: &'static str| -> Result<Option<Object>, PackError> {
+        let Some(json) = source.read(name)? else { return Ok(None) };
+        serde_json::from_slice(&json).map(Some).map_err(|e| problem(Problem(name, e.to_string())))
+    };
+    let mut names = Names::default();
+    for file in [CONFIG, SPECIAL_TOKENS] {
+        if let Some(json) = source.read(file)? {
+            names.read(&json).map_err(|text| problem(Problem(file, text)))?;
+        }
+    }
+    let mut settings = Settings {
+        names,
+        config: object(CONFIG)?.unwrap_or_default(),
+        special_tokens: object(SPECIAL_TOKENS)?.unwrap_or_default(),
+        added_tokens: object(ADDED_TOKENS)?,
+        class: None,
+        puts_space: false,
+    };
+    let model = object(entry_names::CONFIG)?.unwrap_or_default();
+    settings.class = Class::name(&model, &settings.config);
+    let mut read = Vec::new();
+    if settings.added_tokens.is_some() {
+        read.push(ADDED_TOKENS);
+    }
+    let mut file = if let Some(json) = &own {
+        read.push(entry_names::TOKENIZER);
+        serde_json::from_slice(json).map_err(|e| problem(Problem(entry_names::TOKENIZER, e.to_string())))?
+    } else if let (Some(vocab), Some(merges)) = (source.read(VOCABULARY)?, source.read(MERGES)?) {
+        read.extend([VOCABULARY, MERGES]);
+        let class = Class::of_pair(settings.class.as_deref()).map_err(problem)?;
+        class.tokenizer(&vocab, &merges).map_err(problem)?
+    } else if let Some(bytes) = source.read(SENTENCEPIECE)? {
+        read.push(SENTENCEPIECE);
+        let is_legacy = settings.config.get("legacy").and_then(Value::as_bool).unwrap_or(true);
+        let model = sentencepiece::Model::parse(&bytes)
+            .map_err(|problem| format!("{problem}; {CONVERT}"))
+            .map_err(|text| problem(Problem(SENTENCEPIECE, text)))?;
+        settings.take_names(&model);
+        model
+            .tokenizer(is_legacy)
+            .map_err(|text| problem(Problem(SENTENCEPIECE, format!("{text}; {CONVERT}"))))?
+    } else {
+        let problem =
+            "it holds no tokenizer: tokenizer.json, or vocab.json with merges.txt, or SentencePiece's \
+                       tokenizer.model"
+                .to_owned();
         return Err(PackError::NotAModel { path: source.folder.clone(), problem });
     };
-    let json = from_pair(&vocab, &merges)
-        .map_err(|problem| PackError::SourceFile { path: source.folder.join("vocab.json"), problem })?;
-    Ok(TokenizerFiles { json, read: vec![VOCABULARY, MERGES] })
+    // Of what the settings change; the vocabulary they only make larger.
+    let state = |file: &Object| {
+        let size = file.get("model").and_then(|model| model["vocab"].as_object()).map_or(0, Object::len);
+        let parts = ["added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder"]
+            .map(|name| file.get(name).cloned());
+        (parts, size)
+    };
+    let before = state(&file);
+    settings.complete(&mut file, own.is_some()).map_err(problem)?;
+    let json = match own {
+        Some(json) if state(&file) == before => json,
+        _ => serde_json::to_vec(&Value::Object(file)).expect("names are strings"),
+    };
+    Ok(TokenizerFiles { json, read })
 }
 
-fn from_pair(vocab: &[u8], merges: &[u8]) -> Result<Vec<u8>, String> {
-    const END_OF_TEXT: &str = "<|endoftext|>";
-    let vocab: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_slice(vocab).map_err(|e| e.to_string())?;
-    let merges = std::str::from_utf8(merges).map_err(|e| format!("merges.txt: {e}"))?;
-    let merges: Vec<&str> =
-        merges.lines().filter(|line| !line.is_empty() && !line.starts_with("#version")).collect();
-    let special: Vec<_> = vocab
-        .get(END_OF_TEXT)
-        .map(|id| {
-            json!({"id": id, "content": END_OF_TEXT, "single_word": false, "lstrip": false, "rstrip": false,
-                   "normalized": true, "special": true})
-        })
-        .into_iter()
-        .collect();
-    let byte_level = |trim_offsets: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": trim_offsets, "use_regex": true});
-    let tokenizer = json!({
-        "version": "1.0",
-        "truncation": null,
-        "padding": null,
-        "added_tokens": special,
-        "normalizer": null,
-        "pre_tokenizer": byte_level(true),
-        "post_processor": byte_level(false),
-        "decoder": byte_level(true),
-        "model": {
-            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": "",
-            "end_of_word_suffix": "", "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
-            "vocab": vocab, "merges": merges,
-        },
-    });
-    serde_json::to_vec(&tokenizer).map_err(|e| e.to_string())
+/// How a folder gets a `tokenizer.json`.
+const CONVERT: &str = "convert it with transformers, AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER), and \
+                       pack what has a tokenizer.json then";
+
+/// What stands beside the tokenizer itself.
+struct Settings {
+    /// In the order of the files, in which tokens without an id are numbered.
+    names: Names,
+    config: Object,
+    special_tokens: Object,
+    added_tokens: Option<Object>,
+    class: Option<String>,
+    /// Whether each part of a text between added tokens gets a space before it.
+    puts_space: bool,
+}
+
+impl Settings {
+    /// The names that a SentencePiece model gives to its special tokens, where the files have none.
+    fn take_names(&mut self, model: &sentencepiece::Model) {
+        self.puts_space = model.adds_prefix();
+        for (name, piece) in model.names() {
+            if !self.config.contains_key(name) {
+                self.config.insert(name.to_owned(), piece.into());
+            }
+        }
+    }
+
+    /// Puts into `file` what the settings add to it.
+    fn complete(&self, file: &mut Object, is_own: bool) -> Result<(), Problem> {
+        let class = self.class.as_deref().and_then(Class::of_name);
+        let mut tokens = Tokens::of(file).map_err(|text| Problem(entry_names::TOKENIZER, text))?;
+        let bos = self.add_tokens(&mut tokens, class)?;
+        let bos = bos.and_then(|token| Some((tokens.id(&token)?, token)));
+        tokens.write(file).map_err(|text| Problem(CONFIG, text))?;
+        let puts_space = self.config.get("add_prefix_space").and_then(Value::as_bool);
+        match (class, self.class.as_deref()) {
+            (Some(class), _) => class.set_prefix_space(file, puts_space.unwrap_or_default()),
+            (None, Some("LlamaTokenizer")) if puts_space == Some(false) => class::remove_prefix_space(file),
+            _ => {}
+        }
+        let adds_bos = self.config.get("add_bos_token").and_then(Value::as_bool).unwrap_or_default();
+        if let Some((id, token)) = bos.filter(|_| adds_bos && !is_own) {
+            file.insert("post_processor".into(), prompts_prefix(&token, id));
+        }
+        Ok(())
+    }
+
+    /// Adds the tokens that the files name, and returns the one that begins a text.
+    fn add_tokens(&self, tokens: &mut Tokens, class: Option<&Class>) -> Result<Option<String>, Problem> {
+        let mut config = self.config.clone();
+        let is_empty = |value: Option<&Value>| match value {
+            Some(Value::Array(list)) => list.is_empty(),
+            Some(Value::Object(fields)) => fields.is_empty(),
+            value => value.is_none_or(Value::is_null),
+        };
+        if is_empty(config.get(EXTRA))
+            && let Some(additional) = config.remove(ADDITIONAL)
+        {
+            config.insert(EXTRA.into(), additional);
+        }
+        check_fields(&config).map_err(|text| Problem(CONFIG, text))?;
+        if let Some(decoder) = config.get("added_tokens_decoder").filter(|decoder| !decoder.is_null()) {
+            let entries = decoder.as_object().into_iter().flatten().map(|(id, token)| {
+                let id = id.parse::<u32>().map_err(|_| format!("added_tokens_decoder has the id {id:?}"))?;
+                let mut token = tokens::Token::of(token, false)
+                    .ok_or_else(|| format!("added_tokens_decoder has no token for id {id}"))?;
+                token.normalized &= !self.puts_space;
+                Ok((id, token))
+            });
+            let mut entries: Vec<_> =
+                entries.collect::<Result<_, String>>().map_err(|text| Problem(CONFIG, text))?;
+            entries.sort_by_key(|(id, _)| *id);
+            for (id, token) in entries {
+                tokens.add(token, Some(id)).map_err(|text| Problem(CONFIG, text))?;
+            }
+        } else {
+            self.merge_special_tokens(&mut config);
+            check_fields(&config).map_err(|text| Problem(SPECIAL_TOKENS, text))?;
+            let specials = self.specials(&config, None);
+            let mut entries = Vec::new();
+            for (content, id) in self.added_tokens.iter().flatten() {
+                let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
+                let id =
+                    id.ok_or_else(|| Problem(ADDED_TOKENS, format!("the token {content:?} has no id")))?;
+                entries.push((id, content));
+            }
+            entries.sort_unstable();
+            for (id, content) in entries {
+                let special = specials.iter().any(|token| token.content == *content);
+                let token = tokens::Token {
+                    normalized: !special && !self.puts_space,
+                    ..tokens::Token::new(content, special)
+                };
+                tokens.add_missing(token, Some(id)).map_err(|text| Problem(ADDED_TOKENS, text))?;
+            }
+        }
+        for token in self.specials(&config, class) {
+            tokens.add_missing(token, None).map_err(|text| Problem(CONFIG, text))?;
+        }
+        Ok(named(&config, class, "bos_token").map(|token| token.content))
+    }
+
+    /// As transformers reads `special_tokens_map.json`: only where the configuration lists no added tokens, and then before
+    /// what that says.
+    fn merge_special_tokens(&self, config: &mut Object) {
+        for (name, value) in &self.special_tokens {
+            let value = match (name.as_str(), value) {
+                (EXTRA, Value::Array(more)) => {
+                    let mut list = config.get(EXTRA).and_then(Value::as_array).cloned().unwrap_or_default();
+                    list.extend(
+                        more.iter().filter(|token| !list.contains(token)).cloned().collect::<Vec<_>>(),
+                    );
+                    list.into()
+                }
+                _ => value.clone(),
+            };
+            config.insert(name.clone(), value);
+        }
+        if !config.contains_key(EXTRA)
+            && let Some(additional) = config.remove(ADDITIONAL)
+        {
+            config.insert(EXTRA.into(), additional);
+        }
+    }
+
+    /// The special tokens that a configuration names, in the order in which those that are missing are added.
+    fn specials(&self, config: &Object, class: Option<&Class>) -> Vec<tokens::Token> {
+        let mut found: Vec<_> = NAMED.iter().filter_map(|name| named(config, class, name)).collect();
+        let is_other = |name: &&str| name.ends_with("_token") && !NAMED.contains(name);
+        let others = self.names.in_order(config).into_iter().filter(is_other);
+        found.extend(others.filter_map(|name| named(config, None, name)));
+        match config.get(EXTRA) {
+            Some(Value::Object(tokens)) => {
+                let names = self.names.in_order(tokens);
+                found.extend(names.into_iter().filter_map(|name| named(tokens, None, name)));
+            }
+            Some(Value::Array(tokens)) => {
+                found.extend(tokens.iter().filter_map(|token| tokens::Token::of(token, true)));
+            }
+            _ => {}
+        }
+        found
+    }
+}
+
+const EXTRA: &str = "extra_special_tokens";
+const ADDITIONAL: &str = "additional_special_tokens";
+
+/// Fields that name a special token, in the order in which transformers adds what is missing.
+const NAMED: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// Checks that the fields of special tokens hold such.
+fn check_fields(config: &Object) -> Result<(), String> {
+    let is_token = |value: &Value| {
+        value.is_null() || value.as_str() == Some("") || tokens::Token::of(value, true).is_some()
+    };
+    let fields = NAMED.iter().filter_map(|name| Some((*name, config.get(*name)?)));
+    let wrong = |value: &Value| value.to_string().chars().take(60).collect::<String>();
+    if let Some((name, value)) = fields.into_iter().find(|(_, value)| !is_token(value)) {
+        return Err(format!("`{name}` is {}, which is not a token", wrong(value)));
+    }
+    let list = config.get(EXTRA).and_then(Value::as_array).into_iter().flatten();
+    match list.into_iter().find(|value| !is_token(value)) {
+        Some(value) => {
+            Err(format!("`{EXTRA}` or `{ADDITIONAL}` holds {}, which is not a token", wrong(value)))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The token that a field names; without the field the one that the class has there.
+fn named(config: &Object, class: Option<&Class>, name: &str) -> Option<tokens::Token> {
+    let token = match config.get(name) {
+        Some(value) => tokens::Token::of(value, true),
+        None => {
+            class.and_then(|class| class.default_token(name)).map(|content| tokens::Token::new(content, true))
+        }
+    };
+    token.map(|token| tokens::Token { special: true, ..token })
+}
+
+/// The step that puts a token before the text of a prompt.
+fn prompts_prefix(token: &str, id: u32) -> Value {
+    let text = |id: &str, type_id: u32| json!({ "Sequence": { "id": id, "type_id": type_id } });
+    let bos = json!({ "SpecialToken": { "id": token, "type_id": 0 } });
+    json!({
+        "type": "TemplateProcessing",
+        "single": [bos, text("A", 0)],
+        "pair": [bos, text("A", 0), text("B", 1)],
+        "special_tokens": { token: { "id": token, "ids": [id], "tokens": [token] } },
+    })
 }

@@ -64,6 +64,19 @@ pub enum RuntimeError {
         /// Size of the vocabulary.
         vocabulary: usize,
     },
+    /// A token of the tokenizer that the model has no row for.
+    #[error(
+        "the text holds the token {token:?} with id {id}, which is not in the model's vocabulary of {vocabulary} ids; \
+         leave it out"
+    )]
+    TokenBeyond {
+        /// The token, written out.
+        token: String,
+        /// Its id.
+        id: u32,
+        /// Rows of the model's embedding.
+        vocabulary: usize,
+    },
     /// More tokens than the context holds.
     #[error(
         "{tokens} tokens do not fit: {used} of {context} positions of the context are taken{}",

@@ -68,7 +68,8 @@ pub struct Generation {
 ///
 /// # Errors
 /// [`RuntimeError::ContextFull`] for a prompt that does not fit, [`RuntimeError::EmptyPrompt`],
-/// [`RuntimeError::Sampler`] and [`RuntimeError::Stop`] for options out of range.
+/// [`RuntimeError::TokenBeyond`] for a token that the model has no row for, [`RuntimeError::Sampler`] and
+/// [`RuntimeError::Stop`] for options out of range.
 pub fn generate(
     session: &mut Session<'_>,
     tokenizer: &Tokenizer,
@@ -89,6 +90,7 @@ pub(crate) fn generate_after(
     on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
 ) -> Result<Generation, RuntimeError> {
     let start = Instant::now();
+    tokenizer.check_ids(&prompt[computed..], session.model().graph().vocabulary)?;
     let mut sampler = Sampler::new(options.sampler.clone(), options.processors.clone())?;
     let mut stream = TextStream::new(options.stop_strings.clone())?;
     let mut history = prompt.to_vec();

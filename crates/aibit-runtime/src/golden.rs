@@ -98,17 +98,30 @@ impl Golden {
     /// Runs the package on the built-in texts. `tokenizer_json` is the entry that `tokenizer` was made from.
     ///
     /// # Errors
-    /// Whatever keeps the package from running.
+    /// Whatever keeps the package from running; [`RuntimeError::Tokenizer`] where no text gives tokens of the model.
     pub fn record(model: &Model, tokenizer: &Tokenizer, tokenizer_json: &[u8]) -> Result<Self, RuntimeError> {
         let mut cases = Vec::new();
         for text in TEXTS {
             cases.push(GoldenText { text: text.to_owned(), ids: tokenizer.encode(text)? });
         }
+        let vocabulary = model.graph().vocabulary;
         let mut runs = Vec::new();
-        for case in cases.iter().take(PROMPTS) {
-            // Short enough for the smallest context, and for packing to stay quick.
-            let length = case.ids.len().min(model.graph().context / 2).clamp(1, 24);
-            runs.push(run(model, tokenizer, &case.ids[..length])?);
+        for case in &cases {
+            // Short enough for the smallest context, and for packing to stay quick; without tokens that the model has no
+            // row for.
+            let length = (model.graph().context / 2).clamp(1, 24);
+            let prompt = case.ids.iter().copied().take(length).take_while(|&id| (id as usize) < vocabulary);
+            let prompt: Vec<u32> = prompt.collect();
+            if !prompt.is_empty() && runs.len() < PROMPTS {
+                runs.push(run(model, tokenizer, &prompt)?);
+            }
+        }
+        if runs.is_empty() {
+            return Err(RuntimeError::Tokenizer(format!(
+                "none of {} texts of prose, code and digits begins with a token of the model's {vocabulary}: the \
+                 tokenizer encodes them to nothing, or is that of another model",
+                TEXTS.len()
+            )));
         }
         let tokenizer = GoldenTokenizer {
             cases,

@@ -310,6 +310,11 @@ impl<'m> Session<'m> {
         })
     }
 
+    /// The model that the sequence is of.
+    pub fn model(&self) -> &'m Model {
+        self.model
+    }
+
     /// The sequence's cache.
     pub fn kv(&self) -> &KvCache {
         &self.kv

@@ -110,6 +110,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     let text = text::read(&args.ppl, text::LONGEST_TEXT)?;
     let text = if args.trim { text::without_line_ends(&text) } else { &text };
     let ids = tokenizer.encode_prompt(text)?;
+    tokenizer.check_ids(&ids, model.graph().vocabulary)?;
     let base = match &args.kl_base {
         None => None,
         Some(path) => {

@@ -25,5 +25,6 @@ mod support;
 #[cfg(unix)]
 mod terminal;
 mod text_output;
+mod tokenizers;
 mod torch_file;
 mod verification;

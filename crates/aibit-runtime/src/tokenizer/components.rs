@@ -37,7 +37,7 @@ const MAX_STEPS: usize = 32;
 /// How deep sequences lie in each other.
 const MAX_DEPTH: usize = 8;
 /// How much longer normalization and splitting may make a text.
-const MAX_GROWTH: usize = 128;
+const MAX_GROWTH: usize = 256;
 /// Normal forms of Unicode in a row.
 const MAX_FORMS: usize = 2;
 /// Pieces, tokens and ids of tokens of a template.
@@ -423,7 +423,7 @@ fn pre_tokenizer(step: &Component<'_>, growth: &mut Growth) -> Result<(), String
         }
         "Metaspace" => {
             metaspace(step)?;
-            growth.by(step, 1, 4)
+            growth.by(step, 1, 3)
         }
         "Split" => {
             step.has_only(&["pattern", "behavior", "invert"])?;

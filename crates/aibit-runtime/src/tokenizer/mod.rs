@@ -176,6 +176,26 @@ impl Tokenizer {
         }
     }
 
+    /// The ids from `vocabulary` on that stand for tokens: a model of that many rows has none for them.
+    pub fn ids_beyond(&self, vocabulary: usize) -> impl Iterator<Item = u32> {
+        let ids = (vocabulary..self.id_limit()).map_while(|id| u32::try_from(id).ok());
+        ids.filter(|&id| !self.bytes(id).is_empty())
+    }
+
+    /// Checks that a model with `vocabulary` rows has one for each of `ids`.
+    ///
+    /// # Errors
+    /// [`RuntimeError::TokenBeyond`] for the first that it has none for.
+    pub fn check_ids(&self, ids: &[u32], vocabulary: usize) -> Result<(), RuntimeError> {
+        match ids.iter().find(|&&id| id as usize >= vocabulary) {
+            None => Ok(()),
+            Some(&id) => {
+                let token = String::from_utf8_lossy(&self.bytes(id)).into_owned();
+                Err(RuntimeError::TokenBeyond { token, id, vocabulary })
+            }
+        }
+    }
+
     /// Compares this tokenizer with the one that `json` describes: whether `json` compiles to these very bytes, which
     /// settles it for all texts; then every id's bytes and kind, and the ids of every token's text, alone and among
     /// its neighbours, in the library's way and in this one.
