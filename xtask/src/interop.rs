@@ -15,7 +15,8 @@ use crate::python::{self, answer, finish, needs};
 use crate::{e2e, fixtures, root};
 
 /// Programs that check a model, given `AIBIT MODEL WORK`.
-const SCRIPTS: [(&str, Subject); 4] = [
+const SCRIPTS: [(&str, Subject); 5] = [
+    ("check_transformers.py", Subject::Small),
     ("check_bnb.py", Subject::Small),
     ("check_compressed_tensors.py", Subject::Small),
     ("check_gguf.py", Subject::Small),
@@ -45,6 +46,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let folder = root().join("target/interop");
     let scripts = root().join("interop");
     let python = python::environment(&folder.join("venv"), &scripts.join("requirements.txt"))?;
+    let transformers_4 = folder.join("transformers4");
+    python::overlay(&python, &transformers_4, &scripts.join("requirements-transformers4.txt"))?;
     let aibit = e2e::build()?.0;
     let work = folder.join("work");
     if work.exists() {
@@ -59,7 +62,9 @@ pub(crate) fn run() -> anyhow::Result<()> {
             Subject::Small => root().join("fixtures/aibit-small-gpt2"),
             Subject::Smollm2 => prepare_smollm2(&python, &program, &aibit, &work)?,
         };
-        let lines = answer(Command::new(&python).arg("-B").arg(program).arg(&aibit).arg(model).arg(&work))?;
+        let mut check = Command::new(&python);
+        check.arg("-B").arg(program).arg(&aibit).arg(model).arg(&work).env("TRANSFORMERS_4", &transformers_4);
+        let lines = answer(&mut check)?;
         for line in lines.lines() {
             let check: Value = serde_json::from_str(line).with_context(|| format!("{script}: {line}"))?;
             let text = |field: &str| check[field].as_str().unwrap_or_default().to_owned();

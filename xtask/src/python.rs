@@ -29,6 +29,28 @@ pub(crate) fn environment(venv: &Path, requirements: &Path) -> anyhow::Result<Pa
     Ok(python)
 }
 
+/// A folder at `folder` with the packages of `requirements`, made anew where they have changed, which take the place of those of
+/// the same name in `python`'s environment where `PYTHONPATH` names it.
+pub(crate) fn overlay(python: &Path, folder: &Path, requirements: &Path) -> anyhow::Result<()> {
+    let wanted = fs::read_to_string(requirements)?;
+    let stamp = folder.join("installed.txt");
+    if fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
+        return Ok(());
+    }
+    if folder.exists() {
+        fs::remove_dir_all(folder)?;
+    }
+    let mut install = Command::new(python);
+    install
+        .args(["-m", "pip", "install", "--no-cache-dir", "--target"])
+        .arg(folder)
+        .arg("-r")
+        .arg(requirements);
+    finish(&mut install, "pip install")?;
+    fs::write(stamp, wanted)?;
+    Ok(())
+}
+
 /// Makes an empty virtual environment, and returns its interpreter.
 pub(crate) fn create(venv: &Path) -> anyhow::Result<PathBuf> {
     needs("python3", "install Python 3.11 or newer")?;

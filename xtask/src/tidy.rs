@@ -24,7 +24,10 @@ const ARROWS: [(&str, &[&str]); 14] = [
         "aibit-pack",
         &["aibit-families", "aibit-format", "aibit-gguf", "aibit-graph", "aibit-quant", "aibit-runtime"],
     ),
-    ("aibit-export", &["aibit-families", "aibit-format", "aibit-gguf", "aibit-graph", "aibit-quant"]),
+    (
+        "aibit-export",
+        &["aibit-families", "aibit-format", "aibit-gguf", "aibit-graph", "aibit-quant", "aibit-runtime"],
+    ),
     (
         "aibit-cli",
         &["aibit-export", "aibit-format", "aibit-gguf", "aibit-graph", "aibit-pack", "aibit-runtime"],

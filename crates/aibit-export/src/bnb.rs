@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::export::{Tensor, encode, write_model};
 use crate::parameter::{Model, Stored, f32_bytes};
+use crate::portable;
 use crate::{ExportError, ExportOptions, ExportReport, Target};
 
 pub(crate) fn write(
@@ -48,7 +49,7 @@ pub(crate) fn write(
             }
         }
     }
-    let mut config = model.config_json.clone();
+    let mut config = portable::config(model, None)?;
     config.insert("quantization_config".into(), quantization_config(bits));
     write_model(folder, &tensors, &config, report)
 }

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::diff::{Count, Diff, TensorDiff};
 use crate::export::{Tensor, encode, write_model};
 use crate::parameter::{Model, Stored, f32_bytes, floats};
+use crate::portable;
 use crate::{ActivationDtype, ExportError, ExportOptions, ExportReport, Target};
 
 /// How the layers of a model are quantized there, all alike.
@@ -102,9 +103,7 @@ pub(crate) fn write(
         };
         tensors.extend(layer(module, stored.matrix_shape(), layers, codes, scales, int8_activations));
     }
-    let mut config = model.config_json.clone();
-    config.remove("torch_dtype");
-    config.insert("dtype".into(), dtype_name.into());
+    let mut config = portable::config(model, Some(dtype_name))?;
     config.insert("quantization_config".into(), quantization_config(layers, int8_activations, &ignore));
     write_model(folder, &tensors, &config, report)
 }

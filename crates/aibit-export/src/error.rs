@@ -4,6 +4,7 @@ use aibit_format::{FormatError, Scheme};
 use aibit_gguf::GgufError;
 use aibit_graph::{ConfigError, GraphError};
 use aibit_quant::QuantError;
+use aibit_runtime::RuntimeError;
 
 use crate::Target;
 
@@ -27,6 +28,14 @@ pub enum ExportError {
     /// The archive's configuration is refused.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// A small file of the archive is not JSON.
+    #[error("{entry}: {source}")]
+    Json {
+        /// The entry.
+        entry: &'static str,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
     /// The archive's graph is refused.
     #[error("graph.json: {0}")]
     Graph(#[from] GraphError),
@@ -42,6 +51,9 @@ pub enum ExportError {
     /// Its tokenizer, or its tensors, cannot be said in a GGUF file.
     #[error(transparent)]
     Gguf(#[from] GgufError),
+    /// The archive's tokenizer or settings are refused.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
     /// An option that means nothing for the target.
     #[error("{option} has no meaning for {target}; leave it out")]
     Option {

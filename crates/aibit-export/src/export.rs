@@ -13,7 +13,7 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use serde::Serialize;
 
 use crate::parameter::{Model, f32_bytes};
-use crate::{ExportError, Target, bnb, compressed_tensors, gguf, hf, own_tensors};
+use crate::{ExportError, Target, bnb, compressed_tensors, gguf, hf, own_tensors, portable};
 
 /// How to export.
 #[derive(Debug, Clone, Copy, Default)]
@@ -183,7 +183,7 @@ pub fn export(
             Target::CompressedTensors => compressed_tensors::write(&model, &folder, options, &mut report)?,
             _ => hf::write(&model, &folder, options, &mut report)?,
         }
-        write_small_files(archive, &folder, &mut report)?;
+        write_small_files(&model, &folder, &mut report)?;
         Output::Folder(folder)
     } else {
         let output = OutputFile::create(output)?;
@@ -201,24 +201,17 @@ pub fn export(
     Ok(Exported { report, output })
 }
 
-/// The tokenizer and what else the archive carries, as it came.
+/// The tokenizer and what else the archive carries.
 fn write_small_files(
-    archive: &Archive,
+    model: &Model<'_>,
     folder: &OutputFolder,
     report: &mut ExportReport,
 ) -> Result<(), ExportError> {
-    const OWN: [&str; 6] = [
-        entry_names::MANIFEST,
-        entry_names::WEIGHTS,
-        entry_names::GRAPH,
-        entry_names::CONFIG,
-        entry_names::TOKENIZER_COMPILED,
-        entry_names::GOLDEN,
-    ];
-    for entry in archive.entries().filter(|entry| !OWN.contains(&entry.name)) {
+    for entry in model.archive.entries().filter(|entry| portable::is_carried(entry.name)) {
         write_file(folder, entry.name, report, |file| file.write_all(entry.data))?;
     }
-    Ok(())
+    let settings = portable::tokenizer_config(model)?;
+    write_file(folder, portable::TOKENIZER_CONFIG, report, |file| file.write_all(&settings))
 }
 
 /// Writes a file of a folder, and counts its bytes.

@@ -6,14 +6,16 @@ use std::io::Write;
 
 use aibit_format::{Scheme, entry_names};
 use aibit_gguf::{
-    GgmlType, GgufLayout, Metadata, SpecialIds, Value, interleave_rows, join_q4_0, join_q8_0,
+    GgmlType, GgufLayout, Metadata, SpecialIds, Value, interleave_rows, is_end_of_text, join_q4_0, join_q8_0,
     tokenizer_metadata,
 };
 use aibit_graph::Role;
 use aibit_quant::{GROUP, quantize_int8_groups};
+use aibit_runtime::{PackageDefaults, Tokenizer};
 use half::f16;
 
 use crate::parameter::{Model, Stored, f32_bytes, floats};
+use crate::portable;
 use crate::{ExportError, ExportOptions, ExportReport, Target};
 
 pub(crate) fn write(
@@ -46,7 +48,7 @@ pub(crate) fn write(
     metadata.set("general.file_type", Value::U32(file_type(&tensors)));
     let tokenizer = model.archive.entry(entry_names::TOKENIZER)?.data;
     let vocabulary = model.description.graph.vocabulary;
-    for (key, value) in tokenizer_metadata(tokenizer, vocabulary, &specials(model, tokenizer))? {
+    for (key, value) in tokenizer_metadata(tokenizer, vocabulary, &specials(model, tokenizer)?)? {
         metadata.set(key, value);
     }
     let layout = GgufLayout::new(&metadata, &tensors)?;
@@ -156,26 +158,51 @@ fn file_type(tensors: &[(String, GgmlType, Vec<usize>)]) -> u32 {
     numbers.into_iter().max_by_key(|(dtype, _)| elements(*dtype)).map_or(0, |(_, number)| number)
 }
 
-/// The special tokens by the model's configuration and its tokenizer.
-fn specials(model: &Model<'_>, tokenizer: &[u8]) -> SpecialIds {
-    let known =
-        |id: u64| u32::try_from(id).ok().filter(|id| (*id as usize) < model.description.graph.vocabulary);
-    let id = |key: &str| {
-        let id = model.config_json.get(key)?;
-        // Of several, the first ends a text.
-        let id = id.as_array().and_then(|ids| ids.first()).unwrap_or(id).as_u64()?;
-        known(id)
+/// The special tokens by the model's settings and its tokenizer.
+fn specials(model: &Model<'_>, tokenizer_json: &[u8]) -> Result<SpecialIds, ExportError> {
+    let vocabulary = model.description.graph.vocabulary;
+    let tokenizer = Tokenizer::load(model.archive)?;
+    let known = |id: u64| u32::try_from(id).ok().filter(|id| (*id as usize) < vocabulary);
+    let token = |name: &str| {
+        let in_config = model.config_json.get(&format!("{name}_id")).and_then(|id| id.as_u64());
+        let by_name = || tokenizer.token_id(&named_token(model, name)?).map(u64::from);
+        in_config.or_else(by_name).and_then(known)
     };
-    let eos = id("eos_token_id");
-    let before_prompts = before_prompts(tokenizer).and_then(known);
-    SpecialIds {
-        bos: before_prompts.or_else(|| id("bos_token_id")).or(eos),
+    let ends = PackageDefaults::load(model.archive, &tokenizer, vocabulary)?.stop_ids;
+    let eos = ends.first().copied();
+    // llama.cpp knows some ends by their texts, whatever the keys say.
+    let text = |id: u32| String::from_utf8_lossy(&tokenizer.bytes(id)).into_owned();
+    let is_known = |id: &&u32| is_end_of_text(&text(**id));
+    let others = ends.get(1..).unwrap_or_default();
+    let keys = if others.iter().all(|id| is_known(&id)) { &[][..] } else { others };
+    if let Some(id) = keys.iter().skip(2).find(|id| !is_known(id)) {
+        let text = text(*id);
+        let problem = format!(
+            "{} tokens end a text, a GGUF file names three of them and not {text:?} ({id}); name fewer in \
+             generation_config.json",
+            ends.len()
+        );
+        return Err(ExportError::Model { target: Target::Gguf, problem });
+    }
+    let before_prompts = before_prompts(tokenizer_json).and_then(known);
+    Ok(SpecialIds {
+        bos: before_prompts.or_else(|| token("bos_token")).or(eos),
         eos,
-        pad: id("pad_token_id"),
+        pad: token("pad_token"),
+        eot: keys.first().copied(),
+        eom: keys.get(1).copied(),
         add_bos: before_prompts.is_some(),
         chat_template: chat_template(model),
         ..SpecialIds::default()
-    }
+    })
+}
+
+/// The text of the special token that the tokenizer's settings call `name`.
+fn named_token(model: &Model<'_>, name: &str) -> Option<String> {
+    let settings = model.archive.entry(portable::TOKENIZER_CONFIG).ok()?;
+    let settings: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(settings.data).ok()?;
+    let token = settings.get(name)?;
+    token.as_str().or_else(|| token.get("content")?.as_str()).map(str::to_owned)
 }
 
 /// The token that `tokenizer.json` puts before the text of a prompt.

@@ -6,6 +6,7 @@ use safetensors::Dtype;
 
 use crate::export::{Tensor, encode, write_model};
 use crate::parameter::{Model, Stored};
+use crate::portable;
 use crate::{ExportError, ExportOptions, ExportReport, Target};
 
 pub(crate) fn write(
@@ -20,10 +21,7 @@ pub(crate) fn write(
         report.dequantized += usize::from(stored.scheme().is_quantized());
         tensors.push(tensor(parameter, &stored, dtype)?);
     }
-    let mut config = model.config_json.clone();
-    config.remove("quantization_config");
-    config.remove("torch_dtype");
-    config.insert("dtype".into(), name.into());
+    let config = portable::config(model, Some(name))?;
     write_model(folder, &tensors, &config, report)
 }
 

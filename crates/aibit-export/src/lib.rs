@@ -12,6 +12,7 @@ mod gguf;
 mod hf;
 mod own_tensors;
 mod parameter;
+mod portable;
 mod target;
 
 pub use compressed_tensors::check_compressed_tensors;

@@ -26,6 +26,6 @@ pub use names::TensorNames;
 pub use reader::Gguf;
 pub use rows::{deinterleave_rows, interleave_rows};
 pub use tensor::GgufTensor;
-pub use tokenizer::{SpecialIds, special_ids, tokenizer_json, tokenizer_metadata};
+pub use tokenizer::{SpecialIds, is_end_of_text, special_ids, tokenizer_json, tokenizer_metadata};
 pub use types::{GgmlType, UnsupportedType};
 pub use writer::GgufLayout;

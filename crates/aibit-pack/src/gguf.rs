@@ -40,10 +40,13 @@ pub(crate) fn files(map: &[u8]) -> Result<BTreeMap<&'static str, Vec<u8>>, GgufE
     });
     files.insert("tokenizer_config.json", to_json(&tokenizer_config));
     // Where an answer ends, beside the end of a text that config.json names.
-    let ends: Vec<u32> = specials.eos.into_iter().chain(specials.eot).collect();
-    if let [eos, eot] = *ends
-        && eos != eot
-    {
+    let mut ends: Vec<u32> = Vec::new();
+    for id in [specials.eos, specials.eot, specials.eom].into_iter().flatten() {
+        if !ends.contains(&id) {
+            ends.push(id);
+        }
+    }
+    if ends.len() > usize::from(specials.eos.is_some()) {
         files.insert(entry_names::GENERATION_CONFIG, to_json(&json!({ "eos_token_id": ends })));
     }
     if let Some(template) = specials.chat_template {

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use aibit_export::{
-    ActivationDtype, Diff, DiffOptions, ExportOptions, ExportReport, FloatDtype, Target,
+    ActivationDtype, Diff, DiffOptions, ExportOptions, ExportReport, FloatDtype, Target, TensorDiff,
     check_compressed_tensors, check_own_tensors, diff, export,
 };
 use aibit_format::{Archive, OutputTarget, Replace};
@@ -50,6 +50,14 @@ pub(crate) struct Args {
     force: bool,
     #[command(flatten)]
     threads: ThreadsArg,
+}
+
+impl Args {
+    /// Whether floating-point weights are written in F16.
+    fn in_f16(&self) -> bool {
+        matches!(self.to, Target::Hf | Target::CompressedTensors)
+            && self.dtype.unwrap_or_default() == FloatDtype::F16
+    }
 }
 
 #[derive(Serialize)]
@@ -99,17 +107,26 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
         true => Some(check(&archive, args.to, exported.partial_path(), out)?),
         false => None,
     };
-    // Codes that were to be kept must be the same; scales may have been rounded to the target's type.
-    let is_lost = check.as_ref().is_some_and(|found| {
-        let changed = found.changed.iter().any(|change| change.codes.is_some_and(|codes| codes.changed > 0));
-        (changed && !args.requantize) || !found.removed.is_empty() || !found.added.is_empty()
-    });
+    let is_lost = check.as_ref().is_some_and(|found| is_lost(found, args));
     let (exported, code) = match is_lost {
         true => (exported.report().clone(), ExitCode::from(1)),
         false => (exported.finish()?, ExitCode::SUCCESS),
     };
     out.emit(&Report { exported, written: !is_lost, check })?;
     Ok(code)
+}
+
+/// Whether more differs than the target and the options call for.
+fn is_lost(found: &Diff, args: &Args) -> bool {
+    let has_other = |change: &TensorDiff| match change.codes {
+        // Scales may have been rounded to the target's type.
+        Some(codes) if change.schemes[0].is_quantized() => codes.changed > 0 && !args.requantize,
+        // Values that were asked for in F16 are half a unit in the last place away at most.
+        Some(_) if args.in_f16() => change.relative_error.is_some_and(|error| error > 1.0 / 2048.0),
+        Some(codes) => codes.changed > 0,
+        None => false,
+    };
+    found.changed.iter().any(has_other) || !found.removed.is_empty() || !found.added.is_empty()
 }
 
 /// What differs between the archive and the export that was written to `path`.

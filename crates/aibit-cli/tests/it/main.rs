@@ -19,6 +19,7 @@ mod outputs;
 mod packing;
 mod prompt_files;
 mod refusals;
+mod round_trips;
 mod settings;
 mod sources;
 mod support;

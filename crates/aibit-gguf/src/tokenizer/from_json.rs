@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 
 use super::pre_tokenizer::{self, PreTokenizer, Step};
 use super::{
-    ADD_BOS, ADD_EOS, BOS, CHAT_TEMPLATE, EOS, EOT, MERGES, MODEL, PAD, PRE, TOKEN_TYPE, TOKENS, UNK,
+    ADD_BOS, ADD_EOS, BOS, CHAT_TEMPLATE, EOM, EOS, EOT, MERGES, MODEL, PAD, PRE, TOKEN_TYPE, TOKENS, UNK,
 };
 use super::{AddedToken, SpecialIds, byte_alphabet, quoted, sentencepiece, token_type};
 use crate::{Array, GgufError, Value};
@@ -98,6 +98,7 @@ fn keys(json: &[u8], vocabulary: usize, specials: &SpecialIds) -> Result<Vec<(St
         (UNK, specials.unk.or_else(|| unk().filter(|_| is_sentencepiece))),
         (PAD, specials.pad),
         (EOT, specials.eot),
+        (EOM, specials.eom),
     ] {
         let Some(id) = id else { continue };
         if id as usize >= vocabulary {

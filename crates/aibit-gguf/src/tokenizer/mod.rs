@@ -16,7 +16,7 @@ use self::pre_tokenizer::PreTokenizer;
 use crate::{GgufError, Metadata};
 
 pub use self::from_json::tokenizer_metadata;
-pub use self::special_ids::{SpecialIds, special_ids};
+pub use self::special_ids::{SpecialIds, is_end_of_text, special_ids};
 pub use self::to_json::tokenizer_json;
 
 const MODEL: &str = "tokenizer.ggml.model";
@@ -31,6 +31,7 @@ const EOS: &str = "tokenizer.ggml.eos_token_id";
 const UNK: &str = "tokenizer.ggml.unknown_token_id";
 const PAD: &str = "tokenizer.ggml.padding_token_id";
 const EOT: &str = "tokenizer.ggml.eot_token_id";
+const EOM: &str = "tokenizer.ggml.eom_token_id";
 const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
 const ADD_EOS: &str = "tokenizer.ggml.add_eos_token";
 const CHAT_TEMPLATE: &str = "tokenizer.chat_template";

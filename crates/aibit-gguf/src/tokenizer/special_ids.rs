@@ -1,6 +1,6 @@
 //! The tokens that have a part in prompts and in the end of a text.
 
-use super::{ADD_BOS, ADD_EOS, BOS, CHAT_TEMPLATE, EOS, EOT, MODEL, PAD, SENTENCEPIECE, TOKENS, UNK};
+use super::{ADD_BOS, ADD_EOS, BOS, CHAT_TEMPLATE, EOM, EOS, EOT, MODEL, PAD, SENTENCEPIECE, TOKENS, UNK};
 use super::{bad, pre_tokenizer_of, required};
 use crate::{GgufError, Metadata};
 
@@ -17,6 +17,8 @@ pub struct SpecialIds {
     pub pad: Option<u32>,
     /// End of a turn in a conversation.
     pub eot: Option<u32>,
+    /// End of a message, behind which a tool answers.
+    pub eom: Option<u32>,
     /// Whether prompts begin with `bos`.
     pub add_bos: bool,
     /// Whether prompts end with `eos`.
@@ -38,10 +40,18 @@ const END_OF_TURN: [&str; 9] = [
     "<|endoftext|>",
 ];
 
+/// The text that it takes for the end of a message where a file names no token.
+const END_OF_MESSAGE: &str = "<|eom_id|>";
+
+/// Whether llama.cpp ends a text at the token with this text though no key of the file says so.
+pub fn is_end_of_text(token: &str) -> bool {
+    END_OF_TURN.contains(&token) || token == END_OF_MESSAGE
+}
+
 /// The special tokens of a GGUF file.
 ///
 /// What the file leaves open is as in llama.cpp: `add_bos` and `add_eos` follow from the kind of tokenizer, `eot`
-/// is the token that is written like one, and SentencePiece's first three are `unk`, `bos` and `eos`. Other tokens that the file does not name are `None`: llama.cpp takes
+/// and `eom` are the tokens that are written like them, and SentencePiece's first three are `unk`, `bos` and `eos`. Other tokens that the file does not name are `None`: llama.cpp takes
 /// number 11, which is right for few models.
 ///
 /// # Errors
@@ -70,16 +80,15 @@ pub fn special_ids(metadata: &Metadata) -> Result<SpecialIds, GgufError> {
         (Some(true), None) => Err(bad(key, format!("is true, but there is no `{token_key}`"))),
         (add, token) => Ok(token.is_some() && add.unwrap_or(default)),
     };
-    let end_of_turn = || {
-        let place = END_OF_TURN.iter().find_map(|text| tokens.iter().position(|token| token == text));
-        place.and_then(|id| u32::try_from(id).ok())
-    };
+    let place = |text: &&str| tokens.iter().position(|token| token == text);
+    let first_of = |texts: &[&str]| texts.iter().find_map(place).and_then(|id| u32::try_from(id).ok());
     Ok(SpecialIds {
         bos,
         eos,
         unk: id(UNK)?.or(by_default(0)),
         pad: id(PAD)?,
-        eot: id(EOT)?.or_else(end_of_turn),
+        eot: id(EOT)?.or_else(|| first_of(&END_OF_TURN)),
+        eom: id(EOM)?.or_else(|| first_of(&[END_OF_MESSAGE])),
         add_bos: add(ADD_BOS, bos, BOS, bos_by_default)?,
         add_eos: add(ADD_EOS, eos, EOS, eos_by_default)?,
         chat_template: metadata.string(CHAT_TEMPLATE)?.map(str::to_owned),

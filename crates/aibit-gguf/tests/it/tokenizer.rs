@@ -436,6 +436,7 @@ fn special_ids_are_the_same_after_a_round_trip() {
         unk: Some(3),
         pad: Some(4),
         eot: Some(5),
+        eom: Some(6),
         add_bos: false,
         add_eos: true,
         chat_template: Some("{{ messages }}".into()),
@@ -446,7 +447,7 @@ fn special_ids_are_the_same_after_a_round_trip() {
 
 #[test]
 fn malformed_special_ids_are_refused() {
-    for name in ["bos", "eos", "unknown", "padding", "eot"] {
+    for name in ["bos", "eos", "unknown", "padding", "eot", "eom"] {
         let key = format!("tokenizer.ggml.{name}_token_id");
         let outside = format!("`{key}` is 261, but there are 261 tokens");
         check_error(special_ids(&with(&key, Value::U32(261))), &outside);
