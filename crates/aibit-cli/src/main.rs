@@ -33,7 +33,7 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
     /// Print one JSON object to standard output, errors included
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 900)]
     json: bool,
 }
 

@@ -33,6 +33,14 @@ pub(crate) fn escaped(text: &str, before: char) -> Cow<'_, str> {
     })
 }
 
+/// `text` as part of one line: a name with a line break in it must not look like a line of the program's own.
+pub(crate) fn on_one_line(text: &str) -> Cow<'_, str> {
+    if text.contains(['\n', '\t']) {
+        return Cow::Owned(text.replace('\n', "\\n").replace('\t', "\\t"));
+    }
+    Cow::Borrowed(text)
+}
+
 /// A JSON text with the same meaning, in which unseen characters are escaped as JSON does it.
 pub(crate) fn escaped_json(json: &str) -> Cow<'_, str> {
     // Outside of its strings JSON has no such characters, and those below a space are escaped there already.
@@ -93,6 +101,12 @@ mod tests {
     fn a_joiner_may_begin_a_piece() {
         assert_eq!(escaped("\u{200d}\u{1f467}", '\u{1f469}'), "\u{200d}\u{1f467}");
         assert_eq!(escaped("\u{200d}\u{1f467}", 'a'), "\\u{200d}\u{1f467}");
+    }
+
+    #[test]
+    fn one_line_stays_one() {
+        assert_eq!(on_one_line("x\nsound: 30 checks\t"), "x\\nsound: 30 checks\\t");
+        assert_eq!(on_one_line("x\u{1b}"), "x\u{1b}", "a terminal's business");
     }
 
     #[test]

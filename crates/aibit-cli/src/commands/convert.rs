@@ -2,11 +2,11 @@ use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use aibit_format::{Archive, OutputFile, copy_archive};
+use aibit_format::{OutputFile, copy_archive};
 use aibit_pack::{ModelSource, PackOptions, Preset, pack};
 use serde::Serialize;
 
-use super::ThreadsArg;
+use super::{ThreadsArg, open_archive};
 use crate::output::{Output, bytes};
 use crate::signals;
 
@@ -51,13 +51,12 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     signals::remove_partials_on_signals()?;
     let options = PackOptions { preset: Some(Preset::Keep), force: args.force, ..PackOptions::default() };
     let target = options.target(&args.output)?;
-    let opened = Archive::open(&args.archive);
-    let (from, file_bytes) = match opened {
+    let (from, file_bytes) = match open_archive(&args.archive) {
         // In place as well: it is mapped, and loses nothing but its older container.
         Ok(archive) => ("archive", copy_archive(&archive, OutputFile::create(target)?)?),
         Err(error) => {
             // Its reason says more about anything but the older layout.
-            let Ok(source) = ModelSource::proof_of_concept(&args.archive) else { return Err(error.into()) };
+            let Ok(source) = ModelSource::proof_of_concept(&args.archive) else { return Err(error) };
             let progress = out.progress();
             let packed = pack(&source, &args.output, &options, &progress)?;
             drop(progress);

@@ -19,8 +19,8 @@ use crate::output::Output;
 /// The whole text is tokenized at once and cut into windows. Each window is computed on its own; its first
 /// token is not scored. With --kl-base also measures how far the predictions are from another archive's.
 ///
-/// llama.cpp's `llama-perplexity` scores the second halves of windows of 512 tokens only, so its figures are lower than
-/// these; `--second-half --window 512` gives the ones to compare with it.
+/// llama.cpp's `llama-perplexity` scores the second halves of windows of 512 tokens only, so its figures differ from
+/// these and are mostly lower; `--second-half --window 512` gives those to compare with it.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
         aibit eval gpt2.aibit --ppl text.txt\n  \

@@ -9,6 +9,7 @@ use aibit_gguf::{Array, Gguf, Value};
 use serde::Serialize;
 
 use crate::output::{bytes, count};
+use crate::visible::on_one_line;
 
 /// Whether a file begins as GGUF files do.
 pub(crate) fn is_gguf(path: &Path) -> bool {
@@ -135,13 +136,14 @@ impl fmt::Display for Report {
         }
         write!(f, "\n\n{:<44} value", "key")?;
         for (key, value) in &self.metadata {
-            write!(f, "\n{key:<44} {value}")?;
+            write!(f, "\n{:<44} {value}", on_one_line(key))?;
         }
         if self.list_tensors {
             write!(f, "\n\n{:<44} {:<6} {:>16} {:>12} {:>12}", "tensor", "type", "shape", "bytes", "offset")?;
             for t in &self.tensors {
                 let shape = format!("{:?}", t.shape);
-                write!(f, "\n{:<44} {:<6} {shape:>16} {:>12} {:>12}", t.name, t.dtype, t.bytes, t.offset)?;
+                let name = on_one_line(&t.name);
+                write!(f, "\n{name:<44} {:<6} {shape:>16} {:>12} {:>12}", t.dtype, t.bytes, t.offset)?;
             }
         }
         Ok(())

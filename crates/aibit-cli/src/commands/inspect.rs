@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::{ArchiveArg, gguf, open_archive};
 use crate::output::{Output, bytes, count};
+use crate::visible::on_one_line;
 
 /// Show what an archive or a GGUF file holds
 ///
@@ -165,7 +166,7 @@ impl fmt::Display for Tokenizer {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut line = |key: &str, value: String| writeln!(f, "{key:<16} {value}");
+        let mut line = |key: &str, value: String| writeln!(f, "{key:<16} {}", on_one_line(&value));
         line("file", format!("{}, {}, format {}", self.file, bytes(self.file_bytes), self.format_version))?;
         line("architecture", format!("{}, {} graph nodes", self.architecture, self.nodes))?;
         line(
@@ -212,7 +213,7 @@ impl fmt::Display for Report {
         }
         write!(f, "\n{:<26} {:>12} {:>12}", "entry", "bytes", "offset")?;
         for entry in &self.entries {
-            write!(f, "\n{:<26} {:>12} {:>12}", entry.name, entry.bytes, entry.offset)?;
+            write!(f, "\n{:<26} {:>12} {:>12}", on_one_line(&entry.name), entry.bytes, entry.offset)?;
         }
         if self.list_tensors {
             write!(
@@ -225,7 +226,7 @@ impl fmt::Display for Report {
                 write!(
                     f,
                     "\n{:<44} {:<6} {:<5} {:>16} {:>12} {:>12}",
-                    t.name,
+                    on_one_line(&t.name),
                     if t.is_parameter { t.scheme.name() } else { "" },
                     t.dtype,
                     shape,

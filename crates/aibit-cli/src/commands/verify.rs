@@ -10,6 +10,7 @@ use tracing::info_span;
 
 use super::{ArchiveArg, ThreadsArg};
 use crate::output::Output;
+use crate::visible::on_one_line;
 
 /// Check that an archive is what was packed
 ///
@@ -44,6 +45,7 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for Check { name, ok, detail } in &self.checks {
+            let (name, detail) = (on_one_line(name), on_one_line(detail));
             writeln!(f, "{:<4} {name}: {detail}", if *ok { "ok" } else { "FAIL" })?;
         }
         let failed = self.checks.iter().filter(|check| !check.ok).count();

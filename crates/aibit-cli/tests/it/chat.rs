@@ -316,3 +316,34 @@ fn an_interrupt_ends_the_answer_and_not_the_conversation() {
     let (answer, history) = printed.split_once("\nuser: Hello\nassistant: ").expect("a history");
     assert_eq!(history, format!("{answer}\n"));
 }
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_ends_a_program_that_waits_for_a_line() {
+    use std::io::{Read, Write};
+    use std::process::{Command, Stdio};
+
+    let mut child = Command::new(env!("CARGO_BIN_EXE_aibit"))
+        .current_dir(shelf())
+        .args(["chat", chat_int8()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let (mut stdin, mut stdout) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
+    stdin.write_all(b"/help\n").expect("written");
+    let mut help = vec![0; 100];
+    stdout.read_exact(&mut help).expect("the help");
+    // It may not wait yet; then the next one ends it.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let status = loop {
+        let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+        assert!(sent.expect("kill").success());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        match child.try_wait().expect("a state") {
+            Some(status) => break status,
+            None => assert!(std::time::Instant::now() < deadline, "it goes on"),
+        }
+    };
+    assert_eq!(status.code(), Some(130));
+}

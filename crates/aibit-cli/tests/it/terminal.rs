@@ -134,10 +134,12 @@ fn inspect_shows_what_an_archive_says_of_itself() {
     with_manifest(folder.path(), |manifest| {
         manifest.provenance.tool = format!("{TITLE}\u{9b}2J\u{202e}\u{2028}\u{200b}\r");
         manifest.architecture = format!("gpt2{TITLE}");
+        manifest.recipe.preset = "int8\nmade by          somebody else".to_owned();
     });
     let screen = shows(folder.path(), &["inspect", "hostile.aibit"]);
     let tool = format!("{TITLE_SHOWN}\\u{{9b}}2J\\u{{202e}}\\u{{2028}}\\u{{200b}}\\r");
     assert!(screen.contains(&tool) && screen.contains(&format!("gpt2{TITLE_SHOWN}")), "{screen}");
+    assert_eq!(screen.matches("\nmade by ").count(), 1, "a line break makes no line: {screen}");
     let piped = run(folder.path(), &["inspect", "hostile.aibit"]).stdout;
     assert!(piped.contains(TITLE) && piped.contains('\u{202e}'), "a pipe gets the bytes: {piped:?}");
 
