@@ -122,36 +122,53 @@ impl Checkpoint {
     /// Opens weight files of either kind, told apart by content. A tensor may be in two of them if it is the same in both.
     /// Prefixes that wrappers have left on every name are taken off.
     pub(crate) fn open(paths: &[PathBuf]) -> Result<Self, PackError> {
-        let mut checkpoint = Self {
+        let mut checkpoint = Self::empty();
+        for path in paths {
+            checkpoint.add(path, MappedFile::open(path)?)?;
+        }
+        checkpoint.complete()
+    }
+
+    /// Opens the weight file at `path`, which has been unpacked from the file at `container`: the one that errors name.
+    pub(crate) fn unpacked(path: &Path, container: &Path) -> Result<Self, PackError> {
+        let mut checkpoint = Self::empty();
+        checkpoint.add(container, MappedFile::open(path)?)?;
+        checkpoint.complete()
+    }
+
+    fn empty() -> Self {
+        Self {
             files: Vec::new(),
             tensors: BTreeMap::new(),
             repeated: Vec::new(),
             aliases: Vec::new(),
             wrapper: String::new(),
-        };
-        for path in paths {
-            let map = MappedFile::open(path)?;
-            let head = &map[..map.len().min(FileKind::HEAD)];
-            match FileKind::of(head, map.len() as u64) {
-                FileKind::Gguf => checkpoint.add_gguf(path, map)?,
-                FileKind::Zip | FileKind::Pickle => checkpoint.add_torch(path, map)?,
-                other => match other.stand_in() {
-                    Some(found) => {
-                        let (path, problem) = (path.clone(), found.to_owned());
-                        return Err(PackError::SourceFile { path, problem });
-                    }
-                    None => checkpoint.add_safetensors(path, map)?,
-                },
+        }
+    }
+
+    fn add(&mut self, path: &Path, map: MappedFile) -> Result<(), PackError> {
+        let head = &map[..map.len().min(FileKind::HEAD)];
+        match FileKind::of(head, map.len() as u64) {
+            FileKind::Gguf => self.add_gguf(path, map),
+            FileKind::Zip | FileKind::Pickle => self.add_torch(path, map),
+            other => match other.stand_in() {
+                Some(found) => {
+                    Err(PackError::SourceFile { path: path.to_owned(), problem: found.to_owned() })
+                }
+                None => self.add_safetensors(path, map),
+            },
+        }
+    }
+
+    fn complete(mut self) -> Result<Self, PackError> {
+        self.check_repeated()?;
+        for (name, target) in std::mem::take(&mut self.aliases) {
+            if let Some(tensor) = self.tensors.get(&target).cloned() {
+                self.tensors.entry(name).or_insert(tensor);
             }
         }
-        checkpoint.check_repeated()?;
-        for (name, target) in std::mem::take(&mut checkpoint.aliases) {
-            if let Some(tensor) = checkpoint.tensors.get(&target).cloned() {
-                checkpoint.tensors.entry(name).or_insert(tensor);
-            }
-        }
-        checkpoint.unwrap()?;
-        Ok(checkpoint)
+        self.unwrap()?;
+        Ok(self)
     }
 
     /// Checks that tensors which are in several files are the same in all.

@@ -109,7 +109,7 @@ pub fn pack(
     let mut notes = check_settings(&config, &carried, &tokenizer, description.graph.vocabulary)?;
     notes.extend(source.left_out());
     notes.extend(tokens_beyond(source, &tokenizer, description.graph.vocabulary)?);
-    let checkpoint = Checkpoint::open(source.weight_files())?;
+    let checkpoint = source.checkpoint()?;
     check_index(source, &checkpoint, family)?;
     if let Some((head, embedding)) = differing_tie(&checkpoint, family, &description)? {
         config = untied(&config)?;

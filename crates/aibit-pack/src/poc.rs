@@ -147,7 +147,7 @@ fn configuration(path: &Path, model: &str, weights: &Path) -> Result<Vec<u8>, Pa
     if !model.starts_with(MODEL_TYPE) {
         return Err(PackError::Architecture { found: model.to_owned(), supported: MODEL_TYPE.into() });
     }
-    let checkpoint = Checkpoint::open(&[weights.to_owned()])?;
+    let checkpoint = Checkpoint::unpacked(weights, path)?;
     let shape = |name: &str| {
         let tensor = checkpoint
             .tensors()

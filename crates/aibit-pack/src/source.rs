@@ -10,6 +10,7 @@ use aibit_format::{
 };
 use sha2::{Digest, Sha256};
 
+use crate::checkpoint::Checkpoint;
 use crate::hub::HubModel;
 use crate::shard_index::ShardIndex;
 use crate::{PackError, foreign, small_file};
@@ -29,7 +30,7 @@ pub struct ModelSource {
     /// The file that everything lies in, where one holds it all.
     single: Option<PathBuf>,
     /// Keeps weights that were unpacked for as long as they are needed.
-    _unpacked: Option<Arc<PartialFile>>,
+    unpacked: Option<Arc<PartialFile>>,
 }
 
 impl ModelSource {
@@ -91,12 +92,20 @@ impl ModelSource {
         Ok(Self { single: Some(path.clone()), ..Self::of_files(folder, vec![path], inside) })
     }
 
+    /// The tensors of the source.
+    pub(crate) fn checkpoint(&self) -> Result<Checkpoint, PackError> {
+        match (&self.unpacked, &self.single) {
+            (Some(weights), Some(container)) => Checkpoint::unpacked(weights.path(), container),
+            _ => Checkpoint::open(&self.weight_files),
+        }
+    }
+
     /// Unpacks the archive of the proof of concept.
     fn poc(path: PathBuf) -> Result<Self, PackError> {
         let crate::poc::Unpacked { weights, files } = crate::poc::unpack(&path)?;
         let folder = path.parent().map(Path::to_owned).unwrap_or_default();
         let source = Self::of_files(folder, vec![weights.path().to_owned()], files);
-        Ok(Self { single: Some(path), _unpacked: Some(Arc::new(weights)), ..source })
+        Ok(Self { single: Some(path), unpacked: Some(Arc::new(weights)), ..source })
     }
 
     fn of_files(
@@ -104,7 +113,7 @@ impl ModelSource {
         weight_files: Vec<PathBuf>,
         inside: BTreeMap<&'static str, Vec<u8>>,
     ) -> Self {
-        Self { folder, repository: None, weight_files, index: None, inside, single: None, _unpacked: None }
+        Self { folder, repository: None, weight_files, index: None, inside, single: None, unpacked: None }
     }
 
     /// Looks through a folder with `config.json`, a tokenizer and weights: `model.safetensors`, or shards with

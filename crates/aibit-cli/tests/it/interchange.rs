@@ -359,6 +359,43 @@ fn other_storage_types_of_four_bits_are_read() {
     assert_eq!(text.trim(), "no difference in 28 parameters");
 }
 
+/// Writes an archive of the proof of concept, with or without a configuration in it.
+fn proof_of_concept(path: &Path, state_dict: &[u8], config: Option<Vec<u8>>) {
+    let mut zip = zip::ZipWriter::new(fs::File::create(path).expect("a file"));
+    let options = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    let mut add = |name: &str, data: &[u8]| {
+        zip.start_file(name, options).expect("an entry");
+        zip.write_all(data).expect("written");
+    };
+    add("quantized_model_state_dict.pt", state_dict);
+    add("tokenizer/vocab.json", &fs::read(golden("tokenizer/vocab.json")).expect("fixture"));
+    add("tokenizer/merges.txt", &fs::read(golden("tokenizer/merges.txt")).expect("fixture"));
+    add("metadata.json", br#"{"model_name": "openai-community/gpt2", "quantization": "int8"}"#);
+    if let Some(config) = config {
+        add("config.json", &config);
+    }
+    zip.finish().expect("a ZIP file");
+}
+
+#[test]
+fn a_damaged_archive_of_the_proof_of_concept_is_named() {
+    let around = tiny("int8");
+    let folder = around.path();
+    let state_dict = fs::read(golden("int8_state_dict.pt")).expect("fixture");
+    let mut flipped = state_dict.clone();
+    let middle = flipped.len() / 2;
+    flipped[middle] ^= 1;
+    for damaged in [&state_dict[..state_dict.len() / 2], &state_dict[..40], &flipped] {
+        for config in [None, Some(fs::read(golden("int8/config.json")).expect("fixture"))] {
+            proof_of_concept(&folder.join("old.aibit"), damaged, config);
+            let message = refuses(folder, &["pack", "old.aibit", "-o", "out.aibit"]);
+            assert!(message.contains("old.aibit"), "{message}");
+            let elsewhere = std::env::temp_dir().to_string_lossy().into_owned();
+            assert!(!message.contains(&elsewhere), "{message}");
+        }
+    }
+}
+
 /// The archive of the proof of concept, with and without a configuration in it.
 #[test]
 fn the_archive_of_the_proof_of_concept_is_taken_over() {
@@ -366,21 +403,11 @@ fn the_archive_of_the_proof_of_concept_is_taken_over() {
     let folder = around.path();
     succeeds(folder, &["pack", "source", "-o", "a.aibit"]);
     let make = |name: &str, config: Option<Vec<u8>>| {
-        let mut zip = zip::ZipWriter::new(fs::File::create(folder.join(name)).expect("a file"));
-        let options =
-            zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
-        let mut add = |name: &str, data: &[u8]| {
-            zip.start_file(name, options).expect("an entry");
-            zip.write_all(data).expect("written");
-        };
-        add("quantized_model_state_dict.pt", &fs::read(golden("int8_state_dict.pt")).expect("fixture"));
-        add("tokenizer/vocab.json", &fs::read(golden("tokenizer/vocab.json")).expect("fixture"));
-        add("tokenizer/merges.txt", &fs::read(golden("tokenizer/merges.txt")).expect("fixture"));
-        add("metadata.json", br#"{"model_name": "openai-community/gpt2", "quantization": "int8"}"#);
-        if let Some(config) = config {
-            add("config.json", &config);
-        }
-        zip.finish().expect("a ZIP file");
+        proof_of_concept(
+            &folder.join(name),
+            &fs::read(golden("int8_state_dict.pt")).expect("fixture"),
+            config,
+        );
     };
     make("with.aibit", Some(fs::read(golden("int8/config.json")).expect("fixture")));
     succeeds(folder, &["pack", "with.aibit", "-o", "b.aibit"]);
