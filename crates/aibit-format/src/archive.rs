@@ -11,9 +11,6 @@ use crate::{
     EntryRecord, FormatError, Manifest, MappedBytes, MappedFile, TensorInfo, WeightsIndex, entry_names, sniff,
 };
 
-/// Longest manifest that is read; a package of ten thousand tensors has a tenth of it.
-const MAX_MANIFEST: u64 = 16 << 20;
-
 /// An open archive: mapped, its structure checked, its digests not yet.
 ///
 /// [`Archive::open`] looks at headers, manifest and tensor index only, so it costs the same for any size of
@@ -77,6 +74,7 @@ impl Archive {
             return Err(not_archive(&map));
         }
         let records = info_span!("directory").in_scope(|| zip::read_records(&map))?;
+        records.iter().try_for_each(|record| check_length(&record.name, record.bytes))?;
         let manifest = info_span!("manifest").in_scope(|| read_manifest(&map, &records))?;
         let index_span = info_span!("tensor index").entered();
         let weights_record = find(&records, entry_names::WEIGHTS)?;
@@ -204,9 +202,6 @@ fn read_manifest(map: &[u8], records: &[Record]) -> Result<Manifest, FormatError
     if let Some(last) = records.last().filter(|last| last.name != record.name) {
         return Err(FormatError::Manifest(format!("it must be the last entry, which is `{}`", last.name)));
     }
-    if record.bytes > MAX_MANIFEST {
-        return Err(FormatError::Manifest(format!("{} bytes, allowed are {MAX_MANIFEST}", record.bytes)));
-    }
     let json = &map[record.data_offset() as usize..record.data_end() as usize];
     check_crc32(record, json)?;
     let manifest = Manifest::from_json(json)?;
@@ -228,6 +223,16 @@ fn read_manifest(map: &[u8], records: &[Record]) -> Result<Manifest, FormatError
         }));
     }
     Ok(manifest)
+}
+
+/// Checks that an entry is not longer than its kind may be.
+pub(crate) fn check_length(name: &str, bytes: u64) -> Result<(), FormatError> {
+    match entry_names::max_bytes(name) {
+        Some(allowed) if bytes > allowed => {
+            Err(FormatError::EntryTooLong { entry: name.to_owned(), bytes, allowed })
+        }
+        _ => Ok(()),
+    }
 }
 
 fn check_crc32(record: &Record, data: &[u8]) -> Result<(), FormatError> {

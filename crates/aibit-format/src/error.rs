@@ -125,6 +125,16 @@ pub enum FormatError {
         /// What is wrong with it.
         problem: String,
     },
+    /// An entry that is read as a whole is longer than any real one.
+    #[error("{entry}: {bytes} bytes, allowed are {allowed}")]
+    EntryTooLong {
+        /// Name of the entry.
+        entry: String,
+        /// Its length.
+        bytes: u64,
+        /// The limit of its kind.
+        allowed: u64,
+    },
     /// The writer was given more or fewer bytes than announced.
     #[error("entry `{entry}`: {found} bytes were written, {expected} were announced")]
     EntryLength {

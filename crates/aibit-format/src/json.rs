@@ -1,12 +1,14 @@
-//! JSON maps in which a repeated key is an error; plain maps would keep the last one silently.
+//! JSON from an archive: errors of bounded length, maps in which a repeated key is an error (plain ones would keep the last
+//! one silently), and memory that does not grow with what nobody needs.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::marker::PhantomData;
 
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-/// What is wrong with a JSON text, and where; cut, since it may repeat any amount of the text.
+/// What is wrong with a JSON text, and where; cut, since a message of `serde_json` may repeat any amount of the text.
 pub(crate) fn message(error: &serde_json::Error) -> String {
     let text = error.to_string();
     match text.char_indices().nth(300) {
@@ -15,35 +17,67 @@ pub(crate) fn message(error: &serde_json::Error) -> String {
     }
 }
 
-/// For `#[serde(deserialize_with = "...")]` on a `BTreeMap` field.
-pub(crate) fn unique_keys<'de, D, V>(deserializer: D) -> Result<BTreeMap<String, V>, D::Error>
+/// For `#[serde(deserialize_with = "...")]` on a `BTreeMap` field of at most `MAX` keys.
+pub(crate) fn unique_keys<'de, D, V, const MAX: usize>(
+    deserializer: D,
+) -> Result<BTreeMap<String, V>, D::Error>
 where
     D: Deserializer<'de>,
     V: Deserialize<'de>,
 {
-    let mut map = BTreeMap::new();
-    for (key, value) in deserializer.deserialize_map(PairsVisitor(PhantomData))? {
-        if map.insert(key.clone(), value).is_some() {
-            return Err(D::Error::custom(format!("key `{key:.80}` stands twice")));
-        }
-    }
-    Ok(map)
+    deserializer.deserialize_map(UniqueKeys::<V, MAX>(PhantomData))
 }
 
-struct PairsVisitor<V>(PhantomData<V>);
+struct UniqueKeys<V, const MAX: usize>(PhantomData<V>);
 
-impl<'de, V: Deserialize<'de>> Visitor<'de> for PairsVisitor<V> {
-    type Value = Vec<(String, V)>;
+impl<'de, V: Deserialize<'de>, const MAX: usize> Visitor<'de> for UniqueKeys<V, MAX> {
+    type Value = BTreeMap<String, V>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Self::Value, A::Error> {
-        let mut pairs = Vec::new();
-        while let Some(pair) = access.next_entry()? {
-            pairs.push(pair);
+        let mut map = BTreeMap::new();
+        while let Some(key) = access.next_key::<String>()? {
+            if map.len() == MAX {
+                return Err(A::Error::custom(format!("more than {MAX} keys in one object")));
+            }
+            match map.entry(key) {
+                Entry::Occupied(entry) => {
+                    return Err(A::Error::custom(format!("key `{:.80}` stands twice", entry.key())));
+                }
+                Entry::Vacant(entry) => _ = entry.insert(access.next_value()?),
+            }
         }
-        Ok(pairs)
+        Ok(map)
+    }
+}
+
+/// The first of an array of strings; of the others only the type is checked, however many there are.
+#[derive(Default)]
+pub(crate) struct FirstString(pub(crate) Option<String>);
+
+impl<'de> Deserialize<'de> for FirstString {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(FirstStringVisitor)
+    }
+}
+
+struct FirstStringVisitor;
+
+impl<'de> Visitor<'de> for FirstStringVisitor {
+    type Value = FirstString;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of strings")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<FirstString, A::Error> {
+        let mut first = FirstString(None);
+        while let Some(string) = access.next_element::<String>()? {
+            first.0.get_or_insert(string);
+        }
+        Ok(first)
     }
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{FormatError, Scheme, json};
+use crate::json::{self, FirstString};
+use crate::{FormatError, Scheme};
 
 /// Newest format version, the one that is written.
 pub const FORMAT_VERSION: u32 = 1;
@@ -27,7 +28,24 @@ pub mod entry_names {
     pub const TOKENIZER_COMPILED: &str = "tokenizer.bin";
     /// Golden ids and logits, made at pack time by the package itself.
     pub const GOLDEN: &str = "golden.json";
+
+    /// Most bytes that an entry of this name may have: those that are read as a whole, generous for real ones. `None`
+    /// for those that are used where they lie, and for unknown ones.
+    pub fn max_bytes(name: &str) -> Option<u64> {
+        match name {
+            MANIFEST => Some(16 << 20),
+            GRAPH => Some(4 << 20),
+            GOLDEN => Some(1 << 20),
+            TOKENIZER => Some(128 << 20),
+            "tokenizer_config.json" => Some(4 << 20),
+            CONFIG | GENERATION_CONFIG | "special_tokens_map.json" | "chat_template.jinja" => Some(2 << 20),
+            _ => None,
+        }
+    }
 }
+
+/// Most keys of `tensors`, and of `tied`: as many as a graph may have nodes.
+const MAX_KEYS: usize = 1 << 16;
 
 /// The content of `manifest.json`. Unknown keys are accepted; what a reader must understand is listed in
 /// `required_features`.
@@ -45,10 +63,10 @@ pub struct Manifest {
     /// Every entry but the manifest itself, in file order.
     pub entries: Vec<EntryRecord>,
     /// Every parameter and how it is stored.
-    #[serde(deserialize_with = "json::unique_keys")]
+    #[serde(deserialize_with = "json::unique_keys::<_, _, MAX_KEYS>")]
     pub tensors: BTreeMap<String, TensorRecord>,
     /// Names that stand for a parameter stored under another name.
-    #[serde(default, deserialize_with = "json::unique_keys")]
+    #[serde(default, deserialize_with = "json::unique_keys::<_, _, MAX_KEYS>")]
     pub tied: BTreeMap<String, String>,
     /// What was asked for at pack time.
     pub recipe: Recipe,
@@ -158,7 +176,7 @@ impl Manifest {
             format: String,
             version: u64,
             #[serde(default)]
-            required_features: Vec<String>,
+            required_features: FirstString,
         }
         let malformed = |e: serde_json::Error| FormatError::Manifest(json::message(&e));
         let head: Head = serde_json::from_slice(json).map_err(malformed)?;
@@ -172,7 +190,7 @@ impl Manifest {
             return Err(FormatError::Version { found: head.version, supported: FORMAT_VERSION });
         }
         // Before anything else is read: a feature may be what makes the rest readable.
-        if let Some(feature) = head.required_features.first() {
+        if let Some(feature) = head.required_features.0 {
             return Err(FormatError::Feature { feature: feature.chars().take(80).collect() });
         }
         let manifest: Self = serde_json::from_slice(json).map_err(malformed)?;

@@ -2,10 +2,10 @@
 //!
 //! Source: safetensors format, <https://github.com/huggingface/safetensors#format>.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
-use serde::de::{Deserializer, Error, MapAccess, Visitor};
+use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use crate::{Dtype, FormatError, JoinedRows, Manifest, json};
@@ -17,6 +17,10 @@ const MAX_HEADER: u64 = 100_000_000;
 const ALIGNMENT: usize = 64;
 const MAX_RANK: usize = 8;
 const MAX_NAME: usize = 1024;
+/// Most tensors, twice as many as a graph has nodes.
+const MAX_TENSORS: usize = 1 << 17;
+/// Most keys of `__metadata__`.
+const MAX_METADATA: usize = 1 << 10;
 
 /// Where one tensor lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,15 +53,49 @@ impl TensorInfo {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WeightsIndex {
     tensors: Vec<TensorInfo>,
-    by_name: HashMap<String, usize>,
+    /// Indices of `tensors` in the order of their names.
+    by_name: Vec<u32>,
     data_start: usize,
 }
 
 #[derive(Deserialize)]
 struct RawTensor {
     dtype: String,
-    shape: Vec<usize>,
+    shape: RawShape,
     data_offsets: [usize; 2],
+}
+
+/// The first dimensions of a shape, and how many there are.
+struct RawShape {
+    dims: Vec<usize>,
+    rank: usize,
+}
+
+impl<'de> Deserialize<'de> for RawShape {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(ShapeVisitor)
+    }
+}
+
+struct ShapeVisitor;
+
+impl<'de> Visitor<'de> for ShapeVisitor {
+    type Value = RawShape;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of integers")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<RawShape, A::Error> {
+        let mut shape = RawShape { dims: Vec::new(), rank: 0 };
+        while let Some(dim) = access.next_element()? {
+            shape.rank += 1;
+            if shape.rank <= MAX_RANK {
+                shape.dims.push(dim);
+            }
+        }
+        Ok(shape)
+    }
 }
 
 /// The header's tensors in file order; of the metadata only the form is checked.
@@ -72,7 +110,7 @@ impl<'de> Deserialize<'de> for Header {
 #[derive(Deserialize)]
 #[serde(transparent)]
 struct Metadata(
-    #[serde(deserialize_with = "json::unique_keys")]
+    #[serde(deserialize_with = "json::unique_keys::<_, _, MAX_METADATA>")]
     #[expect(dead_code, reason = "only its type is checked")]
     BTreeMap<String, String>,
 );
@@ -91,6 +129,9 @@ impl<'de> Visitor<'de> for HeaderVisitor {
         while let Some(name) = access.next_key::<String>()? {
             if name != "__metadata__" {
                 let raw = access.next_value().map_err(|e| A::Error::custom(format!("`{name:.80}`: {e}")))?;
+                if tensors.len() == MAX_TENSORS {
+                    return Err(A::Error::custom(format!("more than {MAX_TENSORS} tensors")));
+                }
                 tensors.push((name, raw));
             } else if std::mem::replace(&mut has_metadata, true) {
                 return Err(A::Error::custom("`__metadata__` stands twice"));
@@ -161,14 +202,12 @@ impl WeightsIndex {
     }
 
     fn new(tensors: Vec<TensorInfo>, data_start: usize) -> Result<Self, FormatError> {
-        let mut by_name = HashMap::with_capacity(tensors.len());
-        for (index, tensor) in tensors.iter().enumerate() {
-            if by_name.insert(tensor.name.clone(), index).is_some() {
-                return Err(FormatError::Tensor {
-                    name: tensor.name.clone(),
-                    problem: "stands twice".into(),
-                });
-            }
+        let name = |index: u32| tensors[index as usize].name.as_str();
+        let mut by_name: Vec<u32> = (0..tensors.len() as u32).collect();
+        by_name.sort_unstable_by_key(|&index| name(index));
+        if let Some(pair) = by_name.windows(2).find(|pair| name(pair[0]) == name(pair[1])) {
+            let (name, problem) = (name(pair[0]).to_owned(), "stands twice".to_owned());
+            return Err(FormatError::Tensor { name, problem });
         }
         Ok(Self { tensors, by_name, data_start })
     }
@@ -180,7 +219,9 @@ impl WeightsIndex {
 
     /// The tensor called `name`.
     pub fn get(&self, name: &str) -> Option<&TensorInfo> {
-        self.by_name.get(name).map(|&index| &self.tensors[index])
+        let tensor = |index: &u32| &self.tensors[*index as usize];
+        let found = self.by_name.binary_search_by(|index| tensor(index).name.as_str().cmp(name));
+        found.ok().map(|place| tensor(&self.by_name[place]))
     }
 
     /// Where the data part starts, counted from the start of the safetensors file.
@@ -288,7 +329,7 @@ impl WeightsIndex {
 }
 
 fn check_tensor(name: String, raw: RawTensor, data_bytes: usize) -> Result<TensorInfo, FormatError> {
-    let RawTensor { dtype, shape, data_offsets: [begin, end] } = raw;
+    let RawTensor { dtype, shape: RawShape { dims: shape, rank }, data_offsets: [begin, end] } = raw;
     let wrong = |problem: String| FormatError::Tensor { name: name.chars().take(80).collect(), problem };
     if !(1..=MAX_NAME).contains(&name.len()) {
         return Err(wrong(format!("a name of {} bytes, allowed are 1 to {MAX_NAME}", name.len())));
@@ -297,8 +338,8 @@ fn check_tensor(name: String, raw: RawTensor, data_bytes: usize) -> Result<Tenso
         let known = Dtype::ALL.map(Dtype::name).join(", ");
         return Err(wrong(format!("dtype `{dtype:.80}` is not one of {known}")));
     };
-    if !(1..=MAX_RANK).contains(&shape.len()) {
-        return Err(wrong(format!("{} dimensions, allowed are 1 to {MAX_RANK}", shape.len())));
+    if !(1..=MAX_RANK).contains(&rank) {
+        return Err(wrong(format!("{rank} dimensions, allowed are 1 to {MAX_RANK}")));
     }
     if begin > end || end > data_bytes {
         return Err(wrong(format!("takes bytes {begin} to {end} of {data_bytes}")));

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use crate::archive::hex;
+use crate::archive::{check_length, hex};
 use crate::block_writer::BlockWriter;
 use crate::zip::{self, Record};
 use crate::{
@@ -55,7 +55,8 @@ impl ArchiveWriter {
     /// Starts an entry of `bytes` bytes that are written piece by piece.
     ///
     /// # Errors
-    /// [`FormatError::Io`], [`FormatError::EntryLength`] where the entry before was not finished.
+    /// [`FormatError::Io`], [`FormatError::EntryLength`] where the entry before was not finished,
+    /// [`FormatError::EntryTooLong`].
     ///
     /// # Panics
     /// If `name` is not a name that the format allows, or stands twice: names are the caller's constants.
@@ -68,6 +69,7 @@ impl ArchiveWriter {
         let twin = self.entries.iter().any(|e| e.name.eq_ignore_ascii_case(name));
         assert!(!twin, "entry `{name}` is written twice");
         self.check_complete()?;
+        check_length(name, bytes)?;
         self.container.start(name, bytes).map_err(write_error(self.output.path()))?;
         let (name, media_type) = (name.to_owned(), media_type.to_owned());
         self.entries.push(EntryRecord { name, bytes, sha256: String::new(), media_type });

@@ -35,7 +35,7 @@ pub enum GgufError {
         left: usize,
     },
     /// The file contradicts itself or the format.
-    #[error("GGUF: {what} at byte {at}: {problem}")]
+    #[error("GGUF: {what} at byte {at}: {problem:.1000}")]
     Malformed {
         /// What was being read.
         what: String,
@@ -45,7 +45,7 @@ pub enum GgufError {
         problem: String,
     },
     /// A metadata key is missing, or has another type than it must have.
-    #[error("GGUF: metadata `{key}` {problem}")]
+    #[error("GGUF: metadata `{key:.200}` {problem:.1000}")]
     Metadata {
         /// The key.
         key: String,
@@ -53,7 +53,7 @@ pub enum GgufError {
         problem: String,
     },
     /// A tensor that is not possible.
-    #[error("GGUF: tensor `{name}`: {problem}")]
+    #[error("GGUF: tensor `{name:.200}`: {problem:.1000}")]
     Tensor {
         /// Its name.
         name: String,
@@ -61,7 +61,7 @@ pub enum GgufError {
         problem: String,
     },
     /// A `tokenizer.json` is malformed, or llama.cpp has no keys that would say the same.
-    #[error("tokenizer.json: {problem}")]
+    #[error("tokenizer.json: {problem:.1000}")]
     TokenizerJson {
         /// What is wrong with it.
         problem: String,

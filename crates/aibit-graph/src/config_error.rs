@@ -1,6 +1,7 @@
 use serde_json::Value;
 
 use crate::ActivationFunction;
+use crate::error::beginning;
 
 /// Why an architecture crate refuses a model's configuration.
 #[derive(Debug, thiserror::Error)]
@@ -8,9 +9,9 @@ use crate::ActivationFunction;
 pub enum ConfigError {
     /// Not the JSON of such a configuration.
     #[error("config.json: {0}")]
-    Parse(#[from] serde_json::Error),
+    Parse(String),
     /// A value of another type than the field has.
-    #[error("config.json: {field} is {found}, expected {expected}")]
+    #[error("config.json: {field} is {found:.80}, expected {expected}")]
     WrongType {
         /// The field.
         field: String,
@@ -20,7 +21,7 @@ pub enum ConfigError {
         found: String,
     },
     /// A number that no model can have.
-    #[error("config.json: {field} is {found}, allowed is {allowed}")]
+    #[error("config.json: {field} is {found:.80}, allowed is {allowed}")]
     OutOfRange {
         /// The field.
         field: String,
@@ -30,7 +31,7 @@ pub enum ConfigError {
         allowed: String,
     },
     /// A setting that would change the result and is not supported.
-    #[error("config.json: {field} = {found} is not supported for {family} ({supported})")]
+    #[error("config.json: {field} = {found:.80} is not supported for {family} ({supported})")]
     Unsupported {
         /// The family, as people call it.
         family: &'static str,
@@ -41,6 +42,12 @@ pub enum ConfigError {
         /// What is supported instead.
         supported: &'static str,
     },
+}
+
+impl From<serde_json::Error> for ConfigError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Parse(beginning(&error))
+    }
 }
 
 impl ConfigError {

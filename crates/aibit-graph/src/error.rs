@@ -3,8 +3,8 @@
 #[non_exhaustive]
 pub enum GraphError {
     /// The text is not a graph: bad JSON, an unknown op or attribute, a missing field.
-    #[error("graph: {}", beginning(.0))]
-    Parse(#[from] serde_json::Error),
+    #[error("graph: {0}")]
+    Parse(String),
     /// The text is longer than any real graph.
     #[error("graph: {bytes} bytes of JSON, allowed are {allowed}")]
     TooLong {
@@ -99,8 +99,14 @@ pub enum GraphError {
     Plan(String),
 }
 
+impl From<serde_json::Error> for GraphError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Parse(beginning(&error))
+    }
+}
+
 /// The beginning of a JSON error's text, which may repeat any amount of what was read, and where it is.
-fn beginning(error: &serde_json::Error) -> String {
+pub(crate) fn beginning(error: &serde_json::Error) -> String {
     let text = error.to_string();
     match text.char_indices().nth(300) {
         None => text,

@@ -23,7 +23,7 @@ pub enum PackError {
         source: std::io::Error,
     },
     /// The source is no model.
-    #[error("{} is not a model: {problem}", .path.display())]
+    #[error("{} is not a model: {problem:.1000}", .path.display())]
     NotAModel {
         /// The path.
         path: PathBuf,
@@ -31,7 +31,7 @@ pub enum PackError {
         problem: String,
     },
     /// A file of the source is malformed.
-    #[error("{}: {problem}", .path.display())]
+    #[error("{}: {problem:.1000}", .path.display())]
     SourceFile {
         /// The file.
         path: PathBuf,
@@ -45,7 +45,9 @@ pub enum PackError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The model is of a family that has no crate yet.
-    #[error("the model is of the family \"{found}\", which is not supported yet; supported are {supported}")]
+    #[error(
+        "the model is of the family \"{found:.80}\", which is not supported yet; supported are {supported}"
+    )]
     Architecture {
         /// The model's family.
         found: String,
@@ -82,7 +84,7 @@ pub enum PackError {
         source: GgufError,
     },
     /// A tensor of the checkpoint does not fit the model.
-    #[error("tensor `{name}`: {problem}")]
+    #[error("tensor `{name:.200}`: {problem:.1000}")]
     Tensor {
         /// Its name in the checkpoint.
         name: String,
@@ -90,7 +92,7 @@ pub enum PackError {
         problem: String,
     },
     /// Tensors that the configuration calls for are not in the checkpoint.
-    #[error("the checkpoint lacks {count} of the model's tensors, among them {examples}")]
+    #[error("the checkpoint lacks {count} of the model's tensors, among them {examples:.1000}")]
     MissingTensors {
         /// How many.
         count: usize,
@@ -98,7 +100,7 @@ pub enum PackError {
         examples: String,
     },
     /// A weight cannot be quantized.
-    #[error("tensor `{name}`: {source}")]
+    #[error("tensor `{name:.200}`: {source}")]
     Quant {
         /// Its canonical name.
         name: String,
@@ -106,10 +108,10 @@ pub enum PackError {
         source: QuantError,
     },
     /// The recipe does not fit the model.
-    #[error("recipe: {0}")]
+    #[error("recipe: {0:.1000}")]
     Recipe(String),
     /// A scheme was asked for that the tensor cannot have.
-    #[error("tensor `{name}` cannot be stored as {scheme}: {problem}")]
+    #[error("tensor `{name:.200}` cannot be stored as {scheme}: {problem}")]
     Scheme {
         /// Its canonical name.
         name: String,
@@ -120,7 +122,7 @@ pub enum PackError {
     },
     /// A tensor is quantized already, and the scheme that was chosen would quantize its values once more.
     #[error(
-        "tensor `{name}` is quantized already ({found}) and would be quantized again as {scheme}, which loses more; \
+        "tensor `{name:.200}` is quantized already ({found}) and would be quantized again as {scheme}, which loses more; \
          {advice}"
     )]
     Requantize {

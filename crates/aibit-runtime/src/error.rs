@@ -25,13 +25,13 @@ pub enum RuntimeError {
     #[error(transparent)]
     Stop(#[from] StopError),
     /// `tokenizer.json` cannot be used.
-    #[error("tokenizer.json: {0}")]
+    #[error("tokenizer.json: {0:.1000}")]
     Tokenizer(String),
     /// `golden.json` cannot be used.
-    #[error("golden.json: {0}")]
+    #[error("golden.json: {0:.1000}")]
     Golden(String),
     /// A package's generation settings cannot be used.
-    #[error("{file}: {problem}")]
+    #[error("{file}: {problem:.1000}")]
     Settings {
         /// Name of the entry.
         file: &'static str,
@@ -39,7 +39,7 @@ pub enum RuntimeError {
         problem: String,
     },
     /// A package's chat template cannot be used, or refuses the conversation.
-    #[error("{file}, chat template: {problem}")]
+    #[error("{file}, chat template: {problem:.1000}")]
     ChatTemplate {
         /// Name of the entry that it comes from.
         file: &'static str,

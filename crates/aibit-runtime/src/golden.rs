@@ -159,7 +159,7 @@ impl Golden {
     ) -> Result<Vec<Check>, RuntimeError> {
         if self.profile != Profile::Fast.name() || self.runs.is_empty() || self.tokenizer.cases.is_empty() {
             return Err(RuntimeError::Golden(format!(
-                "{} runs in profile `{}` and {} texts; there must be some of both, in profile `{}`",
+                "{} runs in profile `{:.80}` and {} texts; there must be some of both, in profile `{}`",
                 self.runs.len(),
                 self.profile,
                 self.tokenizer.cases.len(),

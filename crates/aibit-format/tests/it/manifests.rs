@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use aibit_format::Scheme;
+use aibit_format::{ArchiveWriter, Scheme};
 
 use crate::support::{Parts, check_refused, open, stored, weights_file};
 
@@ -595,4 +595,56 @@ fn very_many_parts_and_long_names_take_no_time() {
         &parts.zip_with_manifest(manifest.to_string().as_bytes()).bytes(),
         &["tensor `part.0`: it is a part of a joined tensor and something else too"],
     );
+}
+
+#[test]
+fn the_number_of_keys_has_a_limit() {
+    let aliases = |count: usize| -> Value {
+        (0..count).map(|i| (format!("alias.{i}"), json!("ln.bias"))).collect::<serde_json::Map<_, _>>().into()
+    };
+    check(|m| m["tied"] = aliases(65_537), &["manifest.json: more than 65536 keys in one object"]);
+    open(&edited(|m| m["tied"] = aliases(65_536))).expect("at the limit");
+    let record = json!({"scheme": "f32", "source_dtype": "F32"});
+    check(
+        |m| {
+            let tensors = (0..65_537).map(|i| (format!("t.{i}"), record.clone()));
+            m["tensors"] = tensors.collect::<serde_json::Map<_, _>>().into();
+        },
+        &["manifest.json: more than 65536 keys in one object"],
+    );
+}
+
+#[test]
+fn every_required_feature_is_a_string() {
+    check(|m| m["required_features"] = json!(["a", 1]), &["manifest.json: invalid type: integer `1`"]);
+    check(|m| m["required_features"] = json!([["a"]]), &["manifest.json: invalid type"]);
+    let many: Vec<String> = (0..100_000).map(|i| format!("f{i}")).collect();
+    check(|m| m["required_features"] = json!(many), &["requires the feature `f0`"]);
+}
+
+#[test]
+fn entries_that_are_read_as_a_whole_have_limits() {
+    for (name, limit) in [
+        ("graph.json", 4 << 20),
+        ("golden.json", 1 << 20),
+        ("config.json", 2 << 20),
+        ("generation_config.json", 2 << 20),
+        ("special_tokens_map.json", 2 << 20),
+        ("chat_template.jinja", 2 << 20),
+        ("tokenizer_config.json", 4 << 20),
+    ] {
+        let of = |bytes: usize| {
+            let mut parts = Parts::sample();
+            parts.entries.retain(|(entry, _)| entry != name);
+            parts.entries.push((name.to_owned(), vec![b' '; bytes]));
+            parts
+        };
+        open(&of(limit).zip().bytes()).expect("at the limit");
+        let expected = format!("{name}: {} bytes, allowed are {limit}", limit + 1);
+        check_refused(&of(limit + 1).zip().bytes(), &[&expected]);
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let mut writer = ArchiveWriter::create(folder.path().join("a.aibit")).expect("create");
+        let error = writer.add(name, "text/plain", &vec![b' '; limit + 1]).expect_err("too long");
+        assert_eq!(error.to_string(), expected);
+    }
 }

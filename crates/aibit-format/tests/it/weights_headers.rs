@@ -274,3 +274,24 @@ fn a_weights_file_cut_anywhere_is_refused() {
         assert!(error.starts_with("weights.safetensors: ") || error.starts_with("tensor `"), "{error}");
     }
 }
+
+#[test]
+fn what_a_header_lists_has_limits() {
+    let keys = |count: usize| (0..count).map(|i| format!(r#""{i}":"""#)).collect::<Vec<_>>().join(",");
+    let header = |count| format!(r#"{{"__metadata__":{{{}}}}}"#, keys(count));
+    check(&header(1025), 0, &["`__metadata__` must be a map of strings: more than 1024 keys"]);
+    let tensors = |count: usize| {
+        let tensors: Vec<_> = (0..count).map(|i| tensor(&i.to_string(), i, i + 1)).collect();
+        file(&format!("{{{}}}", tensors.join(",")), count)
+    };
+    assert_eq!(WeightsIndex::parse(&tensors(131_072)).expect("at the limit").tensors().len(), 131_072);
+    check_file(tensors(131_073), &["weights.safetensors: more than 131072 tensors"]);
+    let dimensions = vec!["1"; 1_000_000].join(",");
+    check_tensor(
+        "\"I8\"",
+        &format!("[{dimensions}]"),
+        "[0,1]",
+        1,
+        &["1000000 dimensions, allowed are 1 to 8"],
+    );
+}
