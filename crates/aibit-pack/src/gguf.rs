@@ -16,9 +16,9 @@ pub(crate) fn files(map: &[u8]) -> Result<BTreeMap<&'static str, Vec<u8>>, GgufE
         metadata.string("general.architecture")?.ok_or_else(|| missing("general.architecture"))?;
     let tokens =
         metadata.strings("tokenizer.ggml.tokens")?.ok_or_else(|| missing("tokenizer.ggml.tokens"))?;
-    // There may be tokens that the model has no row for, and rows without a token.
+    // There may be tokens that the model has no row for.
     let rows = gguf.tensor("token_embd.weight").and_then(|tensor| tensor.shape.first());
-    let vocabulary = rows.copied().unwrap_or(tokens.len());
+    let vocabulary = rows.map_or(tokens.len(), |rows| tokens.len().min(*rows));
     let config = match Family::of(architecture) {
         Some(family) => family.gguf_config(&gguf, map, vocabulary)?,
         // Refused by name when the model is described.

@@ -138,7 +138,18 @@ impl Model {
     pub(super) fn tokenizer(&self, is_legacy: bool) -> Result<Object, String> {
         let replace = |pattern: Value, content: &str| json!({"type": "Replace", "pattern": pattern, "content": content});
         let regex = |regex: &str| json!({ "Regex": regex });
+        let user_defined: Vec<&str> =
+            self.pieces_of(kind::USER_DEFINED).map(|(_, piece)| piece.text.as_str()).collect();
+        // Llama 2's, and the same steps that files from transformers have for it: exports know these.
+        let is_plain = self.charsmap.is_empty()
+            && !self.removes_spaces
+            && self.escapes_spaces
+            && user_defined.is_empty();
+        let prepends = is_plain && self.adds_prefix && is_legacy;
         let mut normalizers = Vec::new();
+        if prepends {
+            normalizers.push(json!({"type": "Prepend", "prepend": SPACE}));
+        }
         if !self.charsmap.is_empty() {
             normalizers.push(json!({"type": "Precompiled", "precompiled_charsmap": base64(&self.charsmap)}));
         }
@@ -149,14 +160,12 @@ impl Model {
         if self.escapes_spaces {
             normalizers.push(replace(json!({ "String": " " }), SPACE));
         }
-        if self.adds_prefix && is_legacy {
+        if self.adds_prefix && is_legacy && !prepends {
             // The next step puts none before one that is there.
             normalizers.push(replace(regex(r"\A▁"), "▁▁"));
         }
-        let user_defined: Vec<&str> =
-            self.pieces_of(kind::USER_DEFINED).map(|(_, piece)| piece.text.as_str()).collect();
         let mut pre_tokenizers = Vec::new();
-        if self.adds_prefix {
+        if self.adds_prefix && !prepends {
             let scheme = if is_legacy { "always" } else { "first" };
             pre_tokenizers.push(
                 json!({"type": "Metaspace", "replacement": SPACE, "prepend_scheme": scheme, "split": false}),

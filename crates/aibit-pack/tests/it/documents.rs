@@ -30,8 +30,8 @@ fn the_format_document_lists_the_ops() {
     let gpt2 = Family::Gpt2.describe(br#"{"model_type": "gpt2"}"#).expect("config");
     let qwen3 = Family::Llama.describe(
         br#"{"model_type": "qwen3", "vocab_size": 8, "hidden_size": 8, "intermediate_size": 8,
-            "num_hidden_layers": 1, "num_attention_heads": 1, "max_position_embeddings": 8, "hidden_act": "silu",
-            "rms_norm_eps": 1e-6}"#,
+            "num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1, "max_position_embeddings": 8,
+            "hidden_act": "silu", "rms_norm_eps": 1e-6}"#,
     );
     let nodes = [gpt2.graph.nodes, qwen3.expect("config").graph.nodes].concat();
     let ops: BTreeSet<_> = nodes.iter().map(|op| op.name().to_owned()).collect();

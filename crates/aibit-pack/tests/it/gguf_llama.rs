@@ -228,6 +228,38 @@ fn a_tokenizer_of_sentencepiece_is_packed() {
     assert_eq!(stop_ids(&Archive::open(&target).expect("opened")), [2]);
 }
 
+/// The embedding says how many ids the model knows; two tokens more are kept with a note.
+#[test]
+fn tokens_beyond_the_embedding_are_packed_with_a_note() {
+    let mut parts = Parts::sound("llama");
+    let tokenizer = fs::read(fixture("golden/tiny-gpt2/tokenizer/tokenizer.json")).expect("a tokenizer");
+    let mut tokenizer: serde_json::Value = serde_json::from_slice(&tokenizer).expect("JSON");
+    for (id, content) in [(512, "<pad>"), (513, "<mask>")] {
+        let token = serde_json::json!({"id": id, "content": content, "single_word": false, "lstrip": false,
+            "rstrip": false, "normalized": false, "special": true});
+        tokenizer["added_tokens"].as_array_mut().expect("tokens").push(token);
+    }
+    let tokenizer = serde_json::to_vec(&tokenizer).expect("JSON");
+    for (key, value) in
+        tokenizer_metadata(&tokenizer, VOCABULARY + 2, &SpecialIds::default()).expect("a tokenizer")
+    {
+        parts.metadata.set(key, value);
+    }
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let (path, target) = (folder.path().join("model.gguf"), folder.path().join("model.aibit"));
+    fs::write(&path, parts.file()).expect("written");
+    let source = ModelSource::open(&path).expect("a model");
+    let report = pack(&source, &target, &PackOptions::default(), &()).expect("packed");
+    let note = report.notes.iter().find(|note| note.contains("512 rows")).expect("a note");
+    assert!(note.contains("\"<pad>\" (512)") && note.contains("\"<mask>\" (513)"), "{note}");
+    let tokenizer = Tokenizer::load(&Archive::open(&target).expect("opened")).expect("a tokenizer");
+    let ids = tokenizer.encode("the<mask>").expect("encoded");
+    assert_eq!(ids.last(), Some(&513));
+    let error = tokenizer.check_ids(&ids, VOCABULARY).expect_err("beyond").to_string();
+    assert!(error.contains("<mask>") && error.contains("513") && error.contains("512"), "{error}");
+    tokenizer.check_ids(&ids[..ids.len() - 1], VOCABULARY).expect("rows for all of them");
+}
+
 #[test]
 fn the_sound_files_are_packed() {
     for architecture in ["llama", "qwen2", "qwen3"] {
