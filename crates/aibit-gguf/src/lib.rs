@@ -1,6 +1,7 @@
 //! GGUF, the file format of llama.cpp: metadata, tensors, block formats and tokenizers, read and written.
 //!
 //! - [`Gguf`] reads a file's structure strictly: [`Metadata`], and where each [`GgufTensor`] lies.
+//! - [`Split`] and [`join_parts`] are for models in several files.
 //! - [`GgufLayout`] plans a file to be written.
 //! - [`dequantize`] gives the values of a tensor of any [`GgmlType`] that this crate reads; blocks of Q8_0
 //!   and Q4_0 can be taken apart and put together.
@@ -14,6 +15,7 @@ mod metadata;
 mod names;
 mod reader;
 mod rows;
+mod split;
 mod tensor;
 mod tokenizer;
 mod types;
@@ -25,6 +27,7 @@ pub use metadata::{Array, Metadata, Value};
 pub use names::TensorNames;
 pub use reader::Gguf;
 pub use rows::{deinterleave_rows, interleave_rows};
+pub use split::{Split, join_parts};
 pub use tensor::GgufTensor;
 pub use tokenizer::{SpecialIds, is_end_of_text, special_ids, tokenizer_json, tokenizer_metadata};
 pub use types::{GgmlType, UnsupportedType};

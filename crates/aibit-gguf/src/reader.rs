@@ -14,6 +14,11 @@ const MAX_NAME: usize = 64;
 /// Most bytes before the data, far more than a vocabulary takes: what is read there is copied, and a model's data
 /// taken for an array must not be.
 const MAX_HEADER: usize = 1 << 27;
+/// Most metadata entries, tensors and strings of a file: several times what the largest models have. An entry, a tensor or
+/// a string of some bytes in the file takes a hundred and more in memory.
+const MAX_ENTRIES: usize = 1 << 18;
+const MAX_TENSORS: usize = 1 << 17;
+const MAX_STRINGS: usize = 1 << 21;
 /// A key of one letter and a value of one byte.
 const SMALLEST_ENTRY: usize = 8 + 1 + 4 + 1;
 /// A name of one letter and one dimension.
@@ -24,8 +29,8 @@ const SMALLEST_TENSOR: usize = 8 + 1 + 4 + 8 + 4 + 8;
 pub struct Gguf {
     version: u32,
     metadata: Metadata,
-    tensors: Vec<GgufTensor>,
-    by_name: HashMap<String, usize>,
+    pub(crate) tensors: Vec<GgufTensor>,
+    pub(crate) by_name: HashMap<String, usize>,
 }
 
 impl Gguf {
@@ -38,7 +43,7 @@ impl Gguf {
     /// [`GgufError::NotGguf`] and [`GgufError::Version`] for other files, [`GgufError::Truncated`] for a file that
     /// ends too early, and the others for one that contradicts itself or needs what this build does not have.
     pub fn parse(file: &[u8]) -> Result<Self, GgufError> {
-        let mut cursor = Cursor { file, at: 0 };
+        let mut cursor = Cursor { file, at: 0, strings: 0 };
         let version = header(&mut cursor)?;
         let tensor_count = cursor.number(u64::from_le_bytes, "the number of tensors")?;
         let entry_count = cursor.number(u64::from_le_bytes, "the number of metadata entries")?;
@@ -134,6 +139,7 @@ fn describe(start: &[u8]) -> String {
 
 fn entries(cursor: &mut Cursor<'_>, count: u64) -> Result<Metadata, GgufError> {
     let count = cursor.fits(count, SMALLEST_ENTRY, format_args!("{count} metadata entries"))?;
+    cursor.limit(count, MAX_ENTRIES, format_args!("{count} metadata entries"))?;
     let mut known = HashSet::new();
     let mut entries = Vec::new();
     for index in 0..count {
@@ -197,6 +203,8 @@ fn array(cursor: &mut Cursor<'_>, key: &str) -> Result<Array, GgufError> {
         }
         8 => {
             let count = cursor.fits(count, 8, what)?;
+            cursor.strings += count;
+            cursor.limit(cursor.strings, MAX_STRINGS, what)?;
             let mut strings = Vec::new();
             for index in 0..count {
                 strings.push(cursor.string(format_args!("element {index} of `{key:.80}`"))?.to_owned());
@@ -239,6 +247,7 @@ fn unknown_type(key: &str, at: usize, kind: u32) -> GgufError {
 
 fn records(cursor: &mut Cursor<'_>, count: u64) -> Result<Vec<Record>, GgufError> {
     let count = cursor.fits(count, SMALLEST_TENSOR, format_args!("{count} tensors"))?;
+    cursor.limit(count, MAX_TENSORS, format_args!("{count} tensors"))?;
     (0..count).map(|index| record(cursor, index)).collect()
 }
 
@@ -294,6 +303,8 @@ fn check_ranges(tensors: &[GgufTensor], file_bytes: usize) -> Result<(), GgufErr
 struct Cursor<'a> {
     file: &'a [u8],
     at: usize,
+    /// Strings in arrays so far.
+    strings: usize,
 }
 
 impl<'a> Cursor<'a> {
@@ -311,6 +322,15 @@ impl<'a> Cursor<'a> {
             });
         }
         Ok(count as usize) // no more than `left`
+    }
+
+    /// Refuses more of something than any model has.
+    fn limit(&self, count: usize, most: usize, what: fmt::Arguments<'_>) -> Result<(), GgufError> {
+        if count <= most {
+            return Ok(());
+        }
+        let problem = format!("{count}; a file may have {most}");
+        Err(GgufError::Malformed { what: what.to_string(), at: self.at, problem })
     }
 
     fn take(&mut self, bytes: u64, what: fmt::Arguments<'_>) -> Result<&'a [u8], GgufError> {

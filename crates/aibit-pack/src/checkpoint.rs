@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use aibit_format::{FileKind, MappedFile};
-use aibit_gguf::{GgmlType, Gguf, GgufTensor, deinterleave_rows};
+use aibit_gguf::{GgmlType, Gguf, GgufTensor, Metadata, deinterleave_rows};
 use half::{bf16, f16};
 use ndarray::Array2;
 use safetensors::SafeTensors;
@@ -56,6 +57,8 @@ pub(crate) struct Checkpoint {
     aliases: Vec<(String, String)>,
     /// What every name began with.
     wrapper: String,
+    /// Of the first GGUF file.
+    gguf_metadata: Option<Arc<Metadata>>,
 }
 
 /// Prefixes of names that wrappers of a model leave, and which.
@@ -143,6 +146,7 @@ impl Checkpoint {
             repeated: Vec::new(),
             aliases: Vec::new(),
             wrapper: String::new(),
+            gguf_metadata: None,
         }
     }
 
@@ -262,6 +266,8 @@ impl Checkpoint {
     fn add_gguf(&mut self, path: &Path, map: MappedFile) -> Result<(), PackError> {
         let gguf = Gguf::parse(&map).map_err(|source| PackError::Gguf { path: path.to_owned(), source })?;
         let file = self.files.len();
+        // Of a model in several files, the first has the metadata.
+        let metadata = self.gguf_metadata.get_or_insert_with(|| Arc::new(gguf.metadata().clone())).clone();
         for GgufTensor { name, dtype, shape, range } in gguf.tensors() {
             let dtype = match dtype {
                 GgmlType::F32 => TensorDtype::Float(SourceDtype::F32),
@@ -269,7 +275,7 @@ impl Checkpoint {
                 GgmlType::Bf16 => TensorDtype::Float(SourceDtype::Bf16),
                 quantized => TensorDtype::Ggml(*quantized),
             };
-            let (canonical, interleaved) = crate::gguf::checkpoint_tensor(gguf.metadata(), name)
+            let (canonical, interleaved) = crate::gguf::checkpoint_tensor(&metadata, name)
                 .map_err(|source| PackError::Gguf { path: path.to_owned(), source })?;
             if let Some(head_rows) = interleaved
                 && !shape.first().is_some_and(|rows| *rows > 0 && rows.is_multiple_of(head_rows))

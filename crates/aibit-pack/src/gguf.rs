@@ -1,15 +1,118 @@
 //! GGUF files as a source: what takes the place of `config.json` and `tokenizer.json`, and names of tensors.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use aibit_families::Family;
-use aibit_format::entry_names;
-use aibit_gguf::{Gguf, GgufError, Metadata, special_ids, tokenizer_json};
+use aibit_format::{MappedFile, entry_names};
+use aibit_gguf::{Gguf, GgufError, Metadata, Split, join_parts, special_ids, tokenizer_json};
 use serde_json::json;
 
-/// The small files of a model folder, made of a GGUF file's metadata.
-pub(crate) fn files(map: &[u8]) -> Result<BTreeMap<&'static str, Vec<u8>>, GgufError> {
-    let gguf = Gguf::parse(map)?;
+use crate::PackError;
+
+/// The files of the model which the GGUF file at `path` is, or is a part of, in their order.
+///
+/// # Errors
+/// [`PackError::SourceFile`] for a part whose name does not say where the others are, and for one that is missing.
+pub(crate) fn parts(path: &Path) -> Result<Vec<PathBuf>, PackError> {
+    let refused = |source| PackError::Gguf { path: path.to_owned(), source };
+    let map = MappedFile::open(path)?;
+    let gguf = Gguf::parse(&map).map_err(refused)?;
+    let Some(split) = Split::of(gguf.metadata()).map_err(refused)? else { return Ok(vec![path.to_owned()]) };
+    let (this, count) = (split.number + 1, split.count);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let mut paths = Vec::new();
+    for number in 0..count {
+        let Some(part) = split.part_name(&name, number) else {
+            let problem = format!(
+                "part {this} of {count} of a split GGUF file; the others are found by their names, and that of this one \
+                 does not end in -{this:05}-of-{count:05}.gguf; name the parts so, or join them (llama-gguf-split --merge)"
+            );
+            return Err(PackError::SourceFile { path: path.to_owned(), problem });
+        };
+        let part = path.with_file_name(part);
+        if !part.exists() {
+            let problem = format!(
+                "missing; it is part {} of {count} of a split GGUF file, of which {name} is part {this}",
+                number + 1
+            );
+            return Err(PackError::SourceFile { path: part, problem });
+        }
+        paths.push(part);
+    }
+    Ok(paths)
+}
+
+/// The small files of a model folder, made of what a model's GGUF files say.
+pub(crate) fn files(paths: &[PathBuf]) -> Result<BTreeMap<&'static str, Vec<u8>>, PackError> {
+    let maps = paths.iter().map(|path| MappedFile::open(path)).collect::<Result<Vec<_>, _>>()?;
+    let of = |path: &PathBuf, map| match Gguf::parse(map) {
+        Ok(gguf) => Ok((gguf, map)),
+        Err(source) => Err(PackError::Gguf { path: path.clone(), source }),
+    };
+    let parts = paths.iter().zip(&maps).map(|(path, map)| of(path, &**map)).collect::<Result<Vec<_>, _>>()?;
+    let refused = |source| PackError::Gguf { path: paths[0].clone(), source };
+    match parts.as_slice() {
+        [(gguf, map)] => files_of(gguf, map).map_err(refused),
+        parts => {
+            let (gguf, constants) = join_parts(parts).map_err(refused)?;
+            files_of(&gguf, &constants).map_err(refused)
+        }
+    }
+}
+
+/// Refuses files that hold something else than a whole model.
+fn check_is_model(gguf: &Gguf) -> Result<(), GgufError> {
+    let metadata = gguf.metadata();
+    let refuse = |key: &str, problem: &str| {
+        Err(GgufError::Metadata { key: key.to_owned(), problem: problem.to_owned() })
+    };
+    match metadata.string("general.type")?.unwrap_or("model") {
+        "adapter" => {
+            return refuse(
+                "general.type",
+                "is \"adapter\": the file holds an adapter (LoRA) and no whole model; merge it into its model \
+                 (llama-export-lora) and pack the result",
+            );
+        }
+        "mmproj" => {
+            return refuse(
+                "general.type",
+                "is \"mmproj\": the file holds the part of a model that sees images or hears",
+            );
+        }
+        "imatrix" => {
+            return refuse(
+                "general.type",
+                "is \"imatrix\": the file holds the importance of weights and no model",
+            );
+        }
+        _ => {}
+    }
+    match metadata.string("general.architecture")? {
+        Some("clip") => {
+            return refuse(
+                "general.architecture",
+                "is \"clip\": the file holds the part of a model that sees images",
+            );
+        }
+        Some("controlvector") => {
+            return refuse(
+                "general.architecture",
+                "is \"controlvector\": the file holds no model but a direction",
+            );
+        }
+        _ => {}
+    }
+    if gguf.tensors().is_empty() {
+        let problem = "is that of a file without tensors, which holds a vocabulary and no model";
+        return refuse("general.architecture", problem);
+    }
+    Ok(())
+}
+
+fn files_of(gguf: &Gguf, map: &[u8]) -> Result<BTreeMap<&'static str, Vec<u8>>, GgufError> {
+    check_is_model(gguf)?;
     let metadata = gguf.metadata();
     let missing = |key: &str| GgufError::Metadata { key: key.to_owned(), problem: "is missing".into() };
     let architecture =
@@ -20,7 +123,7 @@ pub(crate) fn files(map: &[u8]) -> Result<BTreeMap<&'static str, Vec<u8>>, GgufE
     let rows = gguf.tensor("token_embd.weight").and_then(|tensor| tensor.shape.first());
     let vocabulary = rows.map_or(tokens.len(), |rows| tokens.len().min(*rows));
     let config = match Family::of(architecture) {
-        Some(family) => family.gguf_config(&gguf, map, vocabulary)?,
+        Some(family) => family.gguf_config(gguf, map, vocabulary)?,
         // Refused by name when the model is described.
         None => json!({ "model_type": architecture }),
     };

@@ -135,13 +135,14 @@ pub fn pack(
     let mut read_files = vec![entry_names::CONFIG];
     read_files.extend(tokenizer_files.read);
     read_files.extend(carried.iter().map(|(name, _)| *name));
-    let single = source.single_file().map(Path::to_owned);
-    if single.is_some() {
-        read_files.clear(); // made of that file, or parts of it
+    let mut large_files = source.weight_files();
+    if !source.whole_files().is_empty() {
+        read_files.clear(); // made of these files, or parts of them
+        large_files = source.whole_files();
     }
     let mut files = read_files.into_iter().map(|name| source.digest(name)).collect::<Result<Vec<_>, _>>()?;
     let mut source_weight_bytes = 0;
-    for path in single.as_slice().iter().chain(source.weight_files().iter().filter(|_| single.is_none())) {
+    for path in large_files {
         let length = std::fs::metadata(path).map_or(0, |m| m.len());
         progress.start("reading", length);
         let file = digest_file(path, &mut |bytes| progress.advance(bytes))?;

@@ -27,8 +27,8 @@ pub struct ModelSource {
     index: Option<ShardIndex>,
     /// Small files that the weights' file holds itself, by the names that they have in a folder.
     inside: BTreeMap<&'static str, Vec<u8>>,
-    /// The file that everything lies in, where one holds it all.
-    single: Option<PathBuf>,
+    /// The files that everything lies in, where these hold it all: one, or the parts of one.
+    whole: Vec<PathBuf>,
     /// Keeps weights that were unpacked for as long as they are needed.
     unpacked: Option<Arc<PartialFile>>,
 }
@@ -83,18 +83,17 @@ impl ModelSource {
         Self::poc(path)
     }
 
-    /// Reads what a GGUF file says of its model.
+    /// Reads what a GGUF file, with the other parts of a split one, says of its model.
     fn gguf(path: PathBuf) -> Result<Self, PackError> {
-        let map = MappedFile::open(&path)?;
-        let inside =
-            crate::gguf::files(&map).map_err(|source| PackError::Gguf { path: path.clone(), source })?;
+        let parts = crate::gguf::parts(&path)?;
+        let inside = crate::gguf::files(&parts)?;
         let folder = path.parent().map(Path::to_owned).unwrap_or_default();
-        Ok(Self { single: Some(path.clone()), ..Self::of_files(folder, vec![path], inside) })
+        Ok(Self { whole: parts.clone(), ..Self::of_files(folder, parts, inside) })
     }
 
     /// The tensors of the source.
     pub(crate) fn checkpoint(&self) -> Result<Checkpoint, PackError> {
-        match (&self.unpacked, &self.single) {
+        match (&self.unpacked, self.whole.first()) {
             (Some(weights), Some(container)) => Checkpoint::unpacked(weights.path(), container),
             _ => Checkpoint::open(&self.weight_files),
         }
@@ -105,7 +104,7 @@ impl ModelSource {
         let crate::poc::Unpacked { weights, files } = crate::poc::unpack(&path)?;
         let folder = path.parent().map(Path::to_owned).unwrap_or_default();
         let source = Self::of_files(folder, vec![weights.path().to_owned()], files);
-        Ok(Self { single: Some(path), unpacked: Some(Arc::new(weights)), ..source })
+        Ok(Self { whole: vec![path], unpacked: Some(Arc::new(weights)), ..source })
     }
 
     fn of_files(
@@ -113,7 +112,15 @@ impl ModelSource {
         weight_files: Vec<PathBuf>,
         inside: BTreeMap<&'static str, Vec<u8>>,
     ) -> Self {
-        Self { folder, repository: None, weight_files, index: None, inside, single: None, unpacked: None }
+        Self {
+            folder,
+            repository: None,
+            weight_files,
+            index: None,
+            inside,
+            whole: Vec::new(),
+            unpacked: None,
+        }
     }
 
     /// Looks through a folder with `config.json`, a tokenizer and weights: `model.safetensors`, or shards with
@@ -159,19 +166,14 @@ impl ModelSource {
         }
     }
 
-    /// The GGUF model of a folder with these GGUF files.
+    /// The GGUF model of a folder with these GGUF files, at least one: a single file, or all parts of one model.
     fn gguf_of_folder(folder: &Path, files: &[PathBuf]) -> Result<Self, PackError> {
-        match files {
-            [file] => Self::gguf(file.clone()),
-            several => Err(PackError::NotAModel {
-                path: folder.to_owned(),
-                problem: format!(
-                    "it holds {} GGUF files ({}); give the one that is meant",
-                    several.len(),
-                    names_of(several)
-                ),
-            }),
+        if crate::gguf::parts(&files[0])? == files {
+            return Self::gguf(files[0].clone());
         }
+        let (count, names) = (files.len(), names_of(files));
+        let problem = format!("it holds {count} GGUF files ({names}); give the one that is meant");
+        Err(PackError::NotAModel { path: folder.to_owned(), problem })
     }
 
     /// A model that was fetched from the hub.
@@ -183,9 +185,9 @@ impl ModelSource {
         Ok(Self { repository: Some((model.repository, model.revision)), ..source })
     }
 
-    /// The file that holds weights, configuration and tokenizer, where there is one.
-    pub(crate) fn single_file(&self) -> Option<&Path> {
-        self.single.as_deref()
+    /// The files that hold weights, configuration and tokenizer together; none for a folder.
+    pub(crate) fn whole_files(&self) -> &[PathBuf] {
+        &self.whole
     }
 
     /// The files that hold the weights.
@@ -199,8 +201,8 @@ impl ModelSource {
     /// # Errors
     /// [`FormatError::Output`] with the file of the source.
     pub(crate) fn check_is_no_source(&self, target: &OutputTarget) -> Result<(), FormatError> {
-        target.check_apart_from(self.single.iter().chain(&self.weight_files))?;
-        if self.single.is_some() || target.is_archive() {
+        target.check_apart_from(self.whole.iter().chain(&self.weight_files))?;
+        if !self.whole.is_empty() || target.is_archive() {
             return Ok(());
         }
         let files_in = |folder: &Path| {
@@ -220,7 +222,7 @@ impl ModelSource {
 
     /// What lies beside the weights and is not packed, a sentence each.
     pub(crate) fn left_out(&self) -> Vec<String> {
-        if self.single.is_some() {
+        if !self.whole.is_empty() {
             return Vec::new();
         }
         let mut notes = foreign::beside(&self.folder);

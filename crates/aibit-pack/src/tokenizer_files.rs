@@ -47,7 +47,9 @@ struct Problem(&'static str, String);
 pub(crate) fn load(source: &ModelSource) -> Result<TokenizerFiles, PackError> {
     let problem = |Problem(file, problem)| PackError::SourceFile { path: source.folder.join(file), problem };
     let own = source.read(entry_names::TOKENIZER)?;
-    if let (Some(json), Some(_)) = (&own, source.single_file()) {
+    if let Some(json) = &own
+        && !source.whole_files().is_empty()
+    {
         return Ok(TokenizerFiles { json: json.clone(), read: vec![entry_names::TOKENIZER] });
     }
     let object = |name: &'static str| -> Result<Option<Object>, PackError> {

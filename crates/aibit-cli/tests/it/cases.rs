@@ -149,9 +149,6 @@ const PENDING: &[&str] = &[
     "f12-generation",
     "f12-generation-taken",
     "f12-strftime-now",
-    "f14-first-half",
-    "f14-head-in-part-2",
-    "f14-second-half",
     "p17-batch",
     "p17-e",
     "p17-format",
@@ -167,7 +164,6 @@ const PENDING: &[&str] = &[
     "p17-sum",
     "p17-wordcount",
     "p24-chat-template-json",
-    "p24-lora-gguf",
     "p24-templates-without-default",
 ];
 

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
+use aibit_gguf::{Gguf, GgufLayout, GgufTensor, Metadata, Value as GgufValue};
 use serde_json::{Value, json};
 
 use crate::models::{SourceTensor, Tiny, safetensors_file, safetensors_with};
@@ -339,4 +341,150 @@ fn pipes_devices_and_links_to_elsewhere_are_refused_at_once() {
         }
     }
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+}
+
+/// The folder of a model, packed as f32 and exported to the GGUF file `whole.gguf` beside it, with its weights' digest.
+fn as_gguf(model: Tiny) -> (Tiny, String) {
+    digest(&model);
+    succeeds(model.around(), &["export", "out.aibit", "--to", "gguf", "-o", "whole.gguf"]);
+    succeeds(model.around(), &["pack", "whole.gguf", "-o", "whole.aibit", "-q", "f32"]);
+    let digest = weights_of(&model, "whole.aibit");
+    (model, digest)
+}
+
+/// Writes a GGUF file of these metadata and tensors of `file`.
+fn write_gguf(path: &Path, metadata: &[(String, GgufValue)], tensors: &[&GgufTensor], file: &[u8]) {
+    let mut keys = Metadata::default();
+    for (key, value) in metadata {
+        keys.set(key.clone(), value.clone());
+    }
+    let infos: Vec<_> = tensors.iter().map(|t| (t.name.clone(), t.dtype, t.shape.clone())).collect();
+    let layout = GgufLayout::new(&keys, &infos).expect("a layout");
+    let mut out = vec![0; layout.file_bytes()];
+    out[..layout.header().len()].copy_from_slice(layout.header());
+    for (place, tensor) in layout.tensors().iter().zip(tensors) {
+        out[place.range.clone()].copy_from_slice(tensor.bytes(file));
+    }
+    fs::write(path, out).expect("written");
+}
+
+/// Splits `whole.gguf` as llama-gguf-split does: part `n` holds the tensors for which `part` is `n`.
+fn split(model: &Tiny, name: &str, count: u16, part: impl Fn(usize, &str) -> u16) {
+    let file = fs::read(model.around().join("whole.gguf")).expect("a file");
+    let gguf = Gguf::parse(&file).expect("GGUF");
+    for number in 0..count {
+        let mut metadata: Vec<(String, GgufValue)> = match number {
+            0 => gguf.metadata().iter().map(|(key, value)| (key.to_owned(), value.clone())).collect(),
+            _ => Vec::new(),
+        };
+        metadata.push(("split.no".into(), GgufValue::U16(number)));
+        metadata.push(("split.count".into(), GgufValue::U16(count)));
+        metadata.push(("split.tensors.count".into(), GgufValue::I32(gguf.tensors().len() as i32)));
+        let tensors: Vec<_> = gguf
+            .tensors()
+            .iter()
+            .enumerate()
+            .filter(|(index, tensor)| part(*index, &tensor.name) == number)
+            .map(|(_, tensor)| tensor)
+            .collect();
+        let name = format!("{name}-{:05}-of-{count:05}.gguf", number + 1);
+        write_gguf(&model.around().join(name), &metadata, &tensors, &file);
+    }
+}
+
+#[test]
+fn split_gguf_files_are_read_whole_from_any_part() {
+    for variant in ["llama-mha", "llama3", "qwen3"] {
+        let (model, expected) = as_gguf(Tiny::llama(variant));
+        split(&model, "even", 3, |index, _| (index % 3) as u16);
+        // No tensors in the first part, and what the configuration is computed from in the last.
+        split(
+            &model,
+            "late",
+            4,
+            |index, name| if name.starts_with("blk.") { 1 + (index % 2) as u16 } else { 3 },
+        );
+        split(&model, "head", 2, |_, name| {
+            u16::from(name == "output.weight" || name == "blk.1.ffn_up.weight")
+        });
+        for part in [
+            "even-00001-of-00003.gguf",
+            "even-00003-of-00003.gguf",
+            "late-00001-of-00004.gguf",
+            "late-00002-of-00004.gguf",
+            "head-00002-of-00002.gguf",
+        ] {
+            succeeds(model.around(), &["pack", part, "-o", "split.aibit", "-q", "f32"]);
+            assert_eq!(weights_of(&model, "split.aibit"), expected, "{variant}, {part}");
+            let files = &report(model.around(), &["inspect", "split.aibit"])["provenance"]["source"]["files"];
+            let count = files.as_array().expect("files").len();
+            assert_eq!(count, usize::from(part.as_bytes()[part.len() - 6] - b'0'), "{files}");
+        }
+    }
+    let (model, expected) = as_gguf(Tiny::new());
+    split(&model, "gpt2", 2, |_, name| u16::from(name.starts_with("blk.1.")));
+    succeeds(model.around(), &["pack", "gpt2-00002-of-00002.gguf", "-o", "split.aibit", "-q", "f32"]);
+    assert_eq!(weights_of(&model, "split.aibit"), expected);
+}
+
+#[test]
+fn a_folder_of_one_gguf_model_is_that_model() {
+    let (model, expected) = as_gguf(Tiny::llama("qwen2"));
+    let folder = model.around().join("parts");
+    fs::create_dir(&folder).expect("a folder");
+    split(&model, "parts/m", 2, |index, _| (index % 2) as u16);
+    succeeds(model.around(), &["pack", "parts", "-o", "split.aibit", "-q", "f32"]);
+    assert_eq!(weights_of(&model, "split.aibit"), expected);
+    fs::copy(model.around().join("whole.gguf"), folder.join("other.gguf")).expect("a copy");
+    let message = refuses(model.around(), &["pack", "parts", "-o", "out2.aibit"]);
+    assert!(message.contains("3 GGUF files") && message.contains("other.gguf"), "{message}");
+}
+
+#[test]
+fn parts_that_are_missing_or_not_of_one_model_are_named() {
+    let (model, _) = as_gguf(Tiny::llama("llama"));
+    let path = |name: &str| model.around().join(name);
+    let refused = |name: &str, words: &[&str]| {
+        let message = refuses(model.around(), &["pack", name, "-o", "none.aibit"]);
+        assert!(words.iter().all(|word| message.contains(word)), "{words:?}: {message}");
+        assert!(!path("none.aibit").exists());
+    };
+    split(&model, "m", 3, |index, _| (index % 3) as u16);
+    fs::rename(path("m-00003-of-00003.gguf"), path("kept")).expect("renamed");
+    refused("m-00001-of-00003.gguf", &["m-00003-of-00003.gguf", "missing", "part 3 of 3", "part 1"]);
+    // The second part in the place of the third.
+    fs::copy(path("m-00002-of-00003.gguf"), path("m-00003-of-00003.gguf")).expect("a copy");
+    refused("m-00001-of-00003.gguf", &["part 2 of 3", "part 3 of 3"]);
+    // A part of another model, with fewer tensors.
+    split(&model, "less", 3, |index, _| if index == 7 { 9 } else { (index % 3) as u16 });
+    fs::rename(path("less-00003-of-00003.gguf"), path("m-00003-of-00003.gguf")).expect("renamed");
+    fs::copy(path("less-00002-of-00003.gguf"), path("m-00002-of-00003.gguf")).expect("a copy");
+    refused("m-00001-of-00003.gguf", &["split.tensors.count"]);
+    // Without its name, a part is still none of a whole model.
+    fs::rename(path("less-00001-of-00003.gguf"), path("renamed.gguf")).expect("renamed");
+    refused("renamed.gguf", &["part 1 of 3", "-00001-of-00003.gguf", "llama-gguf-split --merge"]);
+}
+
+#[test]
+fn gguf_files_that_hold_no_model_are_named() {
+    let folder = crate::support::temporary_folder();
+    let text = |value: &str| GgufValue::String(value.into());
+    let strings = |values: &[&str]| {
+        GgufValue::Array(aibit_gguf::Array::String(values.iter().map(|v| (*v).to_owned()).collect()))
+    };
+    for (metadata, word) in [
+        (vec![("general.type", text("adapter")), ("general.architecture", text("qwen2"))], "adapter"),
+        (vec![("general.type", text("imatrix"))], "importance"),
+        (vec![("general.type", text("mmproj")), ("general.architecture", text("clip"))], "images"),
+        (vec![("general.architecture", text("clip"))], "images"),
+        (
+            vec![("general.architecture", text("llama")), ("tokenizer.ggml.tokens", strings(&["a", "b"]))],
+            "a vocabulary and no model",
+        ),
+    ] {
+        let metadata: Vec<_> = metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        write_gguf(&folder.path().join("a.gguf"), &metadata, &[], &[]);
+        let message = refuses(folder.path(), &["pack", "a.gguf", "-o", "out.aibit"]);
+        assert!(message.contains(word), "{word}: {message}");
+    }
 }
