@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 use ureq::http::{HeaderMap, Response, StatusCode, Uri, header};
 use ureq::{Agent, Body};
 
-use crate::Progress;
+use crate::{Progress, small_file};
 
 /// Files fetched when the repository has them, beside `config.json` (required) and the weights.
 const OPTIONAL_FILES: [&str; 9] = [
@@ -55,6 +55,9 @@ const MAX_REDIRECTS: usize = 8;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a connection may stay silent before it is dropped and resumed on a new one.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How much further a transfer must get before failed attempts are counted anew: a server that gives a byte each time
+/// would otherwise be asked for ever.
+const MIN_PROGRESS: u64 = 64 << 10;
 const FIRST_RETRY_DELAY: Duration = Duration::from_millis(200);
 
 /// Where from, where to and how a repository is fetched.
@@ -70,13 +73,23 @@ pub struct HubOptions {
     pub cache: Option<PathBuf>,
     /// Access token; if not given, `HF_TOKEN`, else the file `token` of `HF_HOME`. Sent to the endpoint alone.
     pub token: Option<String>,
-    /// Attempts after a failed one, counted anew whenever a transfer got further than before.
+    /// Attempts after a failed one, counted anew whenever a transfer got a good deal further than before.
     pub retries: u32,
+    /// How long an answer of the hub about a repository may take as a whole.
+    pub answer_time: Duration,
 }
 
 impl Default for HubOptions {
     fn default() -> Self {
-        Self { revision: None, offline: false, endpoint: None, cache: None, token: None, retries: 5 }
+        Self {
+            revision: None,
+            offline: false,
+            endpoint: None,
+            cache: None,
+            token: None,
+            retries: 5,
+            answer_time: Duration::from_secs(60),
+        }
     }
 }
 
@@ -89,6 +102,7 @@ impl fmt::Debug for HubOptions {
             .field("cache", &self.cache)
             .field("token", &self.token.as_ref().map(|_| "hidden"))
             .field("retries", &self.retries)
+            .field("answer_time", &self.answer_time)
             .finish()
     }
 }
@@ -243,6 +257,19 @@ pub enum HubError {
         expected: u64,
         /// The length served, or as far as it was read.
         found: u64,
+    },
+
+    /// A file is longer than one of its name may be, or does not say how long it is.
+    #[error("`{file}` may hold {limit} bytes, {url} serves {found}; nothing was kept")]
+    TooLong {
+        /// The file.
+        file: String,
+        /// Where it came from.
+        url: String,
+        /// The longest length for this name.
+        limit: u64,
+        /// The length announced, or that it is longer.
+        found: String,
     },
 
     /// A file is not the one that was asked for.
@@ -557,6 +584,21 @@ impl Remote {
         Err(HubError::Size { file: self.file.clone(), url: self.url.clone(), expected, found })
     }
 
+    /// The longest that a file of this name may be. Weights have no limit of their own, but must say how long they are.
+    fn limit(&self) -> u64 {
+        let is_weights = [".safetensors", ".bin"].iter().any(|ending| self.file.ends_with(ending));
+        if is_weights { self.size.unwrap_or(0) } else { small_file::limit(&self.file) }
+    }
+
+    /// Checks that `length` bytes of it, with more to come or not, are not too many.
+    fn check_limit(&self, length: u64, found: impl FnOnce() -> String) -> Result<(), HubError> {
+        let limit = self.limit();
+        if length <= limit {
+            return Ok(());
+        }
+        Err(HubError::TooLong { file: self.file.clone(), url: self.url.clone(), limit, found: found() })
+    }
+
     fn check_digest(&self, expected: &str, found: &str) -> Result<(), HubError> {
         if expected.eq_ignore_ascii_case(found) {
             return Ok(());
@@ -583,12 +625,24 @@ impl From<HubError> for Failure {
     }
 }
 
+/// What a request is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    /// What the hub says of a file.
+    Headers,
+    /// A file from this byte on.
+    Content { from: u64 },
+    /// What the hub says of a repository, all of it in bounded time.
+    Answer,
+}
+
 /// Speaks HTTP with one hub.
 struct Client {
     agent: Agent,
     endpoint: String,
     token: Option<String>,
     retries: u32,
+    answer_time: Duration,
 }
 
 impl Client {
@@ -617,7 +671,13 @@ impl Client {
             config = config.proxy(None); // a mirror on this machine is not reached through a proxy
         }
         let token = token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
-        Ok(Self { agent: config.build().into(), endpoint, token, retries: options.retries })
+        Ok(Self {
+            agent: config.build().into(),
+            endpoint,
+            token,
+            retries: options.retries,
+            answer_time: options.answer_time,
+        })
     }
 
     /// The commit and the file names of the revision.
@@ -627,7 +687,7 @@ impl Client {
         let listing: Listing = self.retry(
             || 0,
             || {
-                let response = self.send(&url, false, None)?;
+                let response = self.send(&url, Wanted::Answer)?;
                 self.check_access(source, &response)?;
                 if response.status() == StatusCode::NOT_FOUND {
                     return Err(self.not_found(source).into());
@@ -651,7 +711,7 @@ impl Client {
         let headers = self.retry(
             || 0,
             || {
-                let response = self.send(&url, true, None)?;
+                let response = self.send(&url, Wanted::Headers)?;
                 self.check_access(source, &response)?;
                 if response.status() == StatusCode::NOT_FOUND {
                     return Err(source.no_file(revision, file, "check the name and the revision").into());
@@ -687,6 +747,10 @@ impl Client {
         // Looked at under the lock: somebody else may have brought the file while we waited for it.
         if fs::metadata(path).is_ok_and(|held| remote.size.is_none_or(|size| size == held.len())) {
             return Ok(());
+        }
+        match remote.size {
+            Some(size) => remote.check_limit(size, || format!("{size}"))?,
+            None => remote.check_limit(1, || "an unknown number of them".to_owned())?,
         }
         let part = beside(path, "part");
         if remote.sha256.is_none() {
@@ -724,7 +788,7 @@ impl Client {
         };
         progress.start(&remote.file, remote.size.unwrap_or(0));
         if remote.size != Some(start) {
-            let response = self.send(&remote.url, false, Some(start).filter(|&start| start > 0))?;
+            let response = self.send(&remote.url, Wanted::Content { from: start })?;
             let status = response.status();
             if status == StatusCode::RANGE_NOT_SATISFIABLE {
                 // Only a file that ends before `start` cannot go on from there.
@@ -759,20 +823,26 @@ impl Client {
 
     /// Sends one request and follows its redirects: all of them for the content, and for the headers up
     /// to the first that describes the file behind it.
-    fn send(&self, url: &str, headers_only: bool, from: Option<u64>) -> Result<Response<Body>, Failure> {
+    fn send(&self, url: &str, wanted: Wanted) -> Result<Response<Body>, Failure> {
         let mut target = url.to_owned();
         for _ in 0..=MAX_REDIRECTS {
-            let mut request = if headers_only { self.agent.head(&target) } else { self.agent.get(&target) };
-            if let Some(from) = from {
-                request = request.header(header::RANGE, format!("bytes={from}-"));
-            }
+            let mut request = match wanted {
+                Wanted::Headers => self.agent.head(&target),
+                Wanted::Content { from: 0 } => self.agent.get(&target),
+                Wanted::Content { from } => {
+                    self.agent.get(&target).header(header::RANGE, format!("bytes={from}-"))
+                }
+                Wanted::Answer => {
+                    self.agent.get(&target).config().timeout_recv_body(Some(self.answer_time)).build()
+                }
+            };
             if let Some(token) = &self.token
                 && origin(&target) == origin(&self.endpoint)
             {
                 request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
             }
             let response = request.call().map_err(|source| transport(url, source))?;
-            let described = headers_only && response.headers().contains_key("x-linked-etag");
+            let described = wanted == Wanted::Headers && response.headers().contains_key("x-linked-etag");
             if !response.status().is_redirection() || described {
                 return Ok(response);
             }
@@ -787,7 +857,7 @@ impl Client {
         Err(answer(url, format!("more than {MAX_REDIRECTS} redirects")).into())
     }
 
-    /// Repeats `attempt` while it fails in passing. Getting further than before starts the count anew.
+    /// Repeats `attempt` while it fails in passing. Getting [`MIN_PROGRESS`] further than before starts the count anew.
     fn retry<T>(
         &self,
         position: impl Fn() -> u64,
@@ -799,7 +869,7 @@ impl Client {
                 Ok(value) => return Ok(value),
                 Err(failure) => failure,
             };
-            if position() > furthest {
+            if position() >= furthest.saturating_add(MIN_PROGRESS) {
                 (failures, furthest) = (0, position());
             }
             if !failure.transient || failures >= self.retries {
@@ -859,6 +929,7 @@ fn copy(
         if let Some(size) = remote.size.filter(|&size| length > size) {
             remote.check_size(size, length)?;
         }
+        remote.check_limit(length, || "more".to_owned())?;
         file.write_all(&buffer[..read]).map_err(io_error("write", part))?;
         progress.advance(read as u64);
     }

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use aibit_pack::Progress;
 use aibit_pack::hub::{
@@ -244,6 +245,57 @@ fn getting_further_starts_the_count_of_attempts_anew() {
     }
     check(&hub, &cache, &TINY_FILES); // four failures, though `retries` is 2
     assert_eq!(hub.ranges("model.safetensors").len(), 5);
+}
+
+#[test]
+fn a_server_that_gives_a_byte_each_time_is_given_up() {
+    let (hub, cache) = (tiny(), TempDir::new().unwrap());
+    for _ in 0..40 {
+        hub.break_once("GET", "model.safetensors", Fault::Cut(1));
+    }
+    let (error, text) = check_fails(&hub, &cache);
+    assert!(matches!(error, HubError::Transport { .. }), "{text}");
+    assert_eq!(hub.ranges("model.safetensors").len(), 3, "{text}"); // `retries` is 2
+}
+
+#[test]
+fn small_files_have_a_longest_length() {
+    // Announced: nothing is asked for.
+    let cache = TempDir::new().unwrap();
+    let hub = tiny().file("config.json", content(3 << 20));
+    let (error, text) = check_fails(&hub, &cache);
+    assert!(matches!(error, HubError::TooLong { limit: 0x20_0000, .. }), "{text}");
+    assert!(
+        text.contains("`config.json` may hold 2097152 bytes") && text.contains("serves 3145728"),
+        "{text}"
+    );
+    assert!(!hub.requests().iter().any(|r| r.method == "GET" && r.path.ends_with("config.json")));
+    // Not announced: no more than that is written, and it does not stay.
+    let hub = tiny();
+    hub.break_once("HEAD", "config.json", Fault::NoLength);
+    hub.break_once("GET", "config.json", Fault::BodyUntilClose(content(9 << 20)));
+    let (error, text) = check_fails(&hub, &cache);
+    assert!(matches!(error, HubError::TooLong { .. }) && text.contains("serves more"), "{text}");
+    check_nothing_of(&content(100), cache.path(), false);
+}
+
+#[test]
+fn weights_must_say_how_long_they_are() {
+    let (hub, cache) = (tiny().file("model.safetensors", content(1000)), TempDir::new().unwrap());
+    hub.break_once("HEAD", "model.safetensors", Fault::NoLength);
+    let (error, text) = check_fails(&hub, &cache);
+    assert!(matches!(error, HubError::TooLong { .. }) && text.contains("unknown number"), "{text}");
+}
+
+#[test]
+fn an_answer_that_never_ends_is_given_up() {
+    let (hub, cache) = (tiny(), TempDir::new().unwrap());
+    hub.break_once("GET", "main", Fault::Drip);
+    let options = HubOptions { answer_time: Duration::from_millis(300), retries: 0, ..options(&hub, &cache) };
+    let start = Instant::now();
+    let error = fetch(REPOSITORY, &options, &()).unwrap_err();
+    assert!(matches!(error, HubError::Transport { .. }), "{error:?}");
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
 }
 
 #[test]

@@ -32,6 +32,8 @@ pub(crate) enum Fault {
     Etag(&'static str),
     /// No `Content-Length`.
     NoLength,
+    /// The true body, a byte at a time, and no `Content-Length`.
+    Drip,
 }
 
 /// A request as the server saw it.
@@ -150,9 +152,19 @@ fn serve(mut stream: TcpStream, address: SocketAddr, state: &Mutex<State>) -> Op
     let request = Request { method, path, headers };
     let mut state = state.lock().unwrap();
     state.requests.push(request.clone());
+    let is_slow = state.faults.iter().any(|(method, file, fault)| {
+        matches!(fault, Fault::Drip) && *method == request.method && request.path.ends_with(file.as_str())
+    });
     let (head, body) = answer(&request, address, &mut state);
     drop(state);
     stream.write_all(head.as_bytes()).ok()?;
+    if is_slow {
+        for byte in body.chunks(1) {
+            stream.write_all(byte).ok()?;
+            thread::sleep(std::time::Duration::from_millis(20));
+        }
+        return Some(());
+    }
     if request.method != "HEAD" {
         stream.write_all(&body).ok()?;
     }
@@ -224,7 +236,7 @@ fn answer(request: &Request, address: SocketAddr, state: &mut State) -> (String,
     match fault {
         Some(Fault::Body(body)) => content = body,
         Some(Fault::BodyUntilClose(body)) => return (head(200, &fields), body),
-        Some(Fault::NoLength) => return (head(200, &fields), content),
+        Some(Fault::NoLength | Fault::Drip) => return (head(200, &fields), content),
         Some(Fault::Cut(length)) => cut = length,
         Some(Fault::IgnoreRange) => whole = true,
         _ => {}
