@@ -8,7 +8,7 @@ use aibit_format::{
     ArchiveWriter, EntryWriter, FORMAT_VERSION, FormatError, JoinedRows, Manifest, OutputFile, OutputTarget,
     Override, Provenance, Replace, Scheme, Source, TensorRecord, WeightsLayout, entry_names,
 };
-use aibit_graph::{CheckpointName, ConfigError, ModelDescription, Op, Origin, Parameter, Role};
+use aibit_graph::{CheckpointName, ConfigError, ContextLimit, ModelDescription, Op, Origin, Parameter, Role};
 use aibit_quant::{
     FourBit, Int8Rowwise, NestedAbsmax, QuantError, quantize_four_bit, quantize_int4_groups,
     quantize_int8_groups,
@@ -118,6 +118,9 @@ pub fn pack(
             "`{head}` differs from `{embedding}`, though config.json ties them (tie_word_embeddings); both are packed, \
              untied"
         ));
+    }
+    if let Some(limit) = description.graph.context_limit {
+        notes.push(context_note(limit, description.graph.context));
     }
     let mut plain = description.clone();
     fill_absent(&mut plain, &checkpoint, family);
@@ -427,6 +430,20 @@ fn untied(config: &[u8]) -> Result<Vec<u8>, PackError> {
         serde_json::from_slice(config).map_err(ConfigError::from)?;
     fields.insert("tie_word_embeddings".into(), false.into());
     Ok(serde_json::to_vec_pretty(&fields).expect("a value has only string keys"))
+}
+
+/// What ends the context after `positions`, where the model could go on.
+fn context_note(limit: ContextLimit, positions: usize) -> String {
+    match limit {
+        ContextLimit::DynamicRope => format!(
+            "the RoPE scaling `dynamic` is computed up to the original context of {positions} positions, where it changes \
+             nothing; the package's context ends there"
+        ),
+        ContextLimit::SlidingWindow => format!(
+            "the model has a sliding window of {positions} positions, up to which it hides nothing; the package's context \
+             ends there"
+        ),
+    }
 }
 
 /// Makes zeros of the parameters that a GGUF file may lack and does.

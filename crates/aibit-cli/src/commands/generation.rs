@@ -21,6 +21,9 @@ pub(crate) struct GenerationArgs {
     )]
     predict: Option<i64>,
     /// Tokens of context to reserve, prompt included; 0: the model's context, which is also the most [default: 0]
+    ///
+    /// Of the two tables of a model with LongRoPE the one for long contexts counts where more than its original context is
+    /// reserved, however short the text is.
     #[arg(short, long, value_name = "N", alias = "num-ctx")]
     ctx_size: Option<usize>,
     /// Temperature; 0 takes the most likely token [default: 0]

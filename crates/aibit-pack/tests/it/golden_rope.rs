@@ -3,13 +3,13 @@
 use std::fs;
 
 use aibit_format::Archive;
-use aibit_pack::Preset;
+use aibit_pack::{ModelSource, PackOptions, Preset, pack};
 use aibit_runtime::{Model, Profile, Session};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use tempfile::TempDir;
 
-use crate::support::{Golden, all_logits, fixture, gathered, largest_difference, packed};
+use crate::support::{Golden, all_logits, fixture, gathered, largest_difference};
 
 #[derive(Deserialize)]
 struct File {
@@ -38,7 +38,8 @@ impl Case {
         Self::all().into_iter().find(|case| case.name == name).expect("a case of that name")
     }
 
-    fn packed(&self) -> (TempDir, Archive) {
+    /// The package, and what the packer says of it.
+    fn packed(&self) -> (TempDir, Archive, Vec<String>) {
         let folder = gathered(&[&format!("tiny-llama/{}", self.base), "tiny-gpt2/tokenizer"]);
         let path = folder.path().join("config.json");
         let mut config: Map<String, Value> =
@@ -46,7 +47,13 @@ impl Case {
         config.remove("rope_parameters").expect("settings of the base");
         config.extend(self.config.clone());
         fs::write(&path, serde_json::to_vec(&config).expect("JSON")).expect("written");
-        packed(folder.path(), Preset::F32)
+        let out = tempfile::tempdir().expect("temporary folder");
+        let target = out.path().join("model.aibit");
+        let source = ModelSource::open(folder.path()).expect("a model");
+        let options = PackOptions { preset: Some(Preset::F32), ..PackOptions::default() };
+        let report = pack(&source, &target, &options, &()).expect("packed");
+        let archive = Archive::open(&target).expect("opened");
+        (out, archive, report.notes)
     }
 }
 
@@ -55,7 +62,7 @@ fn scaled_frequencies_give_the_logits_of_transformers() {
     let golden = Golden::load("rope");
     let ids = golden.ids("ids");
     for case in Case::all() {
-        let (_out, archive) = case.packed();
+        let (_out, archive, _) = case.packed();
         let model = Model::load(&archive).expect("model");
         let found = all_logits(&model, Profile::Fast, &ids[..case.length]);
         let width = model.graph().vocabulary;
@@ -66,6 +73,52 @@ fn scaled_frequencies_give_the_logits_of_transformers() {
     }
 }
 
+/// Beyond its original context dynamic scaling depends on the length of the sequence, as a sliding window on what is out
+/// of sight: the context ends there, and the packer and the error say why.
+#[test]
+fn a_context_that_ends_early_says_why() {
+    let fields = |config: &str| serde_json::from_str(config).expect("JSON");
+    for (base, config, context, why, note) in [
+        (
+            "llama",
+            r#"{"rope_scaling": {"type": "dynamic", "factor": 4.0}}"#,
+            128,
+            "dynamic RoPE scaling",
+            "dynamic",
+        ),
+        ("mistral", r#"{"sliding_window": 40}"#, 40, "sliding window", "sliding window of 40"),
+        (
+            "qwen2",
+            r#"{"use_sliding_window": true, "sliding_window": 24, "max_window_layers": 1, "layer_types": null}"#,
+            24,
+            "sliding window",
+            "sliding window of 24",
+        ),
+    ] {
+        let case = Case {
+            name: base.into(),
+            base: base.into(),
+            config: fields(config),
+            length: context,
+            positions: Vec::new(),
+        };
+        let (_out, archive, notes) = case.packed();
+        assert!(notes.iter().any(|line| line.contains(note)), "{notes:?}");
+        let model = Model::load(&archive).expect("model");
+        assert_eq!(model.graph().context, context);
+        let ids = vec![5; context + 1];
+        let error = |capacity| {
+            let mut session = Session::new(&model, Profile::Fast, capacity).expect("memory");
+            session.append(&ids).expect_err("one too many").to_string()
+        };
+        assert!(error(usize::MAX).contains(why), "{}", error(usize::MAX));
+        // A smaller room was asked for.
+        assert!(!error(16).contains(why), "{}", error(16));
+    }
+    let (_out, _archive, notes) = Case::named("yarn").packed();
+    assert!(!notes.iter().any(|line| line.contains("context")), "{notes:?}");
+}
+
 /// Which table of LongRoPE counts follows from the room that is reserved: not from how many tokens there are, nor how
 /// they come.
 #[test]
@@ -73,7 +126,7 @@ fn the_reserved_context_decides_between_two_tables() {
     let golden = Golden::load("rope");
     let ids = golden.ids("ids");
     let case = Case::named("longrope");
-    let (_out, archive) = case.packed();
+    let (_out, archive, _) = case.packed();
     let model = Model::load(&archive).expect("model");
     let logits = |capacity: usize, pieces: &[usize]| {
         let mut session = Session::new(&model, Profile::Fast, capacity).expect("memory");
