@@ -45,41 +45,40 @@ FOLDERS = {
 }
 
 
-def compute(folder, target):
-    """Ids, logits and greedy continuation of each prompt, by the version of this process; its number is printed."""
+def compute(folders):
+    """Writes ids, logits and greedy continuation of each prompt to `FOLDER.N.npz`, by the version N of this process, whose
+    number is printed."""
     import torch
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, device_map="cpu", dtype=torch.float32).eval()
-    arrays = {}
-    for index, prompt in enumerate(PROMPTS):
-        ids = tokenizer(prompt, return_tensors="pt").input_ids
-        with torch.no_grad():
-            logits = model(ids).logits.float()
-            continued = ids
-            for _ in range(STEPS):
-                best = model(continued).logits[:, -1:].argmax(-1)
-                continued = torch.cat([continued, best], 1)
-        arrays |= {f"ids{index}": ids[0], f"logits{index}": logits[0], f"greedy{index}": continued[0, ids.shape[1] :]}
-    np.savez(target, **arrays)
+    for folder in folders:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder, device_map="cpu", dtype=torch.float32).eval()
+        arrays = {}
+        for index, prompt in enumerate(PROMPTS):
+            ids = tokenizer(prompt, return_tensors="pt").input_ids
+            with torch.no_grad():
+                logits = model(ids).logits.float()
+                continued = ids
+                for _ in range(STEPS):
+                    best = model(continued).logits[:, -1:].argmax(-1)
+                    continued = torch.cat([continued, best], 1)
+            arrays |= {f"ids{index}": ids[0], f"logits{index}": logits[0], f"greedy{index}": continued[0, ids.shape[1] :]}
+        np.savez(f"{folder}.{transformers.__version__[0]}.npz", **arrays)
     print(transformers.__version__)
 
 
-def versions(folder, work):
-    """What both versions compute, version 4 first."""
-    found = []
-    for version in [4, 5]:
-        target = work / f"logits{version}.npz"
-        environment = os.environ | ({"PYTHONPATH": os.environ["TRANSFORMERS_4"]} if version == 4 else {})
-        command = [sys.executable, "-B", __file__, "--compute", folder, target]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"transformers {version}, {folder}: {done.stderr[-2000:]}")
-        found.append((done.stdout.split()[-1], dict(np.load(target))))
-    assert found[0][0].startswith("4.") and found[1][0].startswith("5."), found
-    return found
+def computed(version, folders):
+    """The exact version, and what it computes for each folder."""
+    environment = os.environ | ({"PYTHONPATH": os.environ["TRANSFORMERS_4"]} if version == 4 else {})
+    command = [sys.executable, "-B", __file__, "--compute", *folders]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"transformers {version}: {done.stderr[-2000:]}")
+    exact = done.stdout.split()[-1]
+    assert exact.startswith(f"{version}."), exact
+    return exact, {folder: dict(np.load(f"{folder}.{version}.npz")) for folder in folders}
 
 
 def apart(first, second):
@@ -97,41 +96,40 @@ def run(aibit, *arguments):
     return done.stdout
 
 
-def check(aibit, name, source, reference, work, what, preset, options):
-    archive, folder = work / "model.aibit", work / "export"
-    run(aibit, "pack", source, "-o", archive, "-q", preset, "--requantize")
-    shutil.rmtree(folder, ignore_errors=True)
-    run(aibit, "export", archive, *options, "-o", folder)
-    (version4, four), (version5, five) = versions(folder, work)
+def check(aibit, export, four, five, reference):
+    """What both versions make of an export, in words, and whether it is right."""
     distance = apart(four, five)
     ok = distance <= TOLERANCE
     notes = [f"logits of {len(PROMPTS)} prompts at most {distance:.1e} of the largest apart"]
     same_ids = same_text = True
     for index, prompt in enumerate(PROMPTS):
-        report = json.loads(run(aibit, "run", archive, "-p", prompt, "-n", STEPS, "--temp", "0", "--ignore-eos", "--json"))
+        report = json.loads(
+            run(aibit, "run", export["archive"], "-p", prompt, "-n", STEPS, "--temp", "0", "--ignore-eos", "--json")
+        )
         for found in four, five:
             same_ids &= report["prompt_ids"] == found[f"ids{index}"].tolist()
             same_text &= report["generated_ids"] == found[f"greedy{index}"].tolist()
     notes.append("aibit's prompt ids" if same_ids else "prompt ids DIFFER from aibit's")
     ok &= same_ids
-    if preset == "f32":
+    if export["preset"] == "f32":
         distance = apart(five, reference)
         notes.append(f"{distance:.1e} from the original folder")
         notes.append(f"aibit's {STEPS} greedy ids" if same_text else "greedy ids DIFFER from aibit's")
         ok &= distance <= TOLERANCE and same_text
-    engine = f"transformers {version4} and {version5}"
-    print(json.dumps({"engine": engine, "what": f"{what}, {name}", "result": "; ".join(notes), "ok": bool(ok)}), flush=True)
+    return "; ".join(notes), bool(ok)
 
 
 def main():
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     if sys.argv[1] == "--compute":
-        compute(sys.argv[2], sys.argv[3])
+        compute(sys.argv[2:])
         return
     aibit, model, work = sys.argv[1], pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3]) / "transformers"
     work.mkdir()
-    subjects = {"GPT-2": (model, model)}
+    original = work / "GPT-2"
+    shutil.copytree(model, original)
+    subjects = {"GPT-2": (original, original)}
     for name, (base, rope) in BORN_FROM_GGUF.items():
         folder = work / name.replace(" ", "-")
         shutil.copytree(model.parent / "cases/base" / base, folder)
@@ -142,16 +140,27 @@ def main():
         run(aibit, "pack", folder, "-o", archive, "-q", "f32")
         run(aibit, "export", archive, "--to", "gguf", "-o", file)
         subjects[f"{name} from GGUF"] = (file, folder)
+    exports = []
     for name, (source, original) in subjects.items():
-        # By this version: the other does not know what it writes.
-        target = work / "reference.npz"
-        subprocess.run([sys.executable, "-B", __file__, "--compute", original, target], check=True, capture_output=True)
-        reference = dict(np.load(target))
         for what, (preset, options) in FOLDERS.items():
             # Blocks of 64 do not fit rows of 32, nor compressed-tensors layers of the kind Conv1D.
-            if (preset == "nf4" and source != model) or ("compressed-tensors" in options and source == model):
+            if (preset == "nf4" and source != original) or ("compressed-tensors" in options and source == original):
                 continue
-            check(aibit, name, source, reference, work, what, preset, options)
+            folder = work / f"export{len(exports)}"
+            archive = folder.with_suffix(".aibit")
+            run(aibit, "pack", source, "-o", archive, "-q", preset, "--requantize")
+            run(aibit, "export", archive, *options, "-o", folder)
+            export = {"what": f"{what}, {name}", "preset": preset, "archive": archive, "folder": str(folder)}
+            exports.append(export | {"original": str(original)})
+    folders = [export["folder"] for export in exports]
+    version4, fours = computed(4, folders)
+    # Version 4 does not know what version 5 writes, which the originals are.
+    version5, fives = computed(5, folders + sorted({export["original"] for export in exports}))
+    for export in exports:
+        folder = export["folder"]
+        result, ok = check(aibit, export, fours[folder], fives[folder], fives[export["original"]])
+        engine = f"transformers {version4} and {version5}"
+        print(json.dumps({"engine": engine, "what": export["what"], "result": result, "ok": ok}), flush=True)
 
 
 main()
