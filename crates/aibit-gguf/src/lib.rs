@@ -29,6 +29,8 @@ pub use reader::Gguf;
 pub use rows::{deinterleave_rows, interleave_rows};
 pub use split::{Split, join_parts};
 pub use tensor::GgufTensor;
-pub use tokenizer::{SpecialIds, is_end_of_text, special_ids, tokenizer_json, tokenizer_metadata};
+pub use tokenizer::{
+    SpecialIds, ends_of_text, is_end_of_text, special_ids, tokenizer_json, tokenizer_metadata,
+};
 pub use types::{GgmlType, UnsupportedType};
 pub use writer::GgufLayout;

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use aibit_families::Family;
 use aibit_format::{MappedFile, entry_names};
-use aibit_gguf::{Gguf, GgufError, Metadata, Split, join_parts, special_ids, tokenizer_json};
+use aibit_gguf::{Gguf, GgufError, Metadata, Split, ends_of_text, join_parts, special_ids, tokenizer_json};
 use serde_json::json;
 
-use crate::PackError;
+use crate::{PackError, gguf_sampling};
 
 /// The files of the model which the GGUF file at `path` is, or is a part of, in their order.
 ///
@@ -143,14 +143,13 @@ fn files_of(gguf: &Gguf, map: &[u8]) -> Result<BTreeMap<&'static str, Vec<u8>>, 
     });
     files.insert("tokenizer_config.json", to_json(&tokenizer_config));
     // Where an answer ends, beside the end of a text that config.json names.
-    let mut ends: Vec<u32> = Vec::new();
-    for id in [specials.eos, specials.eot, specials.eom].into_iter().flatten() {
-        if !ends.contains(&id) {
-            ends.push(id);
-        }
-    }
+    let ends = ends_of_text(metadata)?;
+    let mut settings = gguf_sampling::generation_config(metadata)?;
     if ends.len() > usize::from(specials.eos.is_some()) {
-        files.insert(entry_names::GENERATION_CONFIG, to_json(&json!({ "eos_token_id": ends })));
+        settings.insert("eos_token_id".into(), json!(ends));
+    }
+    if !settings.is_empty() {
+        files.insert(entry_names::GENERATION_CONFIG, to_json(&settings.into()));
     }
     if let Some(template) = specials.chat_template {
         files.insert("chat_template.jinja", template.into_bytes());

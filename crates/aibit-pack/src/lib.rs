@@ -10,6 +10,7 @@ mod encoding;
 mod error;
 mod foreign;
 mod gguf;
+mod gguf_sampling;
 pub mod hub;
 mod json_dialect;
 mod pack;

@@ -37,8 +37,10 @@ pub struct PackageDefaults {
     pub epsilon_cutoff: Option<f32>,
     /// The same, lower where the entropy is high.
     pub eta_cutoff: Option<f32>,
-    /// Penalty on tokens that have occurred anywhere in the text.
+    /// Penalty on tokens that have occurred.
     pub repeat_penalty: Option<f32>,
+    /// Tokens that this penalty looks back on; `None`: all. In packages of GGUF files, as transformers knows no such field.
+    pub repeat_last_n: Option<usize>,
     /// Rules on which tokens may come.
     pub processors: LogitsProcessors,
     /// What of the files has no effect though a reader may expect one, a sentence each.
@@ -62,7 +64,7 @@ pub struct SettingsFiles<'a> {
 const LARGEST_FACTOR: f64 = 1e6;
 
 /// Fields of `generation_config.json` that are read here.
-const READ: [&str; 25] = [
+const READ: [&str; 26] = [
     "begin_suppress_tokens",
     "bad_words_ids",
     "do_sample",
@@ -80,6 +82,7 @@ const READ: [&str; 25] = [
     "min_p",
     "no_repeat_ngram_size",
     "num_return_sequences",
+    "repeat_last_n",
     "repetition_penalty",
     "sequence_bias",
     "stop_strings",
@@ -234,8 +237,9 @@ impl PackageDefaults {
         defaults.stop_ids = stop_ids;
         reader.refuse_if_nothing_is_left(&defaults)?;
         if files.generation_config.is_some() {
-            reader.note_what_has_no_effect()?;
-        }
+            reader.note_unknown_fields();
+        } // most fields of config.json are about the model
+        reader.note_what_has_no_effect()?;
         defaults.notes = reader.notes;
         Ok(defaults)
     }
@@ -287,6 +291,7 @@ impl Reader<'_> {
             typical_p: settings.number("typical_p", "above 0", |x| x > 0.0 && from_0(x))?.map(|p| p.min(1.0)),
             epsilon_cutoff: cutoff("epsilon_cutoff")?,
             eta_cutoff: cutoff("eta_cutoff")?,
+            repeat_last_n: settings.count("repeat_last_n")?,
             repeat_penalty: settings.number("repetition_penalty", "from 1e-6 to 1e6", factor)?,
             ..PackageDefaults::default()
         })
@@ -456,17 +461,22 @@ impl Reader<'_> {
         Err(RuntimeError::Settings { file: self.settings.name(), problem })
     }
 
-    fn note_what_has_no_effect(&mut self) -> Result<(), RuntimeError> {
-        let file = self.settings.name();
-        let mut note = |text: String| self.notes.push(format!("{file}: {text}"));
+    fn note_unknown_fields(&mut self) {
         for field in self.settings.names() {
             let is_known = READ.contains(&field)
                 || WITHOUT_EFFECT.contains(&field)
                 || UNSUPPORTED.iter().any(|(name, ..)| *name == field);
             if !is_known {
-                note(format!("`{}` is not known and has no effect", field.escape_debug()));
+                let field = field.escape_debug();
+                self.notes
+                    .push(format!("{}: `{field}` is not known and has no effect", self.settings.name()));
             }
         }
+    }
+
+    fn note_what_has_no_effect(&mut self) -> Result<(), RuntimeError> {
+        let file = self.settings.name();
+        let mut note = |text: String| self.notes.push(format!("{file}: {text}"));
         if let Some(length) = self.settings.count("max_length")? {
             note(format!("`max_length` {length} has no effect; -n says how many tokens are generated"));
         }

@@ -144,3 +144,96 @@ fn shown(value: &Value) -> String {
         None => text,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAME: &str = "settings.json";
+
+    fn file(json: &str) -> SettingsFile {
+        SettingsFile::parse(NAME, Some(json.as_bytes())).expect("an object")
+    }
+
+    #[track_caller]
+    fn refuses<T: std::fmt::Debug>(result: Result<T, RuntimeError>, message: &str) {
+        assert_eq!(result.expect_err("refused").to_string(), message);
+    }
+
+    #[test]
+    fn null_is_absence_and_the_last_of_equal_keys_counts() {
+        let file = file(r#"{"a": null, "b": 1, "b": 2, "c": 3, "c": null}"#);
+        assert_eq!(file.names().collect::<Vec<_>>(), ["b"]);
+        assert_eq!((file.count("a").unwrap(), file.count("b").unwrap()), (None, Some(2)));
+        assert_eq!(SettingsFile::parse(NAME, None).unwrap().names().count(), 0);
+        refuses(SettingsFile::parse(NAME, Some(b"[1]")), "settings.json: [1] where an object should be");
+        refuses(
+            SettingsFile::parse(NAME, Some(b"")),
+            "settings.json: EOF while parsing a value at line 1 column 0",
+        );
+    }
+
+    #[test]
+    fn counts_are_whole_however_they_are_written() {
+        for (value, count) in [
+            ("7", Some(7)),
+            ("7.0", Some(7)),
+            ("7e2", Some(700)),
+            ("0", Some(0)),
+            ("-0.0", Some(0)),
+            ("-1", None),
+        ] {
+            assert_eq!(file(&format!(r#"{{"n": {value}}}"#)).count("n").unwrap(), count, "{value}");
+        }
+        for large in ["18446744073709551615", "1e300"] {
+            assert_eq!(file(&format!(r#"{{"n": {large}}}"#)).count("n").unwrap(), Some(usize::MAX));
+        }
+        refuses(
+            file(r#"{"n": 0.5}"#).count("n"),
+            "settings.json: `n` is 0.5; it must be a whole number from 0, or -1 for none",
+        );
+        for value in ["-2", "-1.5", "true", r#""7""#, "[7]", "{}"] {
+            assert!(file(&format!(r#"{{"n": {value}}}"#)).count("n").is_err(), "{value}");
+        }
+    }
+
+    #[test]
+    fn ids_are_one_or_a_list() {
+        for (value, ids) in [
+            ("5", Some(vec![5])),
+            ("5.0", Some(vec![5])),
+            ("-1", Some(vec![])),
+            ("[]", Some(vec![])),
+            ("[3, null, 1.0, -1, 18446744073709551615]", Some(vec![3, 1, u64::MAX])),
+            ("[null]", None),
+            ("null", None),
+        ] {
+            assert_eq!(file(&format!(r#"{{"id": {value}}}"#)).ids("id").unwrap(), ids, "{value}");
+        }
+        for value in ["-2", "[0.5]", r#""5""#, "[[5]]", "false", r#"{"a": 1}"#] {
+            assert!(file(&format!(r#"{{"id": {value}}}"#)).ids("id").is_err(), "{value}");
+        }
+    }
+
+    #[test]
+    fn special_tokens_are_texts_or_objects() {
+        for (value, token) in [
+            (r#""</s>""#, Some("</s>")),
+            (r#"{"content": "</s>", "lstrip": false}"#, Some("</s>")),
+            ("false", None),
+            ("null", None),
+        ] {
+            assert_eq!(file(&format!(r#"{{"t": {value}}}"#)).special_token("t").unwrap(), token, "{value}");
+        }
+        for value in ["true", "2", r#"["</s>"]"#, r#"{"content": 2}"#, "{}"] {
+            assert!(file(&format!(r#"{{"t": {value}}}"#)).special_token("t").is_err(), "{value}");
+        }
+    }
+
+    #[test]
+    fn long_values_are_shortened_in_errors() {
+        let long = format!(r#"{{"n": "{}"}}"#, "é".repeat(1000));
+        let message = file(&long).count("n").expect_err("refused").to_string();
+        assert!(message.len() < 250 && message.contains('…'), "{message}");
+    }
+}

@@ -38,7 +38,7 @@ pub(crate) struct Args {
     /// Compare the predictions with this archive's
     #[arg(long, value_name = "FILE")]
     kl_base: Option<PathBuf>,
-    /// Tokens per window [default: the model's context]
+    /// Tokens per window; 0: the model's context, which is also the most [default: 0]
     #[arg(short, long, value_name = "N", aliases = ["ctx-size", "num-ctx"])]
     window: Option<usize>,
     /// Tokens from one window to the next [default: a whole window]
@@ -126,7 +126,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     };
     let first_token = first_token(args, &archive, &tokenizer)?;
     let options = PerplexityOptions {
-        window: args.window,
+        window: args.window.filter(|&window| window > 0),
         stride: args.stride,
         scored: if args.second_half { Scored::SecondHalf } else { Scored::All },
         first_token,

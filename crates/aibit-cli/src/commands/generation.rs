@@ -92,8 +92,11 @@ impl GenerationArgs {
             stop_ids.extend(&package.stop_ids);
         }
         let off = SamplerOptions::greedy();
-        let is_of_package = self.repeat_penalty.is_none() && package.repeat_penalty.is_some();
-        let repeat_last_n = self.repeat_last_n.unwrap_or(if is_of_package { -1 } else { 64 });
+        let repeat_last_n = match (self.repeat_last_n, self.repeat_penalty, package.repeat_penalty) {
+            (Some(last_n), ..) => usize::try_from(last_n).unwrap_or(usize::MAX),
+            (None, None, Some(_)) => package.repeat_last_n.unwrap_or(usize::MAX),
+            (None, ..) => 64,
+        };
         let sampler = SamplerOptions {
             temperature: self.temperature.or(package.temperature).unwrap_or(0.0),
             top_k: self.top_k.map(|k| usize::try_from(k).unwrap_or(0)).or(package.top_k).unwrap_or(40),
@@ -103,7 +106,7 @@ impl GenerationArgs {
             epsilon_cutoff: package.epsilon_cutoff.unwrap_or(off.epsilon_cutoff),
             eta_cutoff: package.eta_cutoff.unwrap_or(off.eta_cutoff),
             repeat_penalty: self.repeat_penalty.or(package.repeat_penalty).unwrap_or(1.0),
-            repeat_last_n: usize::try_from(repeat_last_n).unwrap_or(usize::MAX),
+            repeat_last_n,
             presence_penalty: self.presence_penalty,
             frequency_penalty: self.frequency_penalty,
             seed: u64::try_from(self.seed).unwrap_or_else(|_| random_seed()),

@@ -76,6 +76,12 @@ fn second_halves_are_those_of_llama_cpp() {
 }
 
 #[test]
+fn a_window_of_0_is_the_context() {
+    assert_eq!(eval(&["-w", "0"])["mean_nll"], eval(&[])["mean_nll"]);
+    assert_eq!(eval(&["--ctx-size", "0"])["window"], eval(&[])["window"]);
+}
+
+#[test]
 fn bos_takes_the_place_of_each_first_token() {
     let tokens = eval(&[])["tokens"].as_u64().expect("a number") as usize;
     let archive = Archive::open(shelf().join(small_f32())).expect("an archive");

@@ -198,6 +198,12 @@ fn what_has_no_effect_is_noted() {
         }
         support::json(tiny.around(), &["run", "out.aibit", "-p", "x", "-n", "4"]);
     }
+    let tiny = Tiny::new().remove("generation_config.json").with_config("max_length", json!(50));
+    let (code, stderr) = packed(&tiny);
+    assert_eq!(code, Some(0));
+    assert!(
+        stderr.starts_with("note: config.json: `max_length` 50 has no effect") && stderr.lines().count() == 1
+    );
     for settings in [
         r#"{"eos_token_id": -1, "top_k": -1, "top_p": 1, "repetition_penalty": 1, "no_repeat_ngram_size": 0}"#,
         r#"{"eos_token_id": 511.0, "top_k": 40.0, "top_k": null, "max_new_tokens": 7.0, "suppress_tokens": [-1]}"#,
@@ -274,6 +280,30 @@ fn every_file_that_names_an_end_of_text_counts() {
         assert_eq!(code, Some(2), "{stderr}");
         assert!(stderr.contains("tokenizer_config.json") && stderr.contains("eos_token"), "{stderr}");
     }
+}
+
+/// Of the case `f13-eos-only-in-tokenizer`, whose answer to `Hi` is two tokens and the end of a turn.
+#[test]
+fn turns_of_a_conversation_end_where_the_tokenizer_says() {
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/cases");
+    let folder = temporary_folder();
+    let source = folder.path().join("source");
+    fs::create_dir(&source).expect("a folder");
+    for from in ["base/llama", "f13-eos-only-in-tokenizer"] {
+        for file in fs::read_dir(cases.join(from)).expect("a folder") {
+            let file = file.expect("a file").path();
+            fs::write(source.join(file.file_name().expect("a name")), fs::read(&file).expect("read"))
+                .expect("write");
+        }
+    }
+    succeeds(folder.path(), &["pack", "source", "-o", "model.aibit", "-q", "f32"]);
+    let args = ["run", "model.aibit", "-p", "Hi", "-n", "8", "--chat"];
+    let answer = support::json(folder.path(), &args);
+    assert_eq!(ids(&answer["generated_ids"]), [243, 614]);
+    let said = support::run_with(folder.path(), &["chat", "model.aibit", "-n", "8"], "Hi\n", &[]);
+    assert_eq!((said.code, said.stdout), (Some(0), format!("{}\n", text(&answer["text"]))));
+    let ignored = support::json(folder.path(), &[&args[..], &["--ignore-eos"]].concat());
+    assert_eq!(ids(&ignored["generated_ids"])[..3], [243, 614, 1002]);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! the model `llama`.
 
 mod byte_alphabet;
+mod ends_of_text;
 mod from_json;
 mod pre_tokenizer;
 mod sentencepiece;
@@ -15,8 +16,9 @@ use serde::{Deserialize, Serialize};
 use self::pre_tokenizer::PreTokenizer;
 use crate::{GgufError, Metadata};
 
+pub use self::ends_of_text::{ends_of_text, is_end_of_text};
 pub use self::from_json::tokenizer_metadata;
-pub use self::special_ids::{SpecialIds, is_end_of_text, special_ids};
+pub use self::special_ids::{SpecialIds, special_ids};
 pub use self::to_json::tokenizer_json;
 
 const MODEL: &str = "tokenizer.ggml.model";

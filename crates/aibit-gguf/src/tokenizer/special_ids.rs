@@ -43,11 +43,6 @@ const END_OF_TURN: [&str; 9] = [
 /// The text that it takes for the end of a message where a file names no token.
 const END_OF_MESSAGE: &str = "<|eom_id|>";
 
-/// Whether llama.cpp ends a text at the token with this text though no key of the file says so.
-pub fn is_end_of_text(token: &str) -> bool {
-    END_OF_TURN.contains(&token) || token == END_OF_MESSAGE
-}
-
 /// The special tokens of a GGUF file.
 ///
 /// What the file leaves open is as in llama.cpp: `add_bos` and `add_eos` follow from the kind of tokenizer, `eot`

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use aibit_gguf::{Array, GgufError, Metadata, SpecialIds, Value};
-use aibit_gguf::{special_ids, tokenizer_json, tokenizer_metadata};
+use aibit_gguf::{ends_of_text, special_ids, tokenizer_json, tokenizer_metadata};
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 use tokenizers::Tokenizer;
@@ -426,6 +426,39 @@ fn special_ids_are_read_with_the_defaults_of_llama_cpp() {
     let sentencepiece = special_ids(&with(MODEL, string("llama"))).expect("special ids");
     assert!(sentencepiece.add_bos && !sentencepiece.add_eos);
     assert_eq!((sentencepiece.unk, sentencepiece.bos, sentencepiece.eos), (Some(0), Some(258), Some(2)));
+}
+
+/// By hand from `src/llama-vocab.cpp` of llama.cpp: the keys, then the texts in the order of ids, then what separates files.
+#[test]
+fn texts_end_where_llama_cpp_ends_them() {
+    #[track_caller]
+    fn check(texts: &[&str], keys: &[(&str, u32)], ends: &[u32]) {
+        let mut metadata = Metadata::default();
+        let tokens: Vec<String> = texts.iter().map(|&text| text.to_owned()).collect();
+        metadata.set(MODEL, string("gpt2"));
+        metadata.set(PRE, string("gpt-2"));
+        metadata.set(TOKENS, Value::Array(Array::String(tokens)));
+        for (name, id) in keys {
+            metadata.set(format!("tokenizer.ggml.{name}_token_id"), Value::U32(*id));
+        }
+        assert_eq!(ends_of_text(&metadata).expect("ids"), ends, "{texts:?}");
+    }
+    check(&["a", "b"], &[], &[]);
+    check(&["a", "b"], &[("eos", 1)], &[1]);
+    check(&["a", "b", "c", "d"], &[("eos", 3), ("eot", 1), ("eom", 0)], &[3, 1, 0]);
+    check(&["a", "b"], &[("eos", 1), ("eot", 1), ("eom", 1)], &[1]);
+    // As Qwen2's and Llama 3's, with the key of one of their ends only.
+    check(&["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|file_sep|>"], &[("eos", 2)], &[2, 0, 3]);
+    check(&["<|end_of_text|>", "<|eot_id|>", "<|eom_id|>"], &[("eos", 0)], &[0, 1, 2]);
+    // Where tools are called, the end of a message is not that of a text.
+    check(&["<|end|>", "<|return|>", "<|call|>"], &[("eos", 1)], &[1, 2]);
+    check(&["<|end|>", "<|return|>", "a"], &[("eos", 1)], &[1, 0]);
+    check(&["<|end|>", "<|calls|>", "<|flush|>"], &[("eos", 1)], &[1, 2]);
+    check(&["</s>", "<|tool_response>", "<turn|>"], &[], &[1, 2]);
+    check(&["a", "[PAD]", "<fim_pad>", "<reponame>"], &[("fim_rep", 0)], &[1, 0]);
+
+    let outside = with("tokenizer.ggml.fim_sep_token_id", Value::U32(261));
+    check_error(ends_of_text(&outside), "`tokenizer.ggml.fim_sep_token_id` is 261, but there are 261 tokens");
 }
 
 #[test]

@@ -193,7 +193,34 @@ fn an_answer_ends_where_a_text_or_a_turn_does() {
     let source = ModelSource::open(&path).expect("a model");
     pack(&source, &target, &PackOptions::default(), &()).expect("packed");
     let archive = Archive::open(&target).expect("opened");
-    assert_eq!(stop_ids(&archive), [5, 7]);
+    // Token 0 is `<|endoftext|>`, at which llama.cpp ends every text.
+    assert_eq!(stop_ids(&archive), [5, 7, 0]);
+}
+
+#[test]
+fn recommended_sampling_is_carried_along() {
+    let mut parts = Parts::sound("llama");
+    for (key, value) in [
+        ("temp", Value::F32(0.5)),
+        ("top_k", Value::I32(20)),
+        ("penalty_repeat", Value::F32(1.25)),
+        ("mirostat", Value::I32(2)),
+    ] {
+        parts.metadata.set(format!("general.sampling.{key}"), value);
+    }
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let (path, target) = (folder.path().join("model.gguf"), folder.path().join("model.aibit"));
+    fs::write(&path, parts.file()).expect("written");
+    let source = ModelSource::open(&path).expect("a model");
+    let report = pack(&source, &target, &PackOptions::default(), &()).expect("packed");
+    let [note] = report.notes.as_slice() else { panic!("{:?}", report.notes) };
+    assert!(note.contains("`general.sampling.mirostat` is not known and has no effect"), "{note}");
+    let archive = Archive::open(&target).expect("opened");
+    let tokenizer = Tokenizer::load(&archive).expect("a tokenizer");
+    let defaults = PackageDefaults::load(&archive, &tokenizer, VOCABULARY).expect("defaults");
+    assert_eq!((defaults.temperature, defaults.top_k), (Some(0.5), Some(20)));
+    assert_eq!((defaults.top_p, defaults.min_p), (Some(0.95), Some(0.05)));
+    assert_eq!((defaults.repeat_penalty, defaults.repeat_last_n), (Some(1.25), Some(64)));
 }
 
 /// The vocabulary of `golden/gguf-tokenizer/sentencepiece.json`, cut to this model's.
