@@ -110,11 +110,11 @@ impl SettingsFile {
             .ok_or_else(|| self.refusal(field, "it must be a list of lists of token ids, none of them empty"))
     }
 
-    /// A special token: its text, or an object with that. `false` is absence.
+    /// A special token: its text, or an object with that. `false` and the empty text are absence.
     pub(crate) fn special_token(&self, field: &str) -> Result<Option<&str>, RuntimeError> {
         match self.get(field) {
             None | Some(Value::Bool(false)) => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
+            Some(Value::String(text)) => Ok(Some(text.as_str()).filter(|text| !text.is_empty())),
             Some(value) => match value.get("content").and_then(Value::as_str) {
                 Some(text) => Ok(Some(text)),
                 None => Err(self.refusal(field, "it must be a token or an object with its `content`")),
@@ -221,6 +221,7 @@ mod tests {
             (r#""</s>""#, Some("</s>")),
             (r#"{"content": "</s>", "lstrip": false}"#, Some("</s>")),
             ("false", None),
+            (r#""""#, None),
             ("null", None),
         ] {
             assert_eq!(file(&format!(r#"{{"t": {value}}}"#)).special_token("t").unwrap(), token, "{value}");
