@@ -169,6 +169,7 @@ fn io_code(error: &io::Error) -> &'static str {
 fn format_code(error: &FormatError) -> &'static str {
     match error {
         FormatError::Io { source, .. } => io_code(source),
+        FormatError::Output { .. } => "output",
         FormatError::NotAFile { .. } => "not_a_file",
         FormatError::NotAnArchive { .. } => "not_an_archive",
         FormatError::Version { .. } | FormatError::Feature { .. } => "newer_version",
@@ -188,7 +189,7 @@ fn runtime_code(error: &RuntimeError) -> &'static str {
         RuntimeError::Settings { .. } => "settings",
         RuntimeError::ChatTemplate { .. } => "chat_template",
         RuntimeError::Scheme { .. } => "graph",
-        RuntimeError::TokenId { .. } => "token_id",
+        RuntimeError::TokenId { .. } | RuntimeError::TokenBeyond { .. } => "token_id",
         RuntimeError::ContextFull { .. } => "context_full",
         RuntimeError::EmptyPrompt => "empty_prompt",
         RuntimeError::Memory { .. } => "memory",
@@ -207,7 +208,7 @@ fn pack_code(error: &PackError) -> &'static str {
         PackError::Config(_) | PackError::Setting { .. } => "config",
         PackError::Architecture { .. } => "architecture",
         PackError::Recipe(_) | PackError::Scheme { .. } | PackError::Requantize { .. } => "recipe",
-        PackError::Runtime(e) => runtime_code(e),
+        PackError::Runtime(e) | PackError::CarriedSetting(e) => runtime_code(e),
         _ => "source",
     }
 }
@@ -218,6 +219,9 @@ fn export_code(error: &ExportError) -> &'static str {
         ExportError::Format(e) => format_code(e),
         ExportError::Config(_) => "config",
         ExportError::Family { .. } => "architecture",
+        ExportError::Json { .. } => "damaged",
+        ExportError::Graph(_) => "graph",
+        ExportError::Runtime(e) => runtime_code(e),
         ExportError::Gguf(_) => "gguf",
         ExportError::Option { .. } => "usage",
         _ => "target",

@@ -3,18 +3,16 @@ use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use aibit_format::Archive;
-use aibit_runtime::{
-    Chat, ChatTemplate, GenerateOptions, Generation, Model, PackageDefaults, RuntimeError, Tokenizer,
-};
-use anyhow::Context;
-
 use super::generation::GenerationArgs;
 use super::message_input::{Input, Message};
 use super::unsupported::UnsupportedArgs;
 use super::{ArchiveArg, open_archive, watch_for_interrupt};
 use crate::errors::{self, Advised};
 use crate::output::Output;
+use aibit_format::Archive;
+use aibit_runtime::{
+    Chat, ChatTemplate, GenerateOptions, Generation, Model, PackageDefaults, RuntimeError, Tokenizer,
+};
 
 const HELP: &str = "\
 /help, /?            this list
@@ -112,12 +110,13 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
 
 /// The package's chat template, which a conversation needs.
 pub(crate) fn template(archive: &Archive) -> anyhow::Result<ChatTemplate> {
-    ChatTemplate::load(archive)?.with_context(|| {
-        format!(
+    ChatTemplate::load(archive)?.ok_or_else(|| {
+        let message = format!(
             "{} has no chat template, neither chat_template.jinja nor `chat_template` in tokenizer_config.json: \
              its model continues text, with `aibit run FILE -p TEXT`",
             archive.path().display()
-        )
+        );
+        Advised::new("chat_template", message).into()
     })
 }
 

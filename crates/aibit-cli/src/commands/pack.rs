@@ -5,10 +5,10 @@ use std::process::ExitCode;
 use aibit_format::Override;
 use aibit_pack::hub::{self, HubOptions};
 use aibit_pack::{ModelSource, PackOptions, PackReport, Preset, pack};
-use anyhow::bail;
 use serde::Serialize;
 
 use super::ThreadsArg;
+use crate::errors::Advised;
 use crate::output::{Output, bytes, count};
 use crate::signals;
 
@@ -95,7 +95,11 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     let progress = out.progress();
     let source = if Path::new(&args.source).exists() {
         if args.revision.is_some() || args.offline {
-            bail!("`{}` is on this machine; --revision and --offline are for models on the hub", args.source);
+            let message = format!(
+                "`{}` is on this machine; --revision and --offline are for models on the hub",
+                args.source
+            );
+            return Err(Advised::new("usage", message).into());
         }
         ModelSource::open(&args.source)?
     } else if hub::looks_like_repository(&args.source) {
