@@ -52,16 +52,21 @@ def compute(folders):
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
+    torch.set_num_threads(1)  # the models are tiny
     for folder in folders:
+        # Where activations or weights are rounded, aibit's own continuation may be another.
+        steps = STEPS if "-f32" in folder else 0
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        model = transformers.AutoModelForCausalLM.from_pretrained(folder, device_map="cpu", dtype=torch.float32).eval()
+        # Version 5 takes another type than the file's for some tensors of a model that bitsandbytes has quantized.
+        dtype = "auto" if "bitsandbytes" in pathlib.Path(folder, "config.json").read_text() else torch.float32
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder, device_map="cpu", dtype=dtype).eval()
         arrays = {}
         for index, prompt in enumerate(PROMPTS):
             ids = tokenizer(prompt, return_tensors="pt").input_ids
             with torch.no_grad():
                 logits = model(ids).logits.float()
                 continued = ids
-                for _ in range(STEPS):
+                for _ in range(steps):
                     best = model(continued).logits[:, -1:].argmax(-1)
                     continued = torch.cat([continued, best], 1)
             arrays |= {f"ids{index}": ids[0], f"logits{index}": logits[0], f"greedy{index}": continued[0, ids.shape[1] :]}
@@ -108,7 +113,7 @@ def check(aibit, export, four, five, reference):
         )
         for found in four, five:
             same_ids &= report["prompt_ids"] == found[f"ids{index}"].tolist()
-            same_text &= report["generated_ids"] == found[f"greedy{index}"].tolist()
+            same_text &= report["generated_ids"][: len(found[f"greedy{index}"])] == found[f"greedy{index}"].tolist()
     notes.append("aibit's prompt ids" if same_ids else "prompt ids DIFFER from aibit's")
     ok &= same_ids
     if export["preset"] == "f32":
@@ -146,7 +151,7 @@ def main():
             # Blocks of 64 do not fit rows of 32, nor compressed-tensors layers of the kind Conv1D.
             if (preset == "nf4" and source != original) or ("compressed-tensors" in options and source == original):
                 continue
-            folder = work / f"export{len(exports)}"
+            folder = work / f"export{len(exports)}-{preset}"
             archive = folder.with_suffix(".aibit")
             run(aibit, "pack", source, "-o", archive, "-q", preset, "--requantize")
             run(aibit, "export", archive, *options, "-o", folder)
