@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 the answer is no (a verification failed), 2 a usage error or failure, 130 interrupted.
 
+mod clock;
 mod commands;
 mod errors;
 mod output;

@@ -51,7 +51,7 @@ pub enum ExportError {
     /// Its tokenizer, or its tensors, cannot be said in a GGUF file.
     #[error(transparent)]
     Gguf(#[from] GgufError),
-    /// The archive's tokenizer or settings are refused.
+    /// The archive's tokenizer, chat template or settings are refused.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
     /// An option that means nothing for the target.

@@ -11,7 +11,7 @@ use aibit_gguf::{
 };
 use aibit_graph::Role;
 use aibit_quant::{GROUP, quantize_int8_groups};
-use aibit_runtime::{PackageDefaults, Tokenizer};
+use aibit_runtime::{ChatTemplate, PackageDefaults, Tokenizer};
 use half::f16;
 
 use crate::parameter::{Model, Stored, f32_bytes, floats};
@@ -192,7 +192,7 @@ fn specials(model: &Model<'_>, tokenizer_json: &[u8]) -> Result<SpecialIds, Expo
         eot: keys.first().copied(),
         eom: keys.get(1).copied(),
         add_bos: before_prompts.is_some(),
-        chat_template: chat_template(model),
+        chat_template: ChatTemplate::load(model.archive)?.map(ChatTemplate::into_source),
         ..SpecialIds::default()
     })
 }
@@ -220,14 +220,4 @@ fn before_prompts(tokenizer: &[u8]) -> Option<u64> {
     let template = steps.iter().find(|step| step["type"] == "TemplateProcessing")?;
     let token = template["single"][0]["SpecialToken"]["id"].as_str()?;
     template["special_tokens"][token]["ids"][0].as_u64()
-}
-
-/// The template of conversations, from its own entry or the tokenizer's settings.
-fn chat_template(model: &Model<'_>) -> Option<String> {
-    let entry = |name: &str| model.archive.entry(name).ok().map(|entry| entry.data);
-    if let Some(template) = entry("chat_template.jinja") {
-        return String::from_utf8(template.to_vec()).ok();
-    }
-    let settings: serde_json::Value = serde_json::from_slice(entry("tokenizer_config.json")?).ok()?;
-    settings["chat_template"].as_str().map(str::to_owned)
 }

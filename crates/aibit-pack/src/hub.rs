@@ -26,12 +26,13 @@ use ureq::{Agent, Body};
 use crate::{Progress, small_file};
 
 /// Files fetched when the repository has them, beside `config.json` (required) and the weights.
-const OPTIONAL_FILES: [&str; 9] = [
+const OPTIONAL_FILES: [&str; 10] = [
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
+    "chat_template.json",
     "vocab.json",
     "merges.txt",
     "added_tokens.json",

@@ -13,7 +13,9 @@ use aibit_quant::{
     FourBit, Int8Rowwise, NestedAbsmax, QuantError, quantize_four_bit, quantize_int4_groups,
     quantize_int8_groups,
 };
-use aibit_runtime::{Golden, Model, PackageDefaults, SettingsFiles, Tokenizer, compile_tokenizer};
+use aibit_runtime::{
+    ChatFiles, ChatTemplate, Golden, Model, PackageDefaults, SettingsFiles, Tokenizer, compile_tokenizer,
+};
 use half::{bf16, f16};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -22,7 +24,7 @@ use crate::bnb::{self, QuantizationConfig};
 use crate::checkpoint::{Checkpoint, CheckpointTensor, SourceDtype};
 use crate::encoding::{Block, Elements, Encoding, encoding_of, le_bytes, nested_tables};
 use crate::recipe::{CompiledRecipe, Preset};
-use crate::source::digest_file;
+use crate::source::{FURTHER_TEMPLATES, digest_file};
 use crate::{ModelSource, PackError, Progress, foreign, tokenizer_files};
 
 /// What to make of a source.
@@ -68,11 +70,12 @@ pub struct PackReport {
 }
 
 /// Files that are carried along unchanged where the source has them.
-const CARRIED_FILES: [&str; 4] = [
+const CARRIED_FILES: [&str; 5] = [
     entry_names::GENERATION_CONFIG,
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
+    "chat_template.json",
 ];
 
 /// Elements quantized by one task: large enough to be worth a task, small enough that a few fit in cache.
@@ -109,6 +112,7 @@ pub fn pack(
     let mut notes = check_settings(&config, &carried, &tokenizer, description.graph.vocabulary)?;
     notes.extend(source.left_out());
     notes.extend(tokens_beyond(source, &tokenizer, description.graph.vocabulary)?);
+    notes.extend(check_chat_template(source, &carried)?);
     let checkpoint = source.checkpoint()?;
     check_index(source, &checkpoint, family)?;
     if let Some((head, embedding)) = differing_tie(&checkpoint, family, &description)? {
@@ -245,6 +249,34 @@ fn tokens_beyond(
             shown.join(", ")
         )
     }))
+}
+
+/// Reads the chat template as `run` will, and returns what will not work.
+fn check_chat_template(
+    source: &ModelSource,
+    carried: &[(&'static str, Vec<u8>)],
+) -> Result<Vec<String>, PackError> {
+    let file =
+        |name: &str| carried.iter().find(|(other, _)| *other == name).map(|(_, bytes)| bytes.as_slice());
+    let template = ChatTemplate::from_files(&ChatFiles::read(file)).map_err(PackError::CarriedSetting)?;
+    let others = source.further_chat_templates()?;
+    let Some(template) = template else {
+        if others.is_empty() {
+            return Ok(Vec::new());
+        }
+        let problem = format!(
+            "there is no chat template named `default`, only {}; copy the one to use to chat_template.jinja",
+            others.join(", ")
+        );
+        return Err(PackError::SourceFile { path: source.folder.join(FURTHER_TEMPLATES), problem });
+    };
+    template.check().map_err(PackError::CarriedSetting)?;
+    let failure =
+        template.failure().map(|e| format!("the chat template fails for a conversation of one message: {e}"));
+    let left_out = (!others.is_empty()).then(|| {
+        format!("{FURTHER_TEMPLATES}: {} left out; only the default chat template is used", others.join(", "))
+    });
+    Ok(failure.into_iter().chain(left_out).collect())
 }
 
 /// Builds the graph of whichever family `config.json` names.

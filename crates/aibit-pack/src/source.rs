@@ -15,6 +15,9 @@ use crate::hub::HubModel;
 use crate::shard_index::ShardIndex;
 use crate::{PackError, foreign, small_file};
 
+/// Folder of the chat templates that are not the default.
+pub(crate) const FURTHER_TEMPLATES: &str = "additional_chat_templates";
+
 /// A model, looked through: which files are there, and which hold the weights.
 #[derive(Debug, Clone)]
 pub struct ModelSource {
@@ -248,6 +251,23 @@ impl ModelSource {
             return Ok(self.inside.get(name).cloned());
         }
         small_file::read(&self.folder, name)
+    }
+
+    /// Names of the chat templates that lie beside the default one, in their order.
+    pub(crate) fn further_chat_templates(&self) -> Result<Vec<String>, PackError> {
+        let folder = self.folder.join(FURTHER_TEMPLATES);
+        if !self.inside.is_empty() || !folder.is_dir() {
+            return Ok(Vec::new());
+        }
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&folder).map_err(|source| io(&folder, source))? {
+            let path = entry.map_err(|source| io(&folder, source))?.path();
+            if path.extension() == Some("jinja".as_ref()) {
+                names.extend(path.file_stem().map(|name| name.to_string_lossy().into_owned()));
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
     }
 
     /// Length and digest of a small file of the folder as it is on disk, for the provenance.

@@ -25,7 +25,7 @@ mod settings_file;
 pub mod text_stream;
 mod tokenizer;
 
-pub use chat::{Chat, ChatMessage, ChatTemplate};
+pub use chat::{Chat, ChatFiles, ChatMessage, ChatOptions, ChatTemplate, ChatText, LocalTime};
 pub use defaults::{PackageDefaults, SettingsFiles};
 pub use error::RuntimeError;
 pub use generate::{GenerateOptions, Generation, StopReason, generate};

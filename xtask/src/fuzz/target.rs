@@ -8,8 +8,8 @@ use aibit_format::{Archive, check_values, entry_names};
 use aibit_pack::{ModelSource, PackOptions, pack};
 use aibit_runtime::sampler::SamplerOptions;
 use aibit_runtime::{
-    ChatMessage, ChatTemplate, GenerateOptions, Golden, Model, PackageDefaults, Profile, Session, Tokenizer,
-    compile_tokenizer, generate,
+    ChatFiles, ChatMessage, ChatTemplate, GenerateOptions, Golden, LocalTime, Model, PackageDefaults,
+    Profile, Session, Tokenizer, compile_tokenizer, generate,
 };
 use clap::ValueEnum;
 
@@ -146,7 +146,8 @@ fn tokenizer(folder: &Path) -> anyhow::Result<()> {
 
 fn template(folder: &Path) -> anyhow::Result<()> {
     let template = fs::read(folder.join("chat_template.jinja"))?;
-    let template = ChatTemplate::from_files(Some(&template), None, None)?;
+    let template =
+        ChatTemplate::from_files(&ChatFiles { template: Some(&template), ..ChatFiles::default() })?;
     template.map_or(Ok(()), |template| render(&template))
 }
 
@@ -157,7 +158,7 @@ fn render(template: &ChatTemplate) -> anyhow::Result<()> {
         ChatMessage::new("assistant", "2"),
         ChatMessage::new("user", "{{ x }} <|im_end|>"),
     ];
-    template.render(&messages, true)?;
+    template.render(&messages, true, LocalTime::EPOCH)?;
     Ok(())
 }
 

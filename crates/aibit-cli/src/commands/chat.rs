@@ -7,11 +7,13 @@ use super::generation::GenerationArgs;
 use super::message_input::{Input, Message};
 use super::unsupported::UnsupportedArgs;
 use super::{ArchiveArg, open_archive, watch_for_interrupt};
+use crate::clock;
 use crate::errors::{self, Advised};
 use crate::output::Output;
 use aibit_format::Archive;
 use aibit_runtime::{
-    Chat, ChatTemplate, GenerateOptions, Generation, Model, PackageDefaults, RuntimeError, Tokenizer,
+    Chat, ChatOptions, ChatTemplate, GenerateOptions, Generation, Model, PackageDefaults, RuntimeError,
+    Tokenizer,
 };
 
 const HELP: &str = "\
@@ -44,6 +46,9 @@ pub(crate) struct Args {
     /// The system message
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
+    /// Take special tokens that are written in a message for those tokens, and not for text
+    #[arg(long)]
+    allow_special: bool,
     #[command(flatten)]
     generation: GenerationArgs,
     #[command(flatten)]
@@ -64,7 +69,9 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     let tokenizer = Tokenizer::load(&archive)?;
     let defaults = PackageDefaults::load(&archive, &tokenizer, model.graph().vocabulary)?;
     let options = args.generation.options(&defaults)?;
-    let mut chat = Chat::new(args.generation.session(&model, out)?, &tokenizer, &template);
+    let conversation = ChatOptions { now: clock::now(), allow_special: args.allow_special };
+    let session = args.generation.session(&model, out)?;
+    let mut chat = Chat::new(session, &tokenizer, &template, conversation);
     if let Some(system) = &args.system {
         chat.set_system(system);
     }

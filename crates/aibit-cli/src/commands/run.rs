@@ -11,6 +11,7 @@ use tracing::info_span;
 use super::generation::GenerationArgs;
 use super::unsupported::UnsupportedArgs;
 use super::{ArchiveArg, INTERRUPTED, chat, open_archive, text, verify, watch_for_interrupt};
+use crate::clock;
 use crate::output::Output;
 use crate::timings::{Recorder, Spans};
 
@@ -44,6 +45,9 @@ pub(crate) struct Args {
     /// The system message of the conversation
     #[arg(long, value_name = "TEXT", requires = "chat")]
     system: Option<String>,
+    /// Take special tokens that are written in a message for those tokens, and not for text
+    #[arg(long, requires = "chat")]
+    allow_special: bool,
     /// Print the text when it is complete, not as it comes
     #[arg(long)]
     no_stream: bool,
@@ -120,15 +124,16 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     let tokenizer = Tokenizer::load(&archive)?;
     let defaults = PackageDefaults::load(&archive, &tokenizer, model.graph().vocabulary)?;
     let options = args.generation.options(&defaults)?;
-    let mut prompt = prompt(args)?;
-    if args.chat {
+    let prompt = prompt(args)?;
+    let prompt_ids = if args.chat {
         let system = args.system.iter().map(|system| ChatMessage::new("system", system));
         let messages: Vec<_> = system.chain([ChatMessage::new("user", prompt)]).collect();
-        prompt = chat::template(&archive)?.render(&messages, true)?;
-    }
-    // A template writes what stands before a text itself.
-    let encode = |text: &str| if args.chat { tokenizer.encode(text) } else { tokenizer.encode_prompt(text) };
-    let prompt_ids = info_span!("encode prompt").in_scope(|| encode(&prompt))?;
+        let text = chat::template(&archive)?.render(&messages, true, clock::now())?;
+        // A template writes what stands before a text itself.
+        info_span!("encode prompt").in_scope(|| text.encode(&tokenizer, args.allow_special))?
+    } else {
+        info_span!("encode prompt").in_scope(|| tokenizer.encode_prompt(&prompt))?
+    };
     let load = out.elapsed();
 
     let interrupted = watch_for_interrupt()?;

@@ -137,34 +137,6 @@ fn found(case: &Case) -> Found {
 /// Cases that are not right yet.
 #[rustfmt::skip]
 const PENDING: &[&str] = &[
-    "f07-template-cr",
-    "f07-template-crlf",
-    "f08-large-float",
-    "f08-string-is-sequence",
-    "f08-tests-of-none",
-    "f08-tools-iterable-length",
-    "f08-undefined-length",
-    "f11-bos-false",
-    "f11-template-object",
-    "f12-generation",
-    "f12-generation-taken",
-    "f12-strftime-now",
-    "p17-batch",
-    "p17-e",
-    "p17-format",
-    "p17-groupby",
-    "p17-indent",
-    "p17-index",
-    "p17-int-of-words",
-    "p17-percent",
-    "p17-removeprefix",
-    "p17-rsplit",
-    "p17-selectattr-in",
-    "p17-string-times",
-    "p17-sum",
-    "p17-wordcount",
-    "p24-chat-template-json",
-    "p24-templates-without-default",
 ];
 
 /// Runs the cases whose names begin with `group`.

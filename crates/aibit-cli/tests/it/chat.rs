@@ -246,6 +246,91 @@ fn tiny_with(template: &str) -> (tempfile::TempDir, &'static str) {
 }
 
 #[test]
+fn special_tokens_in_messages_are_text_unless_they_are_allowed() {
+    // The vocabulary's only special token, of the template and of the message.
+    let (folder, archive) = tiny_with("<|endoftext|>{{ messages[0].content | trim }}!");
+    let ids = |args: &[&str]| {
+        json(folder.path(), &[&["run", archive, "-n", "1"], args].concat())["prompt_ids"].clone()
+    };
+    let own = ids(&["-p", "<|endoftext|>"]);
+    assert_eq!(own.as_array().map(Vec::len), Some(1));
+    let typed = ids(&["-p", "a<|endoftext|>b", "--chat"]);
+    let count =
+        |ids: &serde_json::Value| ids.as_array().map(|ids| ids.iter().filter(|id| **id == own[0]).count());
+    assert_eq!(count(&typed), Some(1), "{typed}");
+    assert_eq!(typed[0], own[0]);
+    let allowed = ids(&["-p", "a<|endoftext|>b", "--chat", "--allow-special"]);
+    assert_eq!(allowed, ids(&["-p", "<|endoftext|>a<|endoftext|>b!"]));
+    assert_eq!(count(&allowed), Some(2));
+    // Where nothing special is written, nothing changes.
+    assert_eq!(ids(&["-p", " a b ", "--chat"]), ids(&["-p", "<|endoftext|>a b!"]));
+    assert!(refuses(folder.path(), &["run", archive, "-p", "x", "--allow-special"]).contains("--chat"));
+    let said = |options: &[&str]| {
+        run_with(folder.path(), &[&["chat", archive], options].concat(), "x<|endoftext|>\n", &[])
+    };
+    assert_eq!(said(&[]).code, Some(0));
+    assert_eq!(said(&["--allow-special"]).code, Some(0));
+}
+
+#[test]
+fn pack_reads_the_template() {
+    let folder = temporary_folder();
+    let pack = |model: &Tiny| {
+        let source = model.path().to_str().expect("a UTF-8 path").to_owned();
+        ["pack".to_owned(), source, "-o".to_owned(), "t.aibit".to_owned(), "-q".to_owned(), "int8".to_owned()]
+    };
+    let refused = |model: &Tiny| {
+        let args = pack(model);
+        let error = refuses(folder.path(), &args.each_ref().map(String::as_str));
+        assert!(!folder.path().join("t.aibit").exists());
+        error
+    };
+    let broken = Tiny::new().write("chat_template.jinja", b"a\n{% for %}");
+    assert!(refused(&broken).contains("chat_template.jinja, chat template: line 2: "));
+    let foreign = Tiny::new().write("chat_template.jinja", b"{% extends 'base' %}");
+    assert!(refused(&foreign).contains("`block`, `extends`, `include` or `import` is not supported"));
+    let several = Tiny::new().edit_json("tokenizer_config.json", |config| {
+        config["chat_template"] =
+            json!([{"name": "rag", "template": "r"}, {"name": "agent", "template": "a"}]);
+    });
+    assert!(refused(&several).contains("there is no template named `default` among agent, rag"));
+    let further = Tiny::new();
+    fs::create_dir(further.path().join("additional_chat_templates")).expect("a folder");
+    let further = further.write("additional_chat_templates/rag.jinja", b"r");
+    assert!(refused(&further).contains("no chat template named `default`, only rag"));
+
+    let noted = |model: &Tiny| {
+        let args = pack(model);
+        run_with(folder.path(), &args.each_ref().map(String::as_str), "", &[]).stderr
+    };
+    let with_default = further.write("chat_template.jinja", b"{{ messages[0].content }}");
+    assert!(noted(&with_default).contains("additional_chat_templates: rag left out"));
+    let failing = Tiny::new().write("chat_template.jinja", b"{{ messages | random }}");
+    assert!(noted(&failing).contains("the chat template fails for a conversation of one message"));
+    let asking =
+        Tiny::new().write("chat_template.jinja", b"{{ raise_exception('a system message comes first') }}");
+    assert_eq!(noted(&asking).matches("note").count(), 0);
+}
+
+#[test]
+fn a_gguf_export_has_the_default_of_several_templates() {
+    let model = Tiny::new().edit_json("tokenizer_config.json", |config| {
+        config["chat_template"] = json!({"rag": "r", "default": "{% if true %}\r\nA: {{ messages[0].content }}\r\n{% endif %}"});
+    });
+    let folder = temporary_folder();
+    let source = model.path().to_str().expect("a UTF-8 path");
+    succeeds(folder.path(), &["pack", source, "-o", "a.aibit", "-q", "int8"]);
+    succeeds(folder.path(), &["export", "a.aibit", "--to", "gguf", "-o", "a.gguf"]);
+    succeeds(folder.path(), &["pack", "a.gguf", "-o", "b.aibit"]);
+    let ids =
+        |args: &[&str]| json(folder.path(), &[&["run"], args, &["-n", "1"]].concat())["prompt_ids"].clone();
+    let expected = ids(&["a.aibit", "-p", "A: hi\n"]);
+    for archive in ["a.aibit", "b.aibit"] {
+        assert_eq!(ids(&[archive, "-p", "hi", "--chat"]), expected, "{archive}");
+    }
+}
+
+#[test]
 fn the_template_may_be_in_the_tokenizer_config() {
     let model = Tiny::new().edit_json("tokenizer_config.json", |config| {
         config["chat_template"] = json!("{{ messages[0].content }}!")
@@ -265,7 +350,7 @@ fn a_hostile_template_is_an_error_message() {
     );
     assert_snapshot!(run(folder.path(), archive), @"error: chat_template.jinja, chat template: line 1: it reads and makes more than 67108864 bytes for this conversation");
     let (folder, archive) = tiny_with("{{ ''.__class__.__base__.__subclasses__() }}");
-    assert_snapshot!(run(folder.path(), archive), @"error: chat_template.jinja, chat template: line 1: undefined value");
+    assert_snapshot!(run(folder.path(), archive), @"error: chat_template.jinja, chat template: line 1: access to attribute '__class__' is unsafe");
 
     // In a conversation it is a message for each turn, and nothing is kept of the turn.
     let (folder, archive) = tiny_with("{{ raise_exception('no\u{1b}[2J ' ~ messages | length) }}");

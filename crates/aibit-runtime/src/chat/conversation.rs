@@ -1,10 +1,20 @@
 use std::ops::ControlFlow;
 
-use super::{ChatMessage, ChatTemplate};
+use super::{ChatMessage, ChatTemplate, LocalTime};
 use crate::generate::generate_after;
 use crate::{GenerateOptions, Generation, RuntimeError, Session, Tokenizer};
 
 const SYSTEM: &str = "system";
+
+/// How a conversation is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChatOptions {
+    /// When the conversation begins, as a template prints it: the same in every turn, so that what has been computed
+    /// stays right.
+    pub now: LocalTime,
+    /// Whether special tokens that are written in messages are those tokens, and not text.
+    pub allow_special: bool,
+}
 
 /// A conversation with a model: its messages, and the sequence that holds what has been computed of them.
 ///
@@ -15,6 +25,7 @@ pub struct Chat<'m> {
     session: Session<'m>,
     tokenizer: &'m Tokenizer,
     template: &'m ChatTemplate,
+    options: ChatOptions,
     messages: Vec<ChatMessage>,
     /// What the session holds.
     computed: Vec<u32>,
@@ -22,9 +33,14 @@ pub struct Chat<'m> {
 
 impl<'m> Chat<'m> {
     /// An empty conversation in an empty `session`, whose capacity is the longest that the conversation may get.
-    pub fn new(mut session: Session<'m>, tokenizer: &'m Tokenizer, template: &'m ChatTemplate) -> Self {
+    pub fn new(
+        mut session: Session<'m>,
+        tokenizer: &'m Tokenizer,
+        template: &'m ChatTemplate,
+        options: ChatOptions,
+    ) -> Self {
         session.truncate(0);
-        Self { session, tokenizer, template, messages: Vec::new(), computed: Vec::new() }
+        Self { session, tokenizer, template, options, messages: Vec::new(), computed: Vec::new() }
     }
 
     /// The messages so far, the system message first if there is one.
@@ -77,7 +93,9 @@ impl<'m> Chat<'m> {
         options: &GenerateOptions,
         on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Generation, RuntimeError> {
-        let mut ids = self.tokenizer.encode(&self.template.render(&self.messages, true)?)?;
+        let ChatOptions { now, allow_special } = self.options;
+        let text = self.template.render(&self.messages, true, now)?;
+        let mut ids = text.encode(self.tokenizer, allow_special)?;
         let shared = ids.iter().zip(&self.computed).take_while(|(new, old)| new == old).count();
         let kept = shared.min(ids.len().saturating_sub(1)); // logits come with a token that is computed
         if ids.len() > self.session.kv().capacity() {

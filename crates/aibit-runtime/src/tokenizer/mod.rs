@@ -26,6 +26,8 @@ use self::compiled::Compiled;
 use self::library::Library;
 use crate::{Check, RuntimeError};
 
+pub(crate) use self::pretokenize::{Class as CharacterClass, class_of as character_class};
+
 pub use self::compile::compile;
 pub use self::compiled::CompiledBytes;
 

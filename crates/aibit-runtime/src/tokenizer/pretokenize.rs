@@ -88,7 +88,7 @@ impl Splitting {
 
 /// What the rules see of a character: `\p{L}`, `\p{N}`, `\s`, or none of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Class {
+pub(crate) enum Class {
     Letter,
     Number,
     Space,
@@ -208,7 +208,7 @@ fn class_of_ascii(byte: u8) -> Class {
     }
 }
 
-fn class_of(c: char) -> Class {
+pub(crate) fn class_of(c: char) -> Class {
     let after = RUNS.partition_point(|&(first, _)| first <= u32::from(c));
     RUNS[after - 1].1 // the first run begins at 0
 }

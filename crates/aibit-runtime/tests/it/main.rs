@@ -1,6 +1,7 @@
 //! The runtime, from outside.
 
 mod chat;
+mod chat_expressions;
 mod foreign_model;
 mod tokenizer;
 mod tokenizer_hostile;
