@@ -423,3 +423,27 @@ fn widen(bytes: &[u8], dtype: SourceDtype) -> impl Iterator<Item = f32> + '_ {
         SourceDtype::Bf16 => bf16::from_le_bytes([b[0], b[1]]).to_f32(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn safetensors_headers_of_every_length_are_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("weights of any name");
+        let header = br#"{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+        // Every first byte, and lengths whose first two bytes are those of a pickle.
+        for length in (header.len()..header.len() + 256).chain((2..=5).map(|protocol| 0x80 + 256 * protocol))
+        {
+            let mut file = (length as u64).to_le_bytes().to_vec();
+            file.extend(header);
+            file.resize(8 + length, b' ');
+            file.extend(1.5_f32.to_le_bytes());
+            std::fs::write(&path, file).expect("written");
+            let checkpoint = Checkpoint::open(std::slice::from_ref(&path)).expect("a checkpoint");
+            let values = checkpoint.floats(&checkpoint.tensors()["x"]).expect("values");
+            assert_eq!(values, [1.5], "a header of {length} bytes");
+        }
+    }
+}

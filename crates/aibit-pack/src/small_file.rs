@@ -26,7 +26,7 @@ fn form(name: &str) -> (Form, u64) {
         "vocab.json" | "added_tokens.json" => (Form::Json(1 << 20), 32 << 20),
         "tokenizer_config.json" => (Form::Json(1 << 20), 4 << 20),
         "merges.txt" => (Form::Text, 32 << 20),
-        _ if base.ends_with(".index.json") => (Form::Json(1 << 20), 32 << 20),
+        _ if base.ends_with(".index.json") => (Form::Json(1 << 19), 32 << 20),
         _ if base.ends_with(".json") => (Form::Json(256 << 10), 2 << 20),
         _ if base.ends_with(".model") => (Form::Binary, 32 << 20),
         _ => (Form::Text, 2 << 20),
@@ -67,7 +67,7 @@ pub(crate) fn read(folder: &Path, name: &str) -> Result<Option<Vec<u8>>, PackErr
     if length > limit {
         return Err(bad(format!("{length} bytes; a file of this name may have {limit}")));
     }
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(length as usize);
     fs::File::open(&path)
         .and_then(|file| file.take(limit).read_to_end(&mut bytes))
         .map_err(|source| PackError::Io { action: "read", path: path.clone(), source })?;

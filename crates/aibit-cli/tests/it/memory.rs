@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Read;
 
+use crate::models::Tiny;
 use crate::support::{Running, shelf, small_int8, spawn, temporary_folder};
 
 /// What a run may need besides the archive: the tokenizer's tables take most of it.
@@ -42,6 +43,58 @@ fn peak_memory_is_the_archive_and_little_more() {
     let archive = fs::metadata(shelf().join(small_int8())).expect("an archive").len();
     assert!(peak > 0, "nothing was measured");
     assert!(peak <= archive + ALLOWANCE, "peak of {peak} bytes with an archive of {archive}");
+}
+
+/// Packs `tiny` of `model`, which must be refused with this problem, and gives the most memory that it took.
+fn peak_of_refusal(model: &Tiny, problem: &str) -> u64 {
+    let mut running = spawn(model.around(), &["pack", "tiny", "-o", "out.aibit", "-t", "1"]);
+    let status = format!("/proc/{}/status", running.child.id());
+    let mut peak = 0;
+    // Of a process that has ended nothing is known: the last look is a fraction of a millisecond before.
+    while running.child.try_wait().expect("a child").is_none() {
+        let status = fs::read_to_string(&status).unwrap_or_default();
+        if let Some(line) = status.lines().find_map(|line| line.strip_prefix("VmHWM:")) {
+            let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number of kB");
+            peak = peak.max(kib << 10);
+        }
+    }
+    let message = running.stderr();
+    assert!(message.contains(problem), "{problem}: {message}");
+    peak
+}
+
+/// What refusing a source may need besides its largest file.
+const REFUSAL: u64 = 100 << 20;
+
+#[test]
+fn files_of_a_source_take_no_more_memory_than_they_are_long() {
+    const MIB: usize = 1 << 20;
+    let array = |bytes: usize| format!("{{\"eos_token_id\": [{}0]}}", "0,".repeat(bytes / 2)).into_bytes();
+    let pairs = |bytes: usize| -> Vec<u8> {
+        let mut text = "{\"__metadata__\":{".to_owned();
+        for index in 0..bytes / 13 {
+            text.push_str(&format!("\"{index:07x}\":\"\","));
+        }
+        text.push_str("\"z\":\"\"}}");
+        text.into_bytes()
+    };
+    let header = pairs(40 * MIB);
+    let weights = [&(header.len() as u64).to_le_bytes()[..], &header].concat();
+    for (name, content, problem) in [
+        ("config.json", array(40 * MIB), "config.json: "),
+        ("generation_config.json", array(2 * MIB - 100), "262144 values"),
+        ("tokenizer_config.json", pairs(28 * MIB), "may have 4194304"),
+        ("special_tokens_map.json", array(40 * MIB), "may have 2097152"),
+        ("model.safetensors", weights, "524288 values"),
+    ] {
+        let length = content.len() as u64;
+        let peak = peak_of_refusal(&Tiny::new().write(name, &content), problem);
+        assert!(peak <= length + REFUSAL, "{name}: {peak} bytes for a file of {length}");
+    }
+    let index = [b"{\"weight_map\": ".as_slice(), &pairs(30 * MIB)[16..], b"}"].concat();
+    let model = Tiny::new().remove("model.safetensors").write("model.safetensors.index.json", &index);
+    let peak = peak_of_refusal(&model, "524288 values");
+    assert!(peak <= index.len() as u64 + REFUSAL, "index: {peak} bytes");
 }
 
 #[test]
