@@ -8,7 +8,9 @@ use insta::assert_snapshot;
 use serde_json::json;
 
 use crate::models::{Tiny, safetensors_file};
-use crate::support::{Outcome, refuses, run_with, shelf, small_int8, succeeds, temporary_folder, tiny_int8};
+use crate::support::{
+    Outcome, refuses, run, run_with, shelf, small_int8, succeeds, temporary_folder, tiny_int8,
+};
 use crate::torch_file;
 
 // ---------------------------------------------------------------------------------------------
@@ -166,7 +168,7 @@ fn a_model_without_weights() {
 #[test]
 fn a_model_without_tokenizer() {
     assert_snapshot!(pack(&Tiny::new().remove("tokenizer.json").remove("merges.txt"), &[]), @r"
-    error: tiny is not a model: it holds no tokenizer: tokenizer.json, or vocab.json with merges.txt
+    error: tiny is not a model: it holds no tokenizer: tokenizer.json, or vocab.json with merges.txt, or SentencePiece's tokenizer.model
     hint: a model folder holds config.json, tokenizer.json (or vocab.json and merges.txt) and model.safetensors; a model on the hub is named ORGANISATION/NAME
     ");
 }
@@ -183,7 +185,7 @@ fn a_configuration_that_is_not_json() {
 
 #[test]
 fn a_tokenizer_that_is_not_one() {
-    assert_snapshot!(pack(&Tiny::new().write("tokenizer.json", b"{\"version\": \"1.0\"}"), &[]), @"error: the package does not run: tokenizer.json: missing field `model` at line 1 column 18");
+    assert_snapshot!(pack(&Tiny::new().write("tokenizer.json", b"{\"version\": \"1.0\"}"), &[]), @"error: tiny/tokenizer.json: the model has no vocabulary of tokens and ids");
 }
 
 #[test]
@@ -288,9 +290,12 @@ fn a_tokenizer_larger_than_the_vocabulary() {
         table.shape[0] = 500;
         table.data.truncate(500 * 64 * 4);
     });
-    assert_snapshot!(pack(&model, &[]), @r"
-    error: tiny/tokenizer.json: ids up to 511, but config.json has a vocab_size of 500
-    ");
+    // The ids that have rows are right; a text that needs another is refused when it is met.
+    let packed = run(model.around(), &["pack", "tiny", "-o", "out.aibit"]);
+    assert_eq!(packed.code, Some(0));
+    assert_snapshot!(packed.stderr, @r#"note: the model has 500 rows for tokens and none for ");" (500), "+=" (501), ".." (502), "//" (503), "04" (504) and 7 more: texts with such a token are refused"#);
+    let refused = refuses(model.around(), &["run", "out.aibit", "-p", "f(x);", "-n", "1"]);
+    assert!(refused.contains("500"), "{refused}");
 }
 
 #[test]
