@@ -33,4 +33,6 @@ pub use golden::{Check, Golden, GoldenRun, GoldenText, GoldenTokenizer, NUMERICS
 pub use model::Model;
 pub use perplexity::{Divergence, Perplexity, PerplexityOptions, Scored, perplexity};
 pub use session::{KvCache, Profile, Session};
-pub use tokenizer::{CompiledBytes, Tokenizer, compile as compile_tokenizer};
+pub use tokenizer::{
+    CompiledBytes, Tokenizer, check_components as check_tokenizer_components, compile as compile_tokenizer,
+};

@@ -71,21 +71,35 @@ impl<'a> Checked<'a> {
     }
 }
 
-/// The merges of a file in which everything is in order.
-fn check(json: &[u8]) -> Result<Merges<'_>, String> {
+/// Checks the size of a `tokenizer.json` and its components, all but its tokens and what is about them: what other files
+/// add to it may put those in order.
+///
+/// # Errors
+/// [`RuntimeError::Tokenizer`] that names the component and what is wrong with it.
+pub fn check_components(json: &[u8]) -> Result<(), RuntimeError> {
+    read(json).map(drop).map_err(RuntimeError::Tokenizer)
+}
+
+/// A file whose components are in the list.
+fn read(json: &[u8]) -> Result<File<'_>, String> {
     at_most("bytes", json.len(), MAX_BYTES)?;
-    let File { added_tokens, normalizer, pre_tokenizer, post_processor, decoder, model, .. } =
-        serde_json::from_slice(json).map_err(|e| e.to_string())?;
+    let file: File<'_> = serde_json::from_slice(json).map_err(|e| e.to_string())?;
     let mut growth = Growth::default();
-    if let Some(normalizer) = &normalizer {
-        walk("normalizer", normalizer, "normalizers", &mut |step| self::normalizer(step, &mut growth))?;
+    if let Some(steps) = &file.normalizer {
+        walk("normalizer", steps, "normalizers", &mut |step| self::normalizer(step, &mut growth))?;
     }
-    if let Some(steps) = &pre_tokenizer {
+    if let Some(steps) = &file.pre_tokenizer {
         walk("pre_tokenizer", steps, "pretokenizers", &mut |step| self::pre_tokenizer(step, &mut growth))?;
     }
-    if let Some(steps) = &decoder {
+    if let Some(steps) = &file.decoder {
         walk("decoder", steps, "decoders", &mut self::decoder)?;
     }
+    Ok(file)
+}
+
+/// The merges of a file in which everything is in order.
+fn check(json: &[u8]) -> Result<Merges<'_>, String> {
+    let File { added_tokens, post_processor, model, .. } = read(json)?;
     let ids = tokens(&model, &added_tokens)?;
     if let Some(steps) = &post_processor {
         walk("post_processor", steps, "processors", &mut |step| self::post_processor(step, &ids))?;

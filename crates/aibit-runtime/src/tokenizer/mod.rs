@@ -30,6 +30,7 @@ pub(crate) use self::pretokenize::{Class as CharacterClass, class_of as characte
 
 pub use self::compile::compile;
 pub use self::compiled::CompiledBytes;
+pub use self::components::check_components;
 
 /// Text to ids and back.
 #[derive(Debug)]
