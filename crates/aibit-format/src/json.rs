@@ -45,7 +45,7 @@ impl<'de, V: Deserialize<'de>, const MAX: usize> Visitor<'de> for UniqueKeys<V, 
             }
             match map.entry(key) {
                 Entry::Occupied(entry) => {
-                    return Err(A::Error::custom(format!("key `{:.80}` stands twice", entry.key())));
+                    return Err(A::Error::custom(format!("key `{:.80}` is given twice", entry.key())));
                 }
                 Entry::Vacant(entry) => _ = entry.insert(access.next_value()?),
             }

@@ -37,8 +37,12 @@ pub mod entry_names {
             GRAPH => Some(4 << 20),
             GOLDEN => Some(1 << 20),
             TOKENIZER => Some(128 << 20),
-            "tokenizer_config.json" => Some(4 << 20),
-            CONFIG | GENERATION_CONFIG | "special_tokens_map.json" | "chat_template.jinja" => Some(2 << 20),
+            "tokenizer_config.json" => Some(16 << 20),
+            CONFIG
+            | GENERATION_CONFIG
+            | "special_tokens_map.json"
+            | "chat_template.json"
+            | "chat_template.jinja" => Some(2 << 20),
             _ => None,
         }
     }

@@ -134,7 +134,7 @@ impl<'de> Visitor<'de> for HeaderVisitor {
                 }
                 tensors.push((name, raw));
             } else if std::mem::replace(&mut has_metadata, true) {
-                return Err(A::Error::custom("`__metadata__` stands twice"));
+                return Err(A::Error::custom("`__metadata__` is given twice"));
             } else {
                 access
                     .next_value::<Metadata>()
@@ -206,7 +206,7 @@ impl WeightsIndex {
         let mut by_name: Vec<u32> = (0..tensors.len() as u32).collect();
         by_name.sort_unstable_by_key(|&index| name(index));
         if let Some(pair) = by_name.windows(2).find(|pair| name(pair[0]) == name(pair[1])) {
-            let (name, problem) = (name(pair[0]).to_owned(), "stands twice".to_owned());
+            let (name, problem) = (name(pair[0]).to_owned(), "is given twice".to_owned());
             return Err(FormatError::Tensor { name, problem });
         }
         Ok(Self { tensors, by_name, data_start })
@@ -380,7 +380,7 @@ impl WeightsLayout {
     /// its element size.
     ///
     /// # Errors
-    /// [`FormatError::Tensor`] for a name that stands twice.
+    /// [`FormatError::Tensor`] for a name that is given twice.
     pub fn new(tensors: &[(String, Dtype, Vec<usize>)]) -> Result<Self, FormatError> {
         let bytes =
             |(_, dtype, shape): &&(String, Dtype, Vec<usize>)| dtype.size() * shape.iter().product::<usize>();

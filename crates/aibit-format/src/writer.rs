@@ -59,7 +59,7 @@ impl ArchiveWriter {
     /// [`FormatError::EntryTooLong`].
     ///
     /// # Panics
-    /// If `name` is not a name that the format allows, or stands twice: names are the caller's constants.
+    /// If `name` is not a name that the format allows, or is given twice: names are the caller's constants.
     pub fn start_entry(
         &mut self,
         name: &str,

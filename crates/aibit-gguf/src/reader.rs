@@ -67,7 +67,7 @@ impl Gguf {
                 return Err(GgufError::tensor(&name, problem));
             };
             if by_name.insert(name.clone(), tensors.len()).is_some() {
-                return Err(GgufError::tensor(&name, "stands twice"));
+                return Err(GgufError::tensor(&name, "is given twice"));
             }
             tensors.push(GgufTensor { name, dtype, shape, range: begin..end });
         }
@@ -153,7 +153,7 @@ fn entries(cursor: &mut Cursor<'_>, count: u64) -> Result<Metadata, GgufError> {
             });
         }
         if !known.insert(key) {
-            return Err(GgufError::metadata(key, format!("stands twice, the second time at byte {at}")));
+            return Err(GgufError::metadata(key, format!("is given twice, the second time at byte {at}")));
         }
         entries.push((key.to_owned(), value(cursor, key)?));
     }

@@ -23,7 +23,7 @@ impl GgufLayout {
     ///
     /// # Errors
     /// [`GgufError::Metadata`] for a key or an alignment that the format does not allow, [`GgufError::Tensor`] for
-    /// such a name, rank or shape, and for a name that stands twice.
+    /// such a name, rank or shape, and for a name that is given twice.
     pub fn new(metadata: &Metadata, tensors: &[(String, GgmlType, Vec<usize>)]) -> Result<Self, GgufError> {
         let alignment = metadata.alignment()?;
         let mut header = MAGIC.to_vec();
@@ -44,7 +44,7 @@ impl GgufLayout {
         for (name, dtype, shape) in tensors {
             tensor::check_name(name, MAX_NAME)?;
             if !names.insert(name) {
-                return Err(GgufError::tensor(name, "stands twice"));
+                return Err(GgufError::tensor(name, "is given twice"));
             }
             let end = tensor::data_bytes(name, *dtype, shape)?.checked_add(offset);
             let Some((end, padded)) =

@@ -24,7 +24,7 @@ fn form(name: &str) -> (Form, u64) {
     match base {
         "tokenizer.json" => (Form::Json(4 << 20), 128 << 20),
         "vocab.json" | "added_tokens.json" => (Form::Json(1 << 20), 32 << 20),
-        "tokenizer_config.json" => (Form::Json(1 << 20), 4 << 20),
+        "tokenizer_config.json" => (Form::Json(1 << 19), 16 << 20),
         "merges.txt" => (Form::Text, 32 << 20),
         _ if base.ends_with(".index.json") => (Form::Json(1 << 19), 32 << 20),
         _ if base.ends_with(".json") => (Form::Json(256 << 10), 2 << 20),
@@ -189,7 +189,7 @@ mod tests {
             read(folder.path(), name).expect_err(name).to_string()
         };
         assert!(big("config.json", 40 << 20).contains("may have 2097152"));
-        assert!(big("tokenizer_config.json", (4 << 20) + 1).contains("may have 4194304"));
+        assert!(big("tokenizer_config.json", (16 << 20) + 1).contains("may have 16777216"));
         assert!(big("tokenizer.json", 1 << 40).contains("1099511627776 bytes"));
         // Short, but of more values than a configuration has.
         let many = format!("[{}0]", "0,".repeat(300_000));

@@ -146,19 +146,20 @@ impl Settings {
     }
 
     /// Puts into `file` what the settings add to it.
-    fn complete(&self, file: &mut Object, is_own: bool) -> Result<(), Problem> {
+    fn complete(mut self, file: &mut Object, is_own: bool) -> Result<(), Problem> {
         let class = self.class.as_deref().and_then(Class::of_name);
+        let flag = |name: &str| self.config.get(name).and_then(Value::as_bool);
+        let (puts_space, adds_bos) = (flag("add_prefix_space"), flag("add_bos_token").unwrap_or_default());
+        let config = std::mem::take(&mut self.config);
         let mut tokens = Tokens::of(file).map_err(|text| Problem(entry_names::TOKENIZER, text))?;
-        let bos = self.add_tokens(&mut tokens, class)?;
+        let bos = self.add_tokens(config, &mut tokens, class)?;
         let bos = bos.and_then(|token| Some((tokens.id(&token)?, token)));
         tokens.write(file).map_err(|text| Problem(CONFIG, text))?;
-        let puts_space = self.config.get("add_prefix_space").and_then(Value::as_bool);
         match (class, self.class.as_deref()) {
             (Some(class), _) => class.set_prefix_space(file, puts_space.unwrap_or_default()),
             (None, Some("LlamaTokenizer")) if puts_space == Some(false) => class::remove_prefix_space(file),
             _ => {}
         }
-        let adds_bos = self.config.get("add_bos_token").and_then(Value::as_bool).unwrap_or_default();
         if let Some((id, token)) = bos.filter(|_| adds_bos && !is_own) {
             file.insert("post_processor".into(), prompts_prefix(&token, id));
         }
@@ -166,8 +167,12 @@ impl Settings {
     }
 
     /// Adds the tokens that the files name, and returns the one that begins a text.
-    fn add_tokens(&self, tokens: &mut Tokens, class: Option<&Class>) -> Result<Option<String>, Problem> {
-        let mut config = self.config.clone();
+    fn add_tokens(
+        &self,
+        mut config: Object,
+        tokens: &mut Tokens,
+        class: Option<&Class>,
+    ) -> Result<Option<String>, Problem> {
         let is_empty = |value: Option<&Value>| match value {
             Some(Value::Array(list)) => list.is_empty(),
             Some(Value::Object(fields)) => fields.is_empty(),

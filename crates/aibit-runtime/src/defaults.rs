@@ -221,8 +221,8 @@ impl PackageDefaults {
         let config = SettingsFile::parse(entry_names::CONFIG, files.config)?;
         let generation = SettingsFile::parse(entry_names::GENERATION_CONFIG, files.generation_config)?;
         let tokenizer_files = [
-            SettingsFile::parse("tokenizer_config.json", files.tokenizer_config)?,
-            SettingsFile::parse("special_tokens_map.json", files.special_tokens_map)?,
+            SettingsFile::parse_field("tokenizer_config.json", files.tokenizer_config, "eos_token")?,
+            SettingsFile::parse_field("special_tokens_map.json", files.special_tokens_map, "eos_token")?,
         ];
         // As in transformers: the second generation's file hides all that the first kept in config.json.
         let settings = if files.generation_config.is_some() { &generation } else { &config };

@@ -1,6 +1,10 @@
 //! A JSON file of settings, read as Python's loaders read it: `null` is absence, of a key that is given twice the last
 //! value counts, and a whole number may be written as a float.
 
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 use crate::RuntimeError;
@@ -10,6 +14,36 @@ use crate::RuntimeError;
 pub(crate) struct SettingsFile {
     name: &'static str,
     fields: Map<String, Value>,
+}
+
+/// The last value of one field of an object.
+struct OneField(&'static str);
+
+impl<'de> DeserializeSeed<'de> for OneField {
+    type Value = Option<Value>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for OneField {
+    type Value = Option<Value>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of settings")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut value = None;
+        while let Some(key) = map.next_key::<Cow<'_, str>>()? {
+            match key == self.0 {
+                true => value = Some(map.next_value()?),
+                false => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(value)
+    }
 }
 
 impl SettingsFile {
@@ -25,6 +59,28 @@ impl SettingsFile {
             Some(Ok(other)) => return Err(error(format!("{} where an object should be", shown(&other)))),
             Some(Err(e)) => return Err(error(e.to_string())),
         };
+        Ok(Self { name, fields })
+    }
+
+    /// Reads one field of the file `name`, which may list 100,000 tokens besides.
+    ///
+    /// # Errors
+    /// As [`SettingsFile::parse`].
+    pub(crate) fn parse_field(
+        name: &'static str,
+        json: Option<&[u8]>,
+        field: &'static str,
+    ) -> Result<Self, RuntimeError> {
+        let mut fields = Map::new();
+        if let Some(json) = json {
+            let mut deserializer = serde_json::Deserializer::from_slice(json);
+            let read = OneField(field).deserialize(&mut deserializer).and_then(|value| {
+                deserializer.end()?;
+                Ok(value)
+            });
+            let value = read.map_err(|e| RuntimeError::Settings { file: name, problem: e.to_string() })?;
+            fields.extend(value.map(|value| (field.to_owned(), value)));
+        }
         Ok(Self { name, fields })
     }
 

@@ -48,13 +48,14 @@ impl Bases {
                 bases
             }
             Target::Tokenizer => {
-                let sentencepiece =
-                    fs::read(root().join("fixtures/golden/gguf-tokenizer/sentencepiece.json"))?;
+                let case = |name: &str| format!("cases/{name}");
+                let mut sentencepiece = folder(&[case("base/llama"), case("p21-tokenizer-model")])?;
+                sentencepiece.remove("tokenizer.json");
                 let mut bases = Vec::new();
-                for files in [folder(&gpt2("fp32"))?, folder(&[golden("tiny-llama/qwen3")])?] {
-                    bases.extend(files.get("tokenizer.json").map(|json| one("tokenizer.json", json.clone())));
+                for source in [folder(&gpt2("fp32"))?, folder(&[case("base/llama")])?, sentencepiece] {
+                    let json = packed(&source, "f32")?.remove("tokenizer.json").context("a tokenizer")?;
+                    bases.push(one("tokenizer.json", json));
                 }
-                bases.push(one("tokenizer.json", sentencepiece));
                 bases
             }
             Target::Template => {

@@ -4,6 +4,9 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng as _;
 use serde_json::{Value, json};
 
+/// Longest mutated JSON.
+const MOST_BYTES: usize = 8 << 20;
+
 /// A number below `limit`.
 pub(super) fn below(rng: &mut ChaCha8Rng, limit: usize) -> usize {
     (rng.next_u64() % limit.max(1) as u64) as usize
@@ -24,7 +27,9 @@ pub(super) fn mutate_text(rng: &mut ChaCha8Rng, text: &[u8], parts: &[Value]) ->
             for _ in 0..=below(rng, 3) {
                 mutate(rng, &mut value, parts);
             }
-            value.to_string().into_bytes()
+            let mutated = value.to_string().into_bytes();
+            // What repetitions of repetitions make is more than a limit on memory can tell from the mutation's own.
+            if mutated.len() > MOST_BYTES { mutate_bytes(rng, text) } else { mutated }
         }
     }
 }

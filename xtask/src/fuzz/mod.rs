@@ -31,6 +31,8 @@ const LIMIT_MB: u64 = 200;
 const LIMIT_TEXT: usize = 4096;
 /// A case that takes so long by the clock is stuck, however busy the machine is.
 const STUCK: Duration = Duration::from_secs(60);
+/// Cases that one process runs. What the allocator keeps of earlier cases would otherwise count as a later one's.
+const CASES_PER_PROCESS: u64 = 500;
 /// Findings after which a target is given up.
 const MOST_FINDINGS: usize = 20;
 
@@ -136,7 +138,7 @@ fn watch(target: Target, seed: u64, time: Duration) -> anyhow::Result<Tally> {
         }
         let mut child = start(target, seed, next, left.max(1))?;
         let lines = lines_of(&mut child);
-        let mut is_ready = false;
+        let (mut is_ready, mut is_complete) = (false, false);
         let how = loop {
             let line = match lines.recv_timeout(STUCK) {
                 Ok(line) => line,
@@ -156,15 +158,29 @@ fn watch(target: Target, seed: u64, time: Duration) -> anyhow::Result<Tally> {
                     tally.most_mb = tally.most_mb.max(mb.parse()?);
                     if finding != "-" {
                         tally.findings.push(finding.to_owned());
+                        if tally.findings.len() == MOST_FINDINGS {
+                            is_complete = true;
+                            break None;
+                        }
                     }
                 }
-                ["stop"] => break None,
+                ["again"] => break None,
+                ["stop"] => {
+                    is_complete = true;
+                    break None;
+                }
                 _ => bail!("{} says `{line}`", target.name()),
             }
         };
         let _ = child.kill();
         child.wait()?;
-        let Some(how) = how else { break };
+        if is_complete {
+            break;
+        }
+        let Some(how) = how else {
+            next += 1;
+            continue;
+        };
         if !is_ready {
             bail!("{}: {how} before the first case", target.name());
         }
@@ -218,6 +234,10 @@ fn cases(target: Target, seed: u64, from: u64, time: Duration) -> anyhow::Result
     let (start, mut out) = (Instant::now(), std::io::stdout());
     writeln!(out, "ready")?;
     for index in from.. {
+        if index == from + CASES_PER_PROCESS {
+            writeln!(out, "again")?;
+            return Ok(());
+        }
         if start.elapsed() >= time {
             break;
         }

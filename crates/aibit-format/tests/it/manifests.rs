@@ -93,19 +93,19 @@ fn keys_that_stand_twice_are_refused() {
     check_text(
         "\"tensors\": {",
         &format!("\"tensors\": {{{tensor},"),
-        &["manifest.json: key `ln.bias` stands twice"],
+        &["manifest.json: key `ln.bias` is given twice"],
     );
     let escaped = r#""ln\u002ebias": {"scheme": "bf16", "source_dtype": "F32"}"#;
     check_text(
         "\"tensors\": {",
         &format!("\"tensors\": {{{escaped},"),
-        &["manifest.json: key `ln.bias` stands twice"],
+        &["manifest.json: key `ln.bias` is given twice"],
     );
     let tied = r#""lm_head.weight": "wpe.weight""#;
     check_text(
         "\"tied\": {",
         &format!("\"tied\": {{{tied},"),
-        &["manifest.json: key `lm_head.weight` stands twice"],
+        &["manifest.json: key `lm_head.weight` is given twice"],
     );
     check_text(
         "\"scheme\": \"int8\"",
@@ -539,7 +539,7 @@ fn a_part_of_a_joined_tensor_is_nothing_else() {
         let expected = format!("tensor `{name}`: {problem}");
         check_joined("h.2.weight", json!([rows(name, 5), rows("b.weight", 1)]), &[&expected]);
     }
-    // A part that stands twice, in one tensor and in two.
+    // A part that is given twice, in one tensor and in two.
     let expected = format!("tensor `a.weight`: {problem}");
     check_joined("h.2.weight", json!([rows("a.weight", 5), rows("a.weight", 1)]), &[&expected]);
     check_refused(
@@ -631,7 +631,7 @@ fn entries_that_are_read_as_a_whole_have_limits() {
         ("generation_config.json", 2 << 20),
         ("special_tokens_map.json", 2 << 20),
         ("chat_template.jinja", 2 << 20),
-        ("tokenizer_config.json", 4 << 20),
+        ("tokenizer_config.json", 16 << 20),
     ] {
         let of = |bytes: usize| {
             let mut parts = Parts::sample();

@@ -148,7 +148,7 @@ fn the_layout_is_code_matrices_then_other_whole_lines_then_the_rest_by_element_s
 fn a_layout_refuses_a_name_that_stands_twice() {
     let twice = [("a".to_owned(), Dtype::F32, vec![1]), ("a".to_owned(), Dtype::I8, vec![2, 2])];
     let error = WeightsLayout::new(&twice).expect_err("twice").to_string();
-    assert_eq!(error, "tensor `a`: stands twice");
+    assert_eq!(error, "tensor `a`: is given twice");
 }
 
 fn schemes_and_shapes() -> impl Strategy<Value = Vec<(Scheme, Vec<usize>)>> {

@@ -204,9 +204,9 @@ fn tensors_cover_the_data_without_holes_or_overlaps() {
 #[test]
 fn names_are_unique_and_of_a_sensible_length() {
     let twice = format!("{{{},{}}}", tensor("a", 0, 4), tensor("a", 4, 8));
-    check(&twice, 8, &["tensor `a`: stands twice"]);
+    check(&twice, 8, &["tensor `a`: is given twice"]);
     let escaped = format!("{{{},{}}}", tensor("a", 0, 4), tensor("\\u0061", 4, 8));
-    check(&escaped, 8, &["tensor `a`: stands twice"]);
+    check(&escaped, 8, &["tensor `a`: is given twice"]);
     check(&format!("{{{}}}", tensor("", 0, 1)), 1, &["tensor ``: a name of 0 bytes, allowed are 1 to 1024"]);
     let long = "n".repeat(66_560);
     check(&format!("{{{}}}", tensor(&long, 0, 1)), 1, &["a name of 66560 bytes, allowed are 1 to 1024"]);
@@ -260,9 +260,9 @@ fn metadata_is_one_map_of_strings() {
     check(
         r#"{"__metadata__":{},"__metadata__":{}}"#,
         0,
-        &["weights.safetensors: ", "`__metadata__` stands twice"],
+        &["weights.safetensors: ", "`__metadata__` is given twice"],
     );
-    check(&with(r#"{"a":"1","a":"2"}"#), 0, &["weights.safetensors: ", "`a` stands twice"]);
+    check(&with(r#"{"a":"1","a":"2"}"#), 0, &["weights.safetensors: ", "`a` is given twice"]);
 }
 
 /// The safetensors format orders header and data so that a short read shows nothing of the data.

@@ -74,7 +74,7 @@ fn keys() {
         entries: vec![entry("a.b", 0, &[1]), entry("c", 0, &[1]), entry("a.b", 0, &[1])],
         ..Raw::empty()
     };
-    raw.check_refused(&["metadata `a.b` stands twice, the second time at byte 54"]);
+    raw.check_refused(&["metadata `a.b` is given twice, the second time at byte 54"]);
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn tensor_names() {
     );
     let mut raw = Raw::with_tensor(F32, &[4]);
     raw.tensors.push(RawTensor::new("the.tensor", F32, &[4], 32));
-    raw.check_refused(&["tensor `the.tensor`: stands twice"]);
+    raw.check_refused(&["tensor `the.tensor`: is given twice"]);
 }
 
 #[test]
@@ -286,7 +286,7 @@ fn hostile_names_do_not_fill_the_message() {
 fn many_small_entries_are_read_in_good_time() {
     let mut entries: Vec<_> = (0..200_000).map(|i| entry(&format!("{i:x}"), 0, &[1])).collect();
     entries.push(entry("7", 0, &[1]));
-    Raw { entries, ..Raw::empty() }.check_refused(&["metadata `7` stands twice"]);
+    Raw { entries, ..Raw::empty() }.check_refused(&["metadata `7` is given twice"]);
     let tensors = (0..100_000).map(|i| RawTensor::new(&format!("{i:x}"), F32, &[8], i * 32)).collect();
     Raw { tensors, ..Raw::empty() }.check_refused(&["cut short by 3200000 bytes"]);
 }

@@ -133,7 +133,7 @@ fn what_would_not_be_read_is_not_planned() {
     let long = "n".repeat(64); // the format allows it, ggml does not read it
     check_refused(&[], &[("", F32, &[1])], &["tensor ``: a name of 0 bytes, allowed are 1 to 63"]);
     check_refused(&[], &[(&long, F32, &[1])], &["a name of 64 bytes, allowed are 1 to 63"]);
-    check_refused(&[], &[("a", F32, &[1]), ("a", F32, &[1])], &["tensor `a`: stands twice"]);
+    check_refused(&[], &[("a", F32, &[1]), ("a", F32, &[1])], &["tensor `a`: is given twice"]);
     check_refused(&[], &[("a", F32, &[])], &["tensor `a`: 0 dimensions, allowed are 1 to 4"]);
     check_refused(&[], &[("a", F32, &[1; 5])], &["5 dimensions"]);
     check_refused(&[], &[("a", F32, &[3, 0])], &["shape [3, 0] has no elements"]);
