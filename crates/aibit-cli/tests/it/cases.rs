@@ -134,11 +134,6 @@ fn found(case: &Case) -> Found {
     Found::Ran { notes, report: support::parse_json(&stdout) }
 }
 
-/// Cases that are not right yet.
-#[rustfmt::skip]
-const PENDING: &[&str] = &[
-];
-
 /// Runs the cases whose names begin with `group`.
 fn check(group: &str) {
     let json = fs::read(fixtures().join("cases/cases.json")).expect("cases");
@@ -146,7 +141,7 @@ fn check(group: &str) {
     let cases: Vec<_> = cases.iter().filter(|case| case.name.starts_with(group)).collect();
     assert!(!cases.is_empty(), "no case begins with {group}");
     let mut wrong = Vec::new();
-    for case in cases.into_iter().filter(|case| !PENDING.contains(&case.name.as_str())) {
+    for case in cases {
         let found = found(case);
         let ways = match &case.expect {
             Expect::Any { any } => any.as_slice(),

@@ -94,6 +94,9 @@ fn slices_are_those_of_python() {
         assert_eq!(render(&list).expect(slice), expected, "{slice}");
     }
     refused("{{ 'abc'[::0] }}", "step of a slice is 0");
+    for filter in ["int", "float"] {
+        refused(&format!("{{{{ '\u{661}\u{662}' | {filter} }}}}"), "digits beyond ASCII"); // 12 in Python
+    }
 }
 
 #[test]

@@ -209,7 +209,7 @@ pub(super) fn apply(budget: &Budget, name: &str, value: &Value, arguments: Argum
                 Value::Float(_) => value.clone(),
                 Value::Text(text) | Value::Markup(text) => {
                     budget.characters(text.len())?;
-                    parse_float(text).map_or_else(|| default(&mut bound), Value::Float)
+                    parse_float(text)?.map_or_else(|| default(&mut bound), Value::Float)
                 }
                 _ => value.as_int().map_or_else(|| default(&mut bound), |value| Value::Float(value as f64)),
             })
@@ -228,7 +228,7 @@ pub(super) fn apply(budget: &Budget, name: &str, value: &Value, arguments: Argum
                     match parse_int(text, base)? {
                         Some(value) => Some(value),
                         // Of infinity, which is no integer either, the default is taken.
-                        None => match parse_float(text) {
+                        None => match parse_float(text)? {
                             Some(value) if value.is_finite() => whole(value)?,
                             _ => None,
                         },
@@ -785,14 +785,17 @@ fn parse_int(text: &[Char], base: i64) -> Outcome<Option<i128>> {
 }
 
 /// Python's `float(text)`.
-fn parse_float(text: &[Char]) -> Option<f64> {
+fn parse_float(text: &[Char]) -> Outcome<Option<f64>> {
     let stripped = to_string(strip(text, None, true, true));
     let lower = stripped.to_ascii_lowercase();
     match lower.trim_start_matches(['+', '-']) {
         "inf" | "infinity" | "nan" if lower.len() - lower.trim_start_matches(['+', '-']).len() <= 1 => {
-            return lower.parse().ok();
+            return Ok(lower.parse().ok());
         }
         _ => {}
+    }
+    if lower.chars().any(|c| !c.is_ascii() && casing::may_be_number(c, "float")) {
+        return refuse!("digits beyond ASCII are not supported");
     }
     let is_number =
         lower.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.' | b'e' | b'_'));
@@ -802,15 +805,15 @@ fn parse_float(text: &[Char]) -> Option<f64> {
     let misplaced = (0..bytes.len())
         .any(|at| bytes[at] == b'_' && !(is_digit(at.checked_sub(1)) && is_digit(Some(at + 1))));
     if !is_number || misplaced {
-        return None;
+        return Ok(None);
     }
-    lower.replace('_', "").parse().ok()
+    Ok(lower.replace('_', "").parse().ok())
 }
 
 fn file_size(value: &Value, bound: &Bound<1>) -> Outcome<Value> {
     let bytes = match value {
         Value::Float(value) => *value,
-        Value::Text(text) => match parse_float(text) {
+        Value::Text(text) => match parse_float(text)? {
             Some(value) => value,
             None => return refuse!("could not convert string to float"),
         },
