@@ -185,7 +185,7 @@ fn a_configuration_that_is_not_json() {
 
 #[test]
 fn a_tokenizer_that_is_not_one() {
-    assert_snapshot!(pack(&Tiny::new().write("tokenizer.json", b"{\"version\": \"1.0\"}"), &[]), @"error: the package does not run: tokenizer.json: missing field `model` at line 1 column 18");
+    assert_snapshot!(pack(&Tiny::new().write("tokenizer.json", b"{\"version\": \"1.0\"}"), &[]), @"error: tiny/tokenizer.json: missing field `model` at line 1 column 18");
 }
 
 #[test]
