@@ -396,6 +396,24 @@ fn a_damaged_archive_of_the_proof_of_concept_is_named() {
     }
 }
 
+#[test]
+fn a_large_file_in_an_archive_of_the_proof_of_concept_is_refused_by_its_length() {
+    let around = tiny("int8");
+    let folder = around.path();
+    let state_dict = fs::read(golden("int8_state_dict.pt")).expect("fixture");
+    let config = format!("{{\"eos_token_id\": [{}0]}}", "0,".repeat(20 << 20)).into_bytes();
+    let length = config.len();
+    proof_of_concept(&folder.join("old.aibit"), &state_dict, Some(config));
+    for command in ["pack", "convert"] {
+        let message = refuses(folder, &[command, "old.aibit", "-o", "out.aibit"]);
+        assert!(
+            message.contains(&format!("config.json` has {length} bytes, allowed are 2097152")),
+            "{message}"
+        );
+    }
+    assert!(!folder.join("out.aibit").exists());
+}
+
 /// The archive of the proof of concept, with and without a configuration in it.
 #[test]
 fn the_archive_of_the_proof_of_concept_is_taken_over() {
