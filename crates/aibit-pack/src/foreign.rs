@@ -203,7 +203,7 @@ const UNFINISHED: [(Mark, &str); 5] = [
     ),
     (
         Mark::Holds(&["vision_tower.", "vision_model.", "visual.", "multi_modal_projector."]),
-        "belongs to a model that sees images, which is not supported; only language models are",
+        "belongs to a model that takes images as input, which is not supported; only language models are",
     ),
 ];
 

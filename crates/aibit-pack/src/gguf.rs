@@ -78,7 +78,7 @@ fn check_is_model(gguf: &Gguf) -> Result<(), GgufError> {
         "mmproj" => {
             return refuse(
                 "general.type",
-                "is \"mmproj\": the file holds the part of a model that sees images or hears",
+                "is \"mmproj\": the file holds the encoder of images or sound of a model",
             );
         }
         "imatrix" => {
@@ -93,7 +93,7 @@ fn check_is_model(gguf: &Gguf) -> Result<(), GgufError> {
         Some("clip") => {
             return refuse(
                 "general.architecture",
-                "is \"clip\": the file holds the part of a model that sees images",
+                "is \"clip\": the file holds the encoder of images of a model",
             );
         }
         Some("controlvector") => {

@@ -119,8 +119,7 @@ fn a_context_that_ends_early_says_why() {
     assert!(!notes.iter().any(|line| line.contains("context")), "{notes:?}");
 }
 
-/// Which table of LongRoPE counts follows from the room that is reserved: not from how many tokens there are, nor how
-/// they come.
+/// The reserved context selects LongRoPE's table; the number of tokens and how a prompt is cut do not.
 #[test]
 fn the_reserved_context_decides_between_two_tables() {
     let golden = Golden::load("rope");
