@@ -14,6 +14,7 @@ mod gguf_sampling;
 pub mod hub;
 mod json_dialect;
 mod pack;
+mod plan;
 mod poc;
 mod progress;
 mod recipe;
@@ -22,6 +23,7 @@ mod small_file;
 mod source;
 mod tokenizer_files;
 pub mod torch;
+mod write;
 
 pub use checkpoint::SourceDtype;
 pub use error::PackError;

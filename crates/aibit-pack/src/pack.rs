@@ -1,30 +1,25 @@
 //! From source to archive.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use aibit_families::Family;
 use aibit_format::{
-    ArchiveWriter, EntryWriter, FORMAT_VERSION, FormatError, JoinedRows, Manifest, OutputFile, OutputTarget,
-    Override, Provenance, Replace, Scheme, Source, TensorRecord, WeightsLayout, entry_names,
+    ArchiveWriter, FORMAT_VERSION, FormatError, Manifest, OutputFile, OutputTarget, Override, Provenance,
+    Replace, Source, WeightsLayout, entry_names,
 };
-use aibit_graph::{CheckpointName, ConfigError, ContextLimit, ModelDescription, Op, Origin, Parameter, Role};
-use aibit_quant::{
-    FourBit, Int8Rowwise, NestedAbsmax, QuantError, quantize_four_bit, quantize_int4_groups,
-    quantize_int8_groups,
-};
+use aibit_graph::{CheckpointName, ConfigError, ContextLimit, ModelDescription, Op, Origin};
 use aibit_runtime::{
     ChatFiles, ChatTemplate, Golden, Model, PackageDefaults, SettingsFiles, Tokenizer, compile_tokenizer,
 };
-use half::{bf16, f16};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::bnb::{self, QuantizationConfig};
-use crate::checkpoint::{Checkpoint, CheckpointTensor, SourceDtype};
-use crate::encoding::{Block, Elements, Encoding, encoding_of, le_bytes, nested_tables};
+use crate::bnb::QuantizationConfig;
+use crate::checkpoint::Checkpoint;
+use crate::plan::{Planned, join, match_tensors, weights_layout};
 use crate::recipe::{CompiledRecipe, Preset};
 use crate::source::{FURTHER_TEMPLATES, digest_file};
+use crate::write::write_weights;
 use crate::{ModelSource, PackError, Progress, foreign, tokenizer_files};
 
 /// What to make of a source.
@@ -77,9 +72,6 @@ const CARRIED_FILES: [&str; 5] = [
     "chat_template.jinja",
     "chat_template.json",
 ];
-
-/// Elements quantized by one task: large enough to be worth a task, small enough that a few fit in cache.
-const BLOCK_ELEMENTS: usize = 1 << 19;
 
 /// Packs `source` into one archive at `target`.
 ///
@@ -325,101 +317,6 @@ fn set_outlier_threshold(description: &mut ModelDescription, threshold: f32) {
     }
 }
 
-/// A parameter of the plain graph and the checkpoint's tensor for it.
-struct Matched<'a> {
-    parameter: &'a Parameter,
-    /// `None` for a constant.
-    tensor: Option<&'a CheckpointTensor>,
-    encoding: Encoding<'a>,
-}
-
-impl Matched<'_> {
-    /// Quantized weights have left the orientation of their layer behind.
-    fn is_transposed(&self) -> bool {
-        self.parameter.origin == Origin::Transposed
-            && matches!(self.encoding, Encoding::Float(_))
-            && self.tensor.is_some_and(|tensor| !tensor.is_canonical)
-    }
-
-    /// The parameter as a matrix; a vector is one row.
-    fn matrix_shape(&self) -> [usize; 2] {
-        match *self.parameter.shape {
-            [rows, columns] => [rows, columns],
-            _ => [1, self.parameter.shape.iter().product()],
-        }
-    }
-
-    fn elements<'c>(&'c self, checkpoint: &'c Checkpoint) -> Result<Elements<'c>, PackError> {
-        match (self.tensor, &self.parameter.origin) {
-            (Some(tensor), _) => {
-                let shape = self.matrix_shape();
-                Elements::open(checkpoint, tensor, &self.encoding, shape, self.is_transposed())
-            }
-            (None, Origin::Constant(values)) => Ok(Elements::constant(values)),
-            (None, _) => unreachable!("only constants are matched with no tensor"),
-        }
-    }
-}
-
-/// A parameter of the archive, and what of the checkpoint it is made of: the rows of one after those of another.
-struct Planned<'a> {
-    parameter: Parameter,
-    sources: Vec<Matched<'a>>,
-    scheme: Scheme,
-}
-
-impl Planned<'_> {
-    fn name(&self) -> &str {
-        &self.parameter.name
-    }
-
-    fn record(&self) -> TensorRecord {
-        let first = &self.sources[0];
-        let part = |source: &Matched<'_>| JoinedRows {
-            name: source.parameter.name.clone(),
-            rows: source.parameter.shape[0],
-        };
-        TensorRecord {
-            scheme: self.scheme,
-            source_dtype: first.encoding.name().into(),
-            transposed: first.is_transposed(),
-            joined: if self.sources.len() > 1 { self.sources.iter().map(part).collect() } else { Vec::new() },
-        }
-    }
-}
-
-/// Fuses the graph, and joins parameters that it has made one and that are stored alike.
-fn join<'a>(
-    description: &mut ModelDescription,
-    tensors: Vec<Matched<'a>>,
-    schemes: Vec<Scheme>,
-) -> Vec<Planned<'a>> {
-    let mut by_name: HashMap<&str, (Matched<'a>, Scheme)> = tensors
-        .into_iter()
-        .zip(schemes)
-        .map(|(t, scheme)| (t.parameter.name.as_str(), (t, scheme)))
-        .collect();
-    description.fuse(|parameters| {
-        let stored = |parameter: &Parameter| {
-            let (source, scheme) = &by_name[parameter.name.as_str()];
-            (*scheme, source.encoding.name(), source.is_transposed())
-        };
-        let first = stored(parameters[0]);
-        !first.0.has_nested_scales() && parameters.iter().all(|parameter| stored(parameter) == first)
-    });
-    let planned = |parameter: &Parameter| {
-        let parts = match &parameter.origin {
-            Origin::Joined(parts) => parts.as_slice(),
-            _ => std::slice::from_ref(parameter),
-        };
-        let parts =
-            parts.iter().map(|part| by_name.remove(part.name.as_str()).expect("matched, and used once"));
-        let (sources, schemes): (Vec<_>, Vec<_>) = parts.unzip();
-        Planned { parameter: parameter.clone(), sources, scheme: schemes[0] }
-    };
-    description.parameters.iter().map(planned).collect()
-}
-
 /// Checks that every parameter which an index places in a file is there.
 fn check_index(source: &ModelSource, checkpoint: &Checkpoint, family: Family) -> Result<(), PackError> {
     let Some(index) = source.index() else { return Ok(()) };
@@ -490,299 +387,6 @@ fn fill_absent(description: &mut ModelDescription, checkpoint: &Checkpoint, fami
         {
             parameter.origin = Origin::Constant(vec![0.0; parameter.shape.iter().product()]);
         }
-    }
-}
-
-/// Finds every parameter in the checkpoint, and a parameter for every tensor.
-fn match_tensors<'a>(
-    checkpoint: &'a Checkpoint,
-    family: Family,
-    description: &'a ModelDescription,
-) -> Result<Vec<Matched<'a>>, PackError> {
-    let parameters: HashMap<&str, &Parameter> =
-        description.parameters.iter().map(|p| (p.name.as_str(), p)).collect();
-    let wrong = |name: &str, problem: String| PackError::Tensor { name: name.to_owned(), problem };
-    let mut found: HashMap<&str, (&String, &CheckpointTensor)> = HashMap::new();
-    let mut aliases = Vec::new();
-    for (source_name, tensor) in checkpoint.tensors() {
-        if let Some(problem) = foreign::told_by(source_name, &tensor.dtype) {
-            return Err(wrong(source_name, problem));
-        }
-        if bnb::weight_of(source_name).is_some_and(|weight| checkpoint.tensors().contains_key(&weight)) {
-            continue; // read with its weight
-        }
-        let CheckpointName::Parameter(name) = family.checkpoint_name(source_name) else { continue };
-        if let Some((_, target)) = description.tied.iter().find(|(alias, _)| *alias == name) {
-            aliases.push((source_name, tensor, target));
-            continue;
-        }
-        let Some(parameter) = parameters.get(name.as_str()) else {
-            return Err(wrong(
-                source_name,
-                "config.json describes no such tensor; the checkpoint is of another model".into(),
-            ));
-        };
-        if let Some((twin, _)) = found.insert(&parameter.name, (source_name, tensor)) {
-            return Err(wrong(source_name, format!("is the same parameter as `{twin}`")));
-        }
-    }
-    // Of a tied pair, the head may be the one that was kept.
-    for (alias, tensor, target) in aliases {
-        if let Some(parameter) = parameters.get(target.as_str()) {
-            found.entry(&parameter.name).or_insert((alias, tensor));
-        }
-    }
-    let is_missing =
-        |p: &&Parameter| !matches!(p.origin, Origin::Constant(_)) && !found.contains_key(p.name.as_str());
-    let missing: Vec<_> = description.parameters.iter().filter(is_missing).collect();
-    if let [Parameter { name, role: Role::Head, .. }] = missing.as_slice() {
-        let problem = "is not in the checkpoint, and config.json does not tie it to the embedding (tie_word_embeddings): \
-                       the model gives no probabilities of tokens, as embedding models do not, or a part of the \
-                       checkpoint is missing";
-        return Err(wrong(name, problem.into()));
-    }
-    if !missing.is_empty() {
-        let examples = missing.iter().take(3).map(|p| format!("`{}`", p.name)).collect::<Vec<_>>().join(", ");
-        return Err(PackError::MissingTensors { count: missing.len(), examples });
-    }
-    description
-        .parameters
-        .iter()
-        .map(|parameter| {
-            if let Origin::Constant(_) = parameter.origin {
-                return Ok(Matched { parameter, tensor: None, encoding: Encoding::Float(SourceDtype::F32) });
-            }
-            let (source_name, tensor) = found[parameter.name.as_str()];
-            let encoding = encoding_of(checkpoint, source_name, tensor, &parameter.shape)?;
-            if let Encoding::Float(_) | Encoding::Ggml(_) = encoding {
-                let mut expected = parameter.shape.clone();
-                if parameter.origin == Origin::Transposed && !tensor.is_canonical {
-                    expected.reverse();
-                }
-                if tensor.shape != expected {
-                    return Err(wrong(
-                        source_name,
-                        format!("has shape {:?}, config.json calls for {expected:?}", tensor.shape),
-                    ));
-                }
-            }
-            Ok(Matched { parameter, tensor: Some(tensor), encoding })
-        })
-        .collect()
-}
-
-fn weights_layout(plan: &[Planned<'_>]) -> Result<WeightsLayout, PackError> {
-    let mut tensors = Vec::new();
-    for planned in plan {
-        let (scheme, shape) = (planned.scheme, &planned.parameter.shape);
-        if scheme.is_quantized() && shape.len() != 2 {
-            let (name, problem) = (planned.name().to_owned(), "quantization takes matrices".into());
-            return Err(PackError::Scheme { name, scheme, problem });
-        }
-        tensors.push((planned.name().to_owned(), scheme.dtype(), scheme.stored_shape(shape)));
-        tensors.extend(scheme.parts(planned.name(), shape).into_iter().map(|p| (p.name, p.dtype, p.shape)));
-    }
-    Ok(WeightsLayout::new(&tensors)?)
-}
-
-/// Streams every tensor in the layout's order. What a scheme stores beside the codes is kept from the pass over them, or
-/// computed by a pass of its own where the layout has it first. Returns notes on values that a scheme could not hold.
-fn write_weights(
-    archive: &mut ArchiveWriter,
-    checkpoint: &Checkpoint,
-    plan: &[Planned<'_>],
-    layout: &WeightsLayout,
-    progress: &dyn Progress,
-) -> Result<Vec<String>, PackError> {
-    let mut by_name: HashMap<String, &Planned<'_>> = HashMap::new();
-    for planned in plan {
-        by_name.insert(planned.name().to_owned(), planned);
-        let parts = planned.scheme.parts(planned.name(), &planned.parameter.shape);
-        by_name.extend(parts.into_iter().map(|part| (part.name, planned)));
-    }
-    let mut kept: HashMap<String, Vec<u8>> = HashMap::new();
-    let mut notes = BTreeSet::new();
-
-    progress.start("quantizing", layout.file_bytes());
-    let mut entry =
-        archive.start_entry(entry_names::WEIGHTS, "application/vnd.safetensors", layout.file_bytes())?;
-    entry.write_all(layout.header())?;
-    for info in layout.tensors() {
-        let planned = by_name[&info.name];
-        if info.name == planned.name() {
-            kept.extend(write_parameter(Some(&mut entry), checkpoint, planned, &mut notes)?);
-        } else {
-            if !kept.contains_key(&info.name) {
-                kept.extend(write_parameter(None, checkpoint, planned, &mut notes)?);
-            }
-            entry.write_all(&kept.remove(&info.name).expect("a part of its scheme"))?;
-        }
-        progress.advance(info.bytes() as u64);
-    }
-    entry.finish()?;
-    progress.finish();
-    Ok(notes.into_iter().collect())
-}
-
-/// Encodes a parameter block by block, in parallel, and writes the blocks in order; returns what its scheme stores beside
-/// them, by name.
-fn write_parameter(
-    mut entry: Option<&mut EntryWriter<'_>>,
-    checkpoint: &Checkpoint,
-    planned: &Planned<'_>,
-    notes: &mut BTreeSet<String>,
-) -> Result<Vec<(String, Vec<u8>)>, PackError> {
-    let names = planned.scheme.parts(planned.name(), &planned.parameter.shape);
-    let mut parts = vec![Vec::new(); names.len()];
-    let mut is_kept = true;
-    for source in &planned.sources {
-        let [rows, columns] = source.matrix_shape();
-        let elements = source.elements(checkpoint)?;
-        is_kept = source.encoding.is_quantized() && source.encoding.scheme(columns) == Some(planned.scheme);
-        let block_rows = (BLOCK_ELEMENTS / columns).max(1);
-        let starts: Vec<_> = (0..rows).step_by(block_rows).collect();
-        let mut lost = 0;
-        for batch in starts.chunks(2 * rayon::current_num_threads()) {
-            let blocks: Vec<_> = batch
-                .par_iter()
-                .map(|&start| {
-                    let wanted = start..(start + block_rows).min(rows);
-                    if is_kept {
-                        return Ok((elements.codes(wanted), 0));
-                    }
-                    let values = elements.values(wanted);
-                    let block = encode(source, planned.scheme, start, &values)?;
-                    let lost = vanished(planned.scheme, &values, &block);
-                    Ok((block, lost))
-                })
-                .collect::<Result<_, PackError>>()?;
-            for (block, count) in blocks {
-                lost += count;
-                if let Some(entry) = entry.as_deref_mut() {
-                    entry.write_all(&block.data)?;
-                }
-                parts.iter_mut().zip(block.parts).for_each(|(part, bytes)| part.extend(bytes));
-            }
-        }
-        drop(elements);
-        if lost > 0 {
-            let (name, scheme) = (&source.parameter.name, planned.scheme);
-            let unit = if scheme.block() > 1 { "blocks of 32 values" } else { "rows" };
-            notes.insert(format!(
-                "tensor `{name}`: {lost} {unit} hold only values too small for {scheme} and become zeros; keep it in \
-                 bf16 or f32 (--tensor-type {name}=bf16)"
-            ));
-        }
-        if let Some(tensor) = source.tensor {
-            checkpoint.release(tensor);
-        }
-    }
-    if !is_kept && planned.scheme.has_nested_scales() {
-        let absmax: Vec<f32> = parts[0].as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-        let nested = NestedAbsmax::quantize(&absmax);
-        let tables = nested_tables(&nested);
-        parts = [vec![nested.codes], tables.into()].concat();
-    }
-    Ok(names.into_iter().map(|part| part.name).zip(parts).collect())
-}
-
-/// Encodes some rows of a parameter, the first of which is row `start`. A scheme with double quantization gets its absmax
-/// as it is: that needs all rows.
-fn encode(
-    source: &Matched<'_>,
-    scheme: Scheme,
-    start: usize,
-    values: &ndarray::Array2<f32>,
-) -> Result<Block, PackError> {
-    let name = &source.parameter.name;
-    let columns = source.matrix_shape()[1];
-    let place = |index: usize| match *source.parameter.shape {
-        [_, columns] => format!("row {}, column {}", start + index / columns, index % columns),
-        _ => format!("element {index}"),
-    };
-    if let Some((index, value)) = values.iter().enumerate().find(|(_, v)| !v.is_finite()) {
-        let problem = format!("{} holds {value}; check the source checkpoint", place(index));
-        return Err(PackError::Tensor { name: name.to_owned(), problem });
-    }
-    let narrow = |bytes_of: &dyn Fn(f32) -> ([u8; 2], bool)| {
-        let mut data = Vec::with_capacity(2 * values.len());
-        for (index, &value) in values.iter().enumerate() {
-            let (bytes, is_finite) = bytes_of(value);
-            if !is_finite {
-                let problem = format!(
-                    "{} holds {value}, which {} rounds to infinity; keep this tensor in f32",
-                    place(index),
-                    scheme
-                );
-                return Err(PackError::Tensor { name: name.to_owned(), problem });
-            }
-            data.extend(bytes);
-        }
-        Ok(Block { data, parts: Vec::new() })
-    };
-    // Positions in messages are those of the whole parameter.
-    let failed = |source: QuantError| {
-        let source = match source {
-            QuantError::NotFinite { row, column, value } => {
-                let at = row * columns + column;
-                QuantError::NotFinite { row: start + at / columns, column: at % columns, value }
-            }
-            QuantError::BeyondF16 { row, column, value } => {
-                let at = row * columns + column;
-                QuantError::BeyondF16 { row: start + at / columns, column: at % columns, value }
-            }
-            other => other,
-        };
-        PackError::Quant { name: name.to_owned(), source }
-    };
-    let flat = values.as_slice().expect("rows side by side");
-    let halves = |scales: &[f16]| scales.iter().flat_map(|scale| scale.to_le_bytes()).collect();
-    match scheme {
-        Scheme::F32 => Ok(Block { data: le_bytes(flat), parts: Vec::new() }),
-        Scheme::F16 => narrow(&|v| (f16::from_f32(v).to_le_bytes(), f16::from_f32(v).is_finite())),
-        Scheme::Bf16 => narrow(&|v| (bf16::from_f32(v).to_le_bytes(), bf16::from_f32(v).is_finite())),
-        Scheme::Int8 => {
-            let quantized = Int8Rowwise::from_checkpoint_rows(values.view()).map_err(failed)?;
-            let data = quantized.codes.iter().map(|&code| code as u8).collect();
-            Ok(Block { data, parts: vec![le_bytes(&quantized.absmax.to_vec())] })
-        }
-        Scheme::Int8G32 => {
-            let quantized = quantize_int8_groups(flat).map_err(failed)?;
-            let data = quantized.codes.iter().map(|&code| code as u8).collect();
-            Ok(Block { data, parts: vec![halves(&quantized.scales)] })
-        }
-        Scheme::Int4G32 => {
-            let quantized = quantize_int4_groups(flat).map_err(failed)?;
-            Ok(Block { data: quantized.codes, parts: vec![halves(&quantized.scales)] })
-        }
-        Scheme::Nf4 | Scheme::Nf4Dq | Scheme::Fp4 | Scheme::Fp4Dq => {
-            let is_nf4 = matches!(scheme, Scheme::Nf4 | Scheme::Nf4Dq);
-            let kind = if is_nf4 { FourBit::Nf4 } else { FourBit::Fp4 };
-            let quantized = quantize_four_bit(flat, kind).map_err(failed)?;
-            Ok(Block { data: quantized.codes, parts: vec![le_bytes(&quantized.absmax)] })
-        }
-    }
-}
-
-/// How many rows, or blocks with a scale of their own, hold values other than zero and become zeros: F16, which such schemes
-/// use for values or scales, ends at 3e-8.
-fn vanished(scheme: Scheme, values: &ndarray::Array2<f32>, block: &Block) -> usize {
-    let has_value = |value: &f32| *value != 0.0;
-    match scheme {
-        Scheme::F16 | Scheme::Int8 => {
-            let is_zero = |value: &f32| f16::from_f32(*value).to_f32() == 0.0;
-            let rows = values.rows().into_iter();
-            rows.filter(|row| row.iter().all(is_zero) && row.iter().any(has_value)).count()
-        }
-        Scheme::Int8G32 | Scheme::Int4G32 => {
-            let blocks = values.as_slice().expect("rows side by side").chunks(scheme.block());
-            let scales = block.parts[0].as_chunks().0.iter().map(|bytes| f16::from_le_bytes(*bytes));
-            blocks
-                .zip(scales)
-                .filter(|(values, scale)| scale.to_f32() == 0.0 && values.iter().any(has_value))
-                .count()
-        }
-        Scheme::F32 | Scheme::Bf16 | Scheme::Nf4 | Scheme::Nf4Dq | Scheme::Fp4 | Scheme::Fp4Dq => 0,
     }
 }
 
