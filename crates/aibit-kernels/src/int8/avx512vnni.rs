@@ -4,9 +4,9 @@
 //! end. The running sum may wrap; the difference is exact because the true sum fits (`k <= 131_071`).
 #![expect(unsafe_code, reason = "vector instructions; the token proves that the CPU has them")]
 
-use std::{arch::x86_64::*, ops::Range};
+use std::arch::x86_64::*;
 
-use super::{CodeRows, Line, PANEL, Rearranged};
+use super::{Ahead, CodeRows, Line, PANEL, Rearranged};
 use crate::{simd::Avx512Vnni, tiles::STREAMS};
 
 /// Rows of `x` whose accumulators, two vectors each, fit the 32 registers beside the weights.
@@ -270,37 +270,6 @@ fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
         columns[12 + c] = _mm512_shuffle_i32x4::<0xDD>(odd_low, odd_high);
     }
     columns
-}
-
-/// A share of the panel that this thread rearranges next. It reads sixteen rows of either part side by side then, which
-/// the core's own prefetchers do not follow.
-struct Ahead<'a> {
-    parts: [&'a [i8]; 2],
-    /// Of all bytes, those of one part behind those of the other.
-    share: Range<usize>,
-}
-
-impl<'a> Ahead<'a> {
-    /// What the product of the rows `rows` of `m` brings.
-    fn new(parts: [&'a [i8]; 2], rows: Range<usize>, m: usize) -> Self {
-        let length = parts[0].len() + parts[1].len();
-        let place = |row: usize| (length * row / m).next_multiple_of(64);
-        Self { parts, share: place(rows.start)..place(rows.end) }
-    }
-
-    /// Asks for cache line `index` of the share, if there is one.
-    #[inline(always)]
-    fn prefetch(&self, index: usize) {
-        let at = self.share.start + 64 * index;
-        if at < self.share.end {
-            let [first, second] = self.parts;
-            let byte = first.get(at).or_else(|| second.get(at - first.len()));
-            if let Some(byte) = byte {
-                // SAFETY: every x86-64 has this instruction; it changes nothing that a program sees.
-                unsafe { _mm_prefetch::<_MM_HINT_T1>(byte) };
-            }
-        }
-    }
 }
 
 /// `MR` rows of `x` from row `first` on times the 32 packed rows of weights. Returns `MR`.

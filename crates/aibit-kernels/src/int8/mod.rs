@@ -1,6 +1,8 @@
 //! INT8 linear layers: exact integer products, scaled once per output.
 
 #[cfg(target_arch = "x86_64")]
+mod ahead;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512vnni;
@@ -10,10 +12,13 @@ mod scalar;
 
 use std::cell::RefCell;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) use quantize::Steps;
 pub use quantize::{ActivationPrecision, QuantizedRows, quantize_rows};
 
+#[cfg(target_arch = "x86_64")]
+use self::ahead::Ahead;
 use self::finish::{gate_tile, scale_tile};
 use crate::{
     Activation, Epilogue,
@@ -312,13 +317,17 @@ impl<'a> Product<'a> {
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "scalar code rearranges nothing"))]
 struct Line([u8; 64]);
 
-/// Room for rearranged weights and widened activations.
+/// Room for rearranged weights and activations.
 #[derive(Default)]
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "scalar code rearranges nothing"))]
 struct Rearranged {
     packed: Vec<Line>,
     padded: Vec<i8>,
-    wide: Vec<i16>,
+    #[cfg(target_arch = "x86_64")]
+    factors: Vec<avx2::Factors>,
+    excess: Vec<i32>,
+    /// The call and the first of the rows of activations that were rearranged last.
+    rows: Option<(u64, usize)>,
 }
 
 /// A thread's buffers, kept between calls.
@@ -400,6 +409,9 @@ fn for_each_panel<'w, T: Send>(
     y: &mut [T],
     finish: impl Fn(Product<'_>, &mut Vec<f32>, &mut Tile<'_, T>) + Sync,
 ) {
+    /// Numbers the calls, so that a thread knows which rows it has rearranged.
+    static CALLS: AtomicU64 = AtomicU64::new(0);
+    let call = CALLS.fetch_add(1, Ordering::Relaxed);
     let parallel = x.m() * n * x.k >= PARALLEL;
     for_each_tile(y, n, ROW_BLOCK / planes, width, parallel, |tile| {
         SCRATCH.with_borrow_mut(|Scratch { rearranged, sums, floats }| {
@@ -407,22 +419,20 @@ fn for_each_panel<'w, T: Send>(
             let x = x.rows(planes * rows.start, planes * rows.len());
             let sums = room(sums, x.m() * PANEL);
             let w = panel(columns.clone());
+            // Most often this thread's next.
+            #[cfg(target_arch = "x86_64")]
+            let next = panel(columns.end..n.min(columns.end + columns.len()));
+            #[cfg(target_arch = "x86_64")]
+            let new_rows = rearranged.rows.replace((call, rows.start)) != Some((call, rows.start));
             let quads = match isa.level() {
                 Level::Scalar(_) => {
                     scalar::product(x, w, sums);
                     None
                 }
                 #[cfg(target_arch = "x86_64")]
-                Level::Avx2(avx2) => {
-                    avx2.product(x, w, rearranged, sums);
-                    None
-                }
+                Level::Avx2(avx2) => Some(avx2.product(x, new_rows, w, next, rearranged, sums)),
                 #[cfg(target_arch = "x86_64")]
-                Level::Avx512Vnni(avx512) => {
-                    // Most often this thread's next.
-                    let next = panel(columns.end..n.min(columns.end + columns.len()));
-                    Some(avx512.product(x, w, next, rearranged, sums))
-                }
+                Level::Avx512Vnni(avx512) => Some(avx512.product(x, w, next, rearranged, sums)),
             };
             finish(Product { sums, stride: PANEL, first_row: rows.start, planes, w, quads }, floats, tile);
         });
