@@ -23,6 +23,7 @@ mod partial;
 mod sniff;
 mod verify;
 mod weights;
+mod write_back;
 mod writer;
 mod zip;
 

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::archive::{check_length, hex};
 use crate::block_writer::BlockWriter;
+use crate::write_back::WriteBack;
 use crate::zip::{self, Record};
 use crate::{
     Archive, EntryRecord, FormatError, Manifest, MappedFile, OutputFile, OutputTarget, Replace, Weights,
@@ -20,6 +21,7 @@ use crate::{
 pub struct ArchiveWriter {
     output: OutputFile,
     container: ContainerWriter<BlockWriter<File>>,
+    write_back: WriteBack,
     entries: Vec<EntryRecord>,
 }
 
@@ -38,8 +40,9 @@ impl ArchiveWriter {
     /// [`FormatError::Io`].
     pub fn new(output: OutputFile) -> Result<Self, FormatError> {
         let file = output.file().try_clone().map_err(write_error(output.path()))?;
+        let write_back = WriteBack::new(&file).map_err(write_error(output.path()))?;
         let container = ContainerWriter::new(BlockWriter::new(file));
-        Ok(Self { output, container, entries: Vec::new() })
+        Ok(Self { output, container, write_back, entries: Vec::new() })
     }
 
     /// Adds an entry whose bytes are all at hand.
@@ -114,6 +117,7 @@ impl ArchiveWriter {
         let json = manifest.to_json();
         self.add(entry_names::MANIFEST, "application/json", &json)?;
         self.container.finish().map_err(write_error(self.output.path()))?;
+        self.write_back.finish().map_err(write_error(self.output.path()))?;
         self.output.finish()
     }
 }
@@ -162,7 +166,8 @@ impl EntryWriter<'_> {
         }
         self.digest.update(data);
         let archive = &mut *self.archive;
-        archive.container.write(data).map_err(write_error(archive.output.path()))
+        archive.container.write(data).map_err(write_error(archive.output.path()))?;
+        archive.write_back.wrote(data.len() as u64).map_err(write_error(archive.output.path()))
     }
 
     /// Ends the entry and records its digest.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use aibit_format::{FileKind, MappedFile};
 use aibit_gguf::{GgmlType, Gguf, GgufTensor, Metadata, deinterleave_rows};
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use ndarray::Array2;
 use safetensors::SafeTensors;
@@ -365,7 +366,7 @@ impl Checkpoint {
     /// A small tensor of floats, widened.
     pub(crate) fn floats(&self, tensor: &CheckpointTensor) -> Result<Vec<f32>, PackError> {
         let TensorDtype::Float(dtype) = tensor.dtype else { return Ok(Vec::new()) };
-        Ok(widen(&self.bytes(tensor)?, dtype).collect())
+        Ok(widen(&self.bytes(tensor)?, dtype))
     }
 
     /// Lets go of the pages of a tensor that has been packed.
@@ -398,30 +399,36 @@ pub(crate) fn read_rows(
     wanted: Range<usize>,
 ) -> Array2<f32> {
     let size = dtype.size();
-    let mut out = Array2::zeros((wanted.len(), columns));
-    if transposed {
-        for (column, source_row) in bytes.chunks_exact(rows * size).enumerate() {
-            let part = &source_row[wanted.start * size..wanted.end * size];
-            for (row, value) in widen(part, dtype).enumerate() {
-                out[[row, column]] = value;
-            }
-        }
-    } else {
+    if !transposed {
         let part = &bytes[wanted.start * columns * size..wanted.end * columns * size];
-        for (out, value) in out.iter_mut().zip(widen(part, dtype)) {
-            *out = value;
+        return Array2::from_shape_vec((wanted.len(), columns), widen(part, dtype)).expect("whole rows");
+    }
+    // Some columns at a time, so that neighbouring elements are written together.
+    const TILE: usize = 16;
+    let mut out = Array2::zeros((wanted.len(), columns));
+    for first in (0..columns).step_by(TILE) {
+        let column = |index: usize| {
+            let start = index * rows;
+            widen(&bytes[(start + wanted.start) * size..(start + wanted.end) * size], dtype)
+        };
+        let tile: Vec<_> = (first..columns.min(first + TILE)).map(column).collect();
+        for (row, mut out) in out.rows_mut().into_iter().enumerate() {
+            for (out, column) in out.iter_mut().skip(first).zip(&tile) {
+                *out = column[row];
+            }
         }
     }
     out
 }
 
 /// Elements as f32, which holds every source type exactly.
-fn widen(bytes: &[u8], dtype: SourceDtype) -> impl Iterator<Item = f32> + '_ {
-    bytes.chunks_exact(dtype.size()).map(move |b| match dtype {
-        SourceDtype::F32 => f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
-        SourceDtype::F16 => f16::from_le_bytes([b[0], b[1]]).to_f32(),
-        SourceDtype::Bf16 => bf16::from_le_bytes([b[0], b[1]]).to_f32(),
-    })
+fn widen(bytes: &[u8], dtype: SourceDtype) -> Vec<f32> {
+    let of_two = || bytes.as_chunks().0.iter();
+    match dtype {
+        SourceDtype::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+        SourceDtype::F16 => of_two().map(|b| f16::from_le_bytes(*b)).collect::<Vec<_>>().to_f32_vec(),
+        SourceDtype::Bf16 => of_two().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
+    }
 }
 
 #[cfg(test)]

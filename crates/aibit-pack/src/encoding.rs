@@ -199,7 +199,7 @@ impl<'a> Elements<'a> {
                     aibit_gguf::split_q4_0(blocks, &mut codes, &mut scales);
                     codes
                 };
-                Block { data, parts: vec![scales.iter().flat_map(|scale| scale.to_le_bytes()).collect()] }
+                Block { data, parts: vec![le_bytes_of_halves(&scales)] }
             }
         }
     }
@@ -216,7 +216,11 @@ pub(crate) fn nested_tables(nested: &NestedAbsmax) -> [Vec<u8>; 3] {
 }
 
 pub(crate) fn le_bytes(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    values.iter().map(|value| value.to_le_bytes()).collect::<Vec<_>>().into_flattened()
+}
+
+pub(crate) fn le_bytes_of_halves(values: &[f16]) -> Vec<u8> {
+    values.iter().map(|value| value.to_le_bytes()).collect::<Vec<_>>().into_flattened()
 }
 
 /// Finds out how the tensor `name` of a checkpoint is stored, by what lies beside it.

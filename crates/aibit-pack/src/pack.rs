@@ -1,7 +1,7 @@
 //! From source to archive.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aibit_families::Family;
 use aibit_format::{
@@ -140,19 +140,20 @@ pub fn pack(
         large_files = source.whole_files();
     }
     let mut files = read_files.into_iter().map(|name| source.digest(name)).collect::<Result<Vec<_>, _>>()?;
-    let mut source_weight_bytes = 0;
-    for path in large_files {
-        let length = std::fs::metadata(path).map_or(0, |m| m.len());
-        progress.start("reading", length);
-        let file = digest_file(path, &mut |bytes| progress.advance(bytes))?;
-        progress.finish();
-        source_weight_bytes += file.bytes;
-        files.push(file);
-    }
-    files.sort_by(|a, b| a.name.cmp(&b.name));
-
+    let source_weight_bytes =
+        large_files.iter().map(|path| std::fs::metadata(path).map_or(0, |m| m.len())).sum();
+    let golden_share = layout.file_bytes() / 4;
+    progress.start("packing", source_weight_bytes + layout.file_bytes() + golden_share);
     let mut archive = ArchiveWriter::new(output)?;
-    notes.extend(write_weights(&mut archive, &checkpoint, &plan, &layout, progress)?);
+    let digest = |path: &PathBuf| digest_file(path, &mut |bytes| progress.advance(bytes));
+    // One thread's work each, the second divided further.
+    let (digests, written) = rayon::join(
+        || large_files.iter().map(digest).collect::<Result<Vec<_>, _>>(),
+        || write_weights(&mut archive, &checkpoint, &plan, &layout, progress),
+    );
+    files.extend(digests?);
+    files.sort_by(|a, b| a.name.cmp(&b.name));
+    notes.extend(written?);
     archive.add(entry_names::GRAPH, "application/json", &description.graph.to_json())?;
     archive.add(entry_names::CONFIG, "application/json", &config)?;
     archive.add(entry_names::TOKENIZER, "application/json", &tokenizer_files.json)?;
@@ -181,13 +182,17 @@ pub fn pack(
             },
         },
     };
-    progress.start("recording golden outputs", 0);
     let model = Model::new(description.graph.clone(), archive.weights()?, &manifest)?;
-    let golden = Golden::record(&model, &tokenizer, &tokenizer_files.json)?;
+    let mut done = 0;
+    let golden = Golden::record(&model, &tokenizer, &tokenizer_files.json, &mut |share| {
+        let now = (share * golden_share as f64) as u64;
+        progress.advance(now - done);
+        done = now;
+    })?;
     drop(model);
-    progress.finish();
     archive.add(entry_names::GOLDEN, "application/json", &golden.to_json())?;
     let file_bytes = archive.finish(manifest)?;
+    progress.finish();
     Ok(PackReport { notes, ..report(&description, &plan, &layout, source_weight_bytes, file_bytes) })
 }
 

@@ -4,19 +4,26 @@ use std::collections::{BTreeSet, HashMap};
 
 use aibit_format::{ArchiveWriter, EntryWriter, Scheme, WeightsLayout, entry_names};
 use aibit_quant::{
-    FourBit, Int8Rowwise, NestedAbsmax, QuantError, quantize_four_bit, quantize_int4_groups,
-    quantize_int8_groups,
+    FourBit, Int8Rowwise, NestedAbsmax, QuantError, first_not_finite, quantize_four_bit,
+    quantize_int4_groups, quantize_int8_groups,
 };
+use half::vec::HalfFloatVecExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
 use crate::checkpoint::Checkpoint;
-use crate::encoding::{Block, le_bytes, nested_tables};
+use crate::encoding::{Block, le_bytes, le_bytes_of_halves, nested_tables};
 use crate::plan::{Matched, Planned};
 use crate::{PackError, Progress};
 
-/// Elements quantized by one task: large enough to be worth a task, small enough that a few fit in cache.
-const BLOCK_ELEMENTS: usize = 1 << 19;
+/// Elements encoded by one task: what a core works on stays in its own cache.
+const BLOCK_ELEMENTS: usize = 1 << 16;
+
+/// The same where the source has columns side by side: each of them is read in pieces as long as a task has rows.
+const TRANSPOSED_ELEMENTS: usize = 1 << 19;
+
+/// Elements that are encoded together while those before are written.
+const BATCH_ELEMENTS: usize = 1 << 21;
 
 /// Streams every tensor in the layout's order. What a scheme stores beside the codes is kept from the pass over them, or
 /// computed by a pass of its own where the layout has it first. Returns notes on values that a scheme could not hold.
@@ -36,24 +43,23 @@ pub(crate) fn write_weights(
     let mut kept: HashMap<String, Vec<u8>> = HashMap::new();
     let mut notes = BTreeSet::new();
 
-    progress.start("quantizing", layout.file_bytes());
     let mut entry =
         archive.start_entry(entry_names::WEIGHTS, "application/vnd.safetensors", layout.file_bytes())?;
     entry.write_all(layout.header())?;
+    progress.advance(layout.header().len() as u64);
     for info in layout.tensors() {
         let planned = by_name[&info.name];
         if info.name == planned.name() {
-            kept.extend(write_parameter(Some(&mut entry), checkpoint, planned, &mut notes)?);
+            kept.extend(write_parameter(Some(&mut entry), checkpoint, planned, &mut notes, progress)?);
         } else {
             if !kept.contains_key(&info.name) {
-                kept.extend(write_parameter(None, checkpoint, planned, &mut notes)?);
+                kept.extend(write_parameter(None, checkpoint, planned, &mut notes, progress)?);
             }
             entry.write_all(&kept.remove(&info.name).expect("a part of its scheme"))?;
+            progress.advance(info.bytes() as u64);
         }
-        progress.advance(info.bytes() as u64);
     }
     entry.finish()?;
-    progress.finish();
     Ok(notes.into_iter().collect())
 }
 
@@ -64,6 +70,7 @@ fn write_parameter(
     checkpoint: &Checkpoint,
     planned: &Planned<'_>,
     notes: &mut BTreeSet<String>,
+    progress: &dyn Progress,
 ) -> Result<Vec<(String, Vec<u8>)>, PackError> {
     let names = planned.scheme.parts(planned.name(), &planned.parameter.shape);
     let mut parts = vec![Vec::new(); names.len()];
@@ -72,31 +79,42 @@ fn write_parameter(
         let [rows, columns] = source.matrix_shape();
         let elements = source.elements(checkpoint)?;
         is_kept = source.encoding.is_quantized() && source.encoding.scheme(columns) == Some(planned.scheme);
-        let block_rows = (BLOCK_ELEMENTS / columns).max(1);
+        let block_elements = if source.is_transposed() { TRANSPOSED_ELEMENTS } else { BLOCK_ELEMENTS };
+        let block_rows = (block_elements / columns).max(1);
         let starts: Vec<_> = (0..rows).step_by(block_rows).collect();
+        let encoded = |start: &usize| {
+            let wanted = *start..(start + block_rows).min(rows);
+            if is_kept {
+                return Ok((elements.codes(wanted), 0));
+            }
+            let values = elements.values(wanted);
+            let block = encode(source, planned.scheme, *start, &values)?;
+            let lost = vanished(planned.scheme, &values, &block);
+            Ok((block, lost))
+        };
         let mut lost = 0;
-        for batch in starts.chunks(2 * rayon::current_num_threads()) {
-            let blocks: Vec<_> = batch
-                .par_iter()
-                .map(|&start| {
-                    let wanted = start..(start + block_rows).min(rows);
-                    if is_kept {
-                        return Ok((elements.codes(wanted), 0));
-                    }
-                    let values = elements.values(wanted);
-                    let block = encode(source, planned.scheme, start, &values)?;
-                    let lost = vanished(planned.scheme, &values, &block);
-                    Ok((block, lost))
-                })
-                .collect::<Result<_, PackError>>()?;
-            for (block, count) in blocks {
+        let mut write = |blocks: Vec<Result<(Block, usize), PackError>>| {
+            for block in blocks {
+                let (block, count) = block?;
                 lost += count;
                 if let Some(entry) = entry.as_deref_mut() {
                     entry.write_all(&block.data)?;
+                    progress.advance(block.data.len() as u64);
                 }
                 parts.iter_mut().zip(block.parts).for_each(|(part, bytes)| part.extend(bytes));
             }
+            Ok::<_, PackError>(())
+        };
+        let mut blocks = Vec::new();
+        for batch in starts.chunks((BATCH_ELEMENTS / (block_rows * columns)).max(2)) {
+            let (written, next) = rayon::join(
+                || write(std::mem::take(&mut blocks)),
+                || batch.par_iter().map(encoded).collect::<Vec<_>>(),
+            );
+            written?;
+            blocks = next;
         }
+        write(blocks)?;
         drop(elements);
         if lost > 0 {
             let (name, scheme) = (&source.parameter.name, planned.scheme);
@@ -133,25 +151,18 @@ fn encode(
         [_, columns] => format!("row {}, column {}", start + index / columns, index % columns),
         _ => format!("element {index}"),
     };
-    if let Some((index, value)) = values.iter().enumerate().find(|(_, v)| !v.is_finite()) {
-        let problem = format!("{} holds {value}; check the source checkpoint", place(index));
+    let flat = values.as_slice().expect("rows side by side");
+    if let Some(index) = first_not_finite(flat) {
+        let problem = format!("{} holds {}; check the source checkpoint", place(index), flat[index]);
         return Err(PackError::Tensor { name: name.to_owned(), problem });
     }
-    let narrow = |bytes_of: &dyn Fn(f32) -> ([u8; 2], bool)| {
-        let mut data = Vec::with_capacity(2 * values.len());
-        for (index, &value) in values.iter().enumerate() {
-            let (bytes, is_finite) = bytes_of(value);
-            if !is_finite {
-                let problem = format!(
-                    "{} holds {value}, which {} rounds to infinity; keep this tensor in f32",
-                    place(index),
-                    scheme
-                );
-                return Err(PackError::Tensor { name: name.to_owned(), problem });
-            }
-            data.extend(bytes);
-        }
-        Ok(Block { data, parts: Vec::new() })
+    let beyond = |index: usize| {
+        let problem = format!(
+            "{} holds {}, which {scheme} rounds to infinity; keep this tensor in f32",
+            place(index),
+            flat[index]
+        );
+        PackError::Tensor { name: name.to_owned(), problem }
     };
     // Positions in messages are those of the whole parameter.
     let failed = |source: QuantError| {
@@ -168,25 +179,40 @@ fn encode(
         };
         PackError::Quant { name: name.to_owned(), source }
     };
-    let flat = values.as_slice().expect("rows side by side");
-    let halves = |scales: &[f16]| scales.iter().flat_map(|scale| scale.to_le_bytes()).collect();
     match scheme {
         Scheme::F32 => Ok(Block { data: le_bytes(flat), parts: Vec::new() }),
-        Scheme::F16 => narrow(&|v| (f16::from_f32(v).to_le_bytes(), f16::from_f32(v).is_finite())),
-        Scheme::Bf16 => narrow(&|v| (bf16::from_f32(v).to_le_bytes(), bf16::from_f32(v).is_finite())),
+        Scheme::F16 => {
+            let halves = Vec::<f16>::from_f32_slice(flat);
+            match halves.iter().position(|half| !half.is_finite()) {
+                Some(index) => Err(beyond(index)),
+                None => Ok(Block { data: le_bytes_of_halves(&halves), parts: Vec::new() }),
+            }
+        }
+        Scheme::Bf16 => {
+            let rounded: Vec<bf16> = flat.iter().map(|value| bf16::from_f32(*value)).collect();
+            match rounded.iter().position(|value| !value.is_finite()) {
+                Some(index) => Err(beyond(index)),
+                None => {
+                    let data = rounded.iter().map(|value| value.to_le_bytes()).collect::<Vec<_>>();
+                    Ok(Block { data: data.into_flattened(), parts: Vec::new() })
+                }
+            }
+        }
         Scheme::Int8 => {
             let quantized = Int8Rowwise::from_checkpoint_rows(values.view()).map_err(failed)?;
-            let data = quantized.codes.iter().map(|&code| code as u8).collect();
-            Ok(Block { data, parts: vec![le_bytes(&quantized.absmax.to_vec())] })
+            let (codes, _) = quantized.codes.into_raw_vec_and_offset();
+            let data = codes.into_iter().map(|code| code as u8).collect();
+            let absmax = quantized.absmax.as_slice().expect("a vector");
+            Ok(Block { data, parts: vec![le_bytes(absmax)] })
         }
         Scheme::Int8G32 => {
             let quantized = quantize_int8_groups(flat).map_err(failed)?;
-            let data = quantized.codes.iter().map(|&code| code as u8).collect();
-            Ok(Block { data, parts: vec![halves(&quantized.scales)] })
+            let data = quantized.codes.into_iter().map(|code| code as u8).collect();
+            Ok(Block { data, parts: vec![le_bytes_of_halves(&quantized.scales)] })
         }
         Scheme::Int4G32 => {
             let quantized = quantize_int4_groups(flat).map_err(failed)?;
-            Ok(Block { data: quantized.codes, parts: vec![halves(&quantized.scales)] })
+            Ok(Block { data: quantized.codes, parts: vec![le_bytes_of_halves(&quantized.scales)] })
         }
         Scheme::Nf4 | Scheme::Nf4Dq | Scheme::Fp4 | Scheme::Fp4Dq => {
             let is_nf4 = matches!(scheme, Scheme::Nf4 | Scheme::Nf4Dq);
@@ -201,19 +227,26 @@ fn encode(
 /// use for values or scales, ends at 3e-8.
 fn vanished(scheme: Scheme, values: &ndarray::Array2<f32>, block: &Block) -> usize {
     let has_value = |value: &f32| *value != 0.0;
+    let units = |length| values.as_slice().expect("rows side by side").chunks(length);
+    let columns = values.ncols();
     match scheme {
-        Scheme::F16 | Scheme::Int8 => {
-            let is_zero = |value: &f32| f16::from_f32(*value).to_f32() == 0.0;
-            let rows = values.rows().into_iter();
-            rows.filter(|row| row.iter().all(is_zero) && row.iter().any(has_value)).count()
+        Scheme::F16 => {
+            let stored = block.data.chunks(2 * columns);
+            let is_zero = |half: &[u8; 2]| f16::from_le_bytes(*half) == f16::ZERO;
+            let lost = |(values, stored): (&[f32], &[u8])| {
+                stored.as_chunks().0.iter().all(is_zero) && values.iter().any(has_value)
+            };
+            units(columns).zip(stored).filter(|row| lost(*row)).count()
+        }
+        Scheme::Int8 => {
+            let absmax = block.parts[0].as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+            let lost = |(values, absmax): (&[f32], f32)| absmax == 0.0 && values.iter().any(has_value);
+            units(columns).zip(absmax).filter(|row| lost(*row)).count()
         }
         Scheme::Int8G32 | Scheme::Int4G32 => {
-            let blocks = values.as_slice().expect("rows side by side").chunks(scheme.block());
             let scales = block.parts[0].as_chunks().0.iter().map(|bytes| f16::from_le_bytes(*bytes));
-            blocks
-                .zip(scales)
-                .filter(|(values, scale)| scale.to_f32() == 0.0 && values.iter().any(has_value))
-                .count()
+            let lost = |(values, scale): (&[f32], f16)| scale == f16::ZERO && values.iter().any(has_value);
+            units(scheme.block()).zip(scales).filter(|block| lost(*block)).count()
         }
         Scheme::F32 | Scheme::Bf16 | Scheme::Nf4 | Scheme::Nf4Dq | Scheme::Fp4 | Scheme::Fp4Dq => 0,
     }

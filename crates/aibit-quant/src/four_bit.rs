@@ -3,7 +3,7 @@
 //! Source: QLoRA, Dettmers et al. 2023 (arXiv:2305.14314), §3; order of operations as in bitsandbytes' CPU path, see
 //! `docs/quantization.md`.
 
-use crate::QuantError;
+use crate::{QuantError, first_not_finite, round};
 
 /// Elements that share one absmax.
 pub const FOUR_BIT_BLOCK: usize = 64;
@@ -76,36 +76,46 @@ pub struct FourBitBlocks {
 ///
 /// Source: Dettmers et al. 2023 (arXiv:2305.14314), §3; bitsandbytes `quantize_4bit`.
 pub fn quantize_four_bit(values: &[f32], kind: FourBit) -> Result<FourBitBlocks, QuantError> {
-    if let Some((column, &value)) = values.iter().enumerate().find(|(_, v)| !v.is_finite()) {
-        return Err(QuantError::NotFinite { row: 0, column, value });
+    if let Some(column) = first_not_finite(values) {
+        return Err(QuantError::NotFinite { row: 0, column, value: values[column] });
     }
     const SMALLEST: f32 = 1e-38;
     let (midpoints, order) = (kind.midpoints(), kind.ascending());
-    let code = |scaled: f32| {
-        let scaled = scaled.clamp(-1.0, 1.0);
-        order[midpoints.iter().filter(|midpoint| **midpoint < scaled).count()]
-    };
     let mut absmax = Vec::with_capacity(values.len().div_ceil(FOUR_BIT_BLOCK));
     let mut codes = Vec::with_capacity(values.len().next_multiple_of(2));
+    let mut scaled = [0.0; FOUR_BIT_BLOCK];
     for block in values.chunks(FOUR_BIT_BLOCK) {
-        let largest = block.iter().fold(0.0_f32, |max, v| max.max(v.abs()));
+        let largest = round::absmax(block);
         if block.len() == FOUR_BIT_BLOCK {
             let inverse = 1.0 / largest.max(SMALLEST);
-            codes.extend(block.iter().map(|value| code(value * inverse)));
+            scaled.iter_mut().zip(block).for_each(|(scaled, value)| *scaled = value * inverse);
             absmax.push(largest);
         } else {
             let largest = largest.max(SMALLEST);
-            codes.extend(block.iter().map(|value| code(value / largest)));
+            scaled.fill(0.0);
+            scaled.iter_mut().zip(block).for_each(|(scaled, value)| *scaled = value / largest);
             absmax.push(largest);
         }
-    }
-    if !codes.len().is_multiple_of(2) {
-        codes.push(code(0.0));
+        let below = midpoints_below(&midpoints, &scaled);
+        let length = block.len().next_multiple_of(2); // the zero after an odd end has a code too
+        codes.extend(below[..length].iter().map(|below| order[*below as usize]));
     }
     Ok(FourBitBlocks {
         codes: codes.as_chunks().0.iter().map(|[high, low]| high << 4 | low).collect(),
         absmax,
     })
+}
+
+/// How many midpoints are below each value, clamped to -1 to 1.
+fn midpoints_below(midpoints: &[f32; 15], scaled: &[f32; FOUR_BIT_BLOCK]) -> [u32; FOUR_BIT_BLOCK] {
+    let mut below = [0; FOUR_BIT_BLOCK];
+    // One midpoint with all values, not the other way round: as many comparisons at a time as a vector has elements.
+    for midpoint in midpoints {
+        for (below, scaled) in below.iter_mut().zip(scaled) {
+            *below += u32::from(*midpoint < scaled.clamp(-1.0, 1.0));
+        }
+    }
+    below
 }
 
 /// The value of a code: `fl(table[code] * absmax)`. The code is the low four bits of `code`.

@@ -4,7 +4,8 @@
 
 use half::f16;
 
-use crate::QuantError;
+use crate::round::{absmax, nearest_integer, nearest_integer_bits};
+use crate::{QuantError, first_not_finite};
 
 /// Elements that share one scale.
 pub const GROUP: usize = 32;
@@ -39,12 +40,14 @@ pub struct Int4Groups {
 /// If `values` is not a whole number of groups.
 pub fn quantize_int8_groups(values: &[f32]) -> Result<Int8Groups, QuantError> {
     check(values)?;
-    let mut out = Int8Groups { codes: Vec::with_capacity(values.len()), scales: Vec::new() };
+    let mut out = Int8Groups {
+        codes: Vec::with_capacity(values.len()),
+        scales: Vec::with_capacity(values.len() / GROUP),
+    };
     for (index, group) in values.as_chunks::<GROUP>().0.iter().enumerate() {
-        let largest = largest(group);
-        let scale = largest.abs() / 127.0;
+        let scale = absmax(group) / 127.0;
         let inverse = inverse_of(scale);
-        out.codes.extend(group.iter().map(|value| (value * inverse).round() as i8));
+        out.codes.extend(group.iter().map(|value| half_away(value * inverse)));
         out.scales.push(scale_of(scale, index, group)?);
     }
     Ok(out)
@@ -60,14 +63,17 @@ pub fn quantize_int8_groups(values: &[f32]) -> Result<Int8Groups, QuantError> {
 /// If `values` is not a whole number of groups.
 pub fn quantize_int4_groups(values: &[f32]) -> Result<Int4Groups, QuantError> {
     check(values)?;
-    let mut out = Int4Groups { codes: Vec::with_capacity(values.len() / 2), scales: Vec::new() };
+    let mut out = Int4Groups {
+        codes: Vec::with_capacity(values.len() / 2),
+        scales: Vec::with_capacity(values.len() / GROUP),
+    };
     for (index, group) in values.as_chunks::<GROUP>().0.iter().enumerate() {
         let largest = largest(group);
         let scale = largest / -8.0;
         let inverse = inverse_of(scale);
-        let code = |value: f32| (value * inverse + 8.5).min(15.0) as u8;
-        let (low, high) = group.split_at(GROUP / 2);
-        out.codes.extend(low.iter().zip(high).map(|(low, high)| code(*low) | code(*high) << 4));
+        let codes = group.map(|value| truncated(value * inverse + 8.5).min(15));
+        let (low, high) = codes.split_at(GROUP / 2);
+        out.codes.extend(low.iter().zip(high).map(|(low, high)| low | high << 4));
         out.scales.push(scale_of(scale, index, group)?);
     }
     Ok(out)
@@ -75,8 +81,8 @@ pub fn quantize_int4_groups(values: &[f32]) -> Result<Int4Groups, QuantError> {
 
 fn check(values: &[f32]) -> Result<(), QuantError> {
     assert!(values.len().is_multiple_of(GROUP), "{} values are not whole groups of {GROUP}", values.len());
-    match values.iter().enumerate().find(|(_, v)| !v.is_finite()) {
-        Some((column, &value)) => Err(QuantError::NotFinite { row: 0, column, value }),
+    match first_not_finite(values) {
+        Some(column) => Err(QuantError::NotFinite { row: 0, column, value: values[column] }),
         None => Ok(()),
     }
 }
@@ -89,7 +95,24 @@ fn inverse_of(scale: f32) -> f32 {
 
 /// The first value of largest magnitude.
 fn largest(group: &[f32; GROUP]) -> f32 {
-    group.iter().fold(group[0], |largest, value| if value.abs() > largest.abs() { *value } else { largest })
+    let magnitude = absmax(group);
+    *group.iter().find(|value| value.abs() == magnitude).expect("one of the group")
+}
+
+/// `x` to the nearest integer, halves away from zero, for `x` between -128 and 128.
+fn half_away(x: f32) -> i8 {
+    let even = nearest_integer(x);
+    // A half that went towards zero has its sign left.
+    let left = x - even;
+    let up = i32::from(left == 0.5 && x > 0.0);
+    let down = i32::from(left == -0.5 && x < 0.0);
+    (nearest_integer_bits(even) as i32 + up - down) as i8
+}
+
+/// `x` without its fraction, for `x` between 0 and 128.
+fn truncated(x: f32) -> u8 {
+    let nearest = nearest_integer(x);
+    (nearest_integer_bits(nearest) as i32 - i32::from(nearest > x)) as u8
 }
 
 fn scale_of(scale: f32, index: usize, group: &[f32; GROUP]) -> Result<f16, QuantError> {
@@ -100,4 +123,22 @@ fn scale_of(scale: f32, index: usize, group: &[f32; GROUP]) -> Result<f16, Quant
         return Err(QuantError::BeyondF16 { row: 0, column: index * GROUP + place, value });
     }
     Ok(rounded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halves_and_their_neighbours_round_as_the_standard_library_does() {
+        for step in -253..=253 {
+            let half = step as f32 * 0.5;
+            for x in [half.next_down(), half, half.next_up()] {
+                assert_eq!(half_away(x), x.round() as i8, "{x:?}");
+                if x >= 0.0 {
+                    assert_eq!(truncated(x), x as u8, "{x:?}");
+                }
+            }
+        }
+    }
 }

@@ -5,7 +5,8 @@
 
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 
-use crate::{QuantError, round_through_f16};
+use crate::round::{self, nearest_integer_bits};
+use crate::{QuantError, first_not_finite, round_through_f16};
 
 /// A matrix quantized row by row: `w[n, k] ≈ absmax[n] / 127 * codes[n, k]`.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,17 +41,7 @@ pub struct Int8Activations {
 ///
 /// Source: LLM.int8(), Dettmers et al. 2022 (arXiv:2208.07339), §2.1 and §3.1.
 pub fn quantize_int8_rowwise(w: ArrayView2<'_, f32>) -> Result<Int8Rowwise, QuantError> {
-    if let Some(((row, column), &value)) = w.indexed_iter().find(|(_, v)| !v.is_finite()) {
-        return Err(QuantError::NotFinite { row, column, value });
-    }
-    let mut codes = Array2::zeros(w.dim());
-    let mut absmax = Array1::zeros(w.nrows());
-    for (row, (values, mut row_codes)) in w.rows().into_iter().zip(codes.rows_mut()).enumerate() {
-        absmax[row] = absmax_of(values.iter().copied());
-        let scale = code_scale(absmax[row]);
-        row_codes.zip_mut_with(&values, |code, &value| *code = encode(value, scale));
-    }
-    Ok(Int8Rowwise { codes, absmax })
+    quantize_rows(w, |value| value)
 }
 
 impl Int8Rowwise {
@@ -61,12 +52,7 @@ impl Int8Rowwise {
     /// [`QuantError::NotFinite`] for NaN and infinity, [`QuantError::BeyondF16`] for a finite value
     /// that fp16 cannot hold.
     pub fn from_checkpoint_rows(w: ArrayView2<'_, f32>) -> Result<Self, QuantError> {
-        let rounded = w.mapv(round_through_f16);
-        let overflow = w.indexed_iter().find(|(at, v)| v.is_finite() && rounded[*at].is_infinite());
-        if let Some(((row, column), &value)) = overflow {
-            return Err(QuantError::BeyondF16 { row, column, value });
-        }
-        quantize_int8_rowwise(rounded.view())
+        quantize_rows(w, round_through_f16)
     }
 
     /// The stored matrix in floating point, `[out_features, in_features]`, each element as
@@ -102,10 +88,14 @@ pub fn quantize_int8_activations(x: ArrayView2<'_, f32>, threshold: f32) -> Int8
     let mut codes = Vec::with_capacity(x.len());
     let mut absmax = Vec::with_capacity(x.nrows());
     for row in x.rows() {
-        let row_absmax = absmax_of(row.iter().copied().filter(|&v| !is_outlier(v)));
-        let scale = code_scale(row_absmax);
+        let inliers: Vec<f32> = row.iter().map(|&v| if is_outlier(v) { 0.0 } else { v }).collect();
+        let row_absmax = round::absmax(&inliers);
         let start = codes.len();
-        codes.extend(row.iter().map(|&v| if is_outlier(v) { 0 } else { encode(v, scale) }));
+        if row_absmax.is_finite() {
+            encode(&inliers, code_scale(row_absmax), &mut codes);
+        } else {
+            codes.resize(start + inliers.len(), 0);
+        }
         if x.nrows() > 1 {
             for &column in &outlier_columns {
                 codes[start + column] = 0;
@@ -122,9 +112,30 @@ pub fn dequantize_int8(code: i8, absmax: f32) -> f32 {
     f32::from(code) * absmax * INVERSE_127
 }
 
-/// The largest magnitude, NaN if any value is NaN (as the reference's `max` does).
-fn absmax_of(values: impl Iterator<Item = f32>) -> f32 {
-    values.fold(0.0_f32, |max, v| if v.is_nan() || max.is_nan() { f32::NAN } else { max.max(v.abs()) })
+/// Quantizes `w` row by row, `prepare` applied to each value first.
+fn quantize_rows(w: ArrayView2<'_, f32>, prepare: impl Fn(f32) -> f32) -> Result<Int8Rowwise, QuantError> {
+    let mut codes = Vec::with_capacity(w.len());
+    let mut row_absmax = Vec::with_capacity(w.nrows());
+    let mut prepared = Array1::zeros(w.ncols());
+    for (row, values) in w.rows().into_iter().enumerate() {
+        prepared.zip_mut_with(&values, |prepared, &value| *prepared = prepare(value));
+        let prepared = prepared.as_slice().expect("one row");
+        let largest = round::absmax(prepared);
+        if !largest.is_finite()
+            && let Some(column) = first_not_finite(prepared)
+        {
+            let value = values[column];
+            return Err(if value.is_finite() {
+                QuantError::BeyondF16 { row, column, value }
+            } else {
+                QuantError::NotFinite { row, column, value }
+            });
+        }
+        encode(prepared, code_scale(largest), &mut codes);
+        row_absmax.push(largest);
+    }
+    let codes = Array2::from_shape_vec(w.dim(), codes).expect("a code for each value");
+    Ok(Int8Rowwise { codes, absmax: row_absmax.into() })
 }
 
 /// The factor from value to code. The reference writes `127.0 / absmax`, which its tensor library
@@ -133,10 +144,11 @@ fn code_scale(absmax: f32) -> f32 {
     (1.0 / absmax) * 127.0
 }
 
-/// Rounds half to even. A zero row has scale infinity and `0 * inf = NaN`, which encodes as 0.
-fn encode(value: f32, scale: f32) -> i8 {
-    if !scale.is_finite() {
-        return 0; // `inf as i8` would saturate to 127
+/// Appends the code of every value, `value * scale` rounded half to even. A row of zeros has scale infinity and zero codes.
+fn encode(values: &[f32], scale: f32, codes: &mut Vec<i8>) {
+    if scale.is_finite() {
+        codes.extend(values.iter().map(|value| nearest_integer_bits(value * scale) as i8));
+    } else {
+        codes.resize(codes.len() + values.len(), 0);
     }
-    (value * scale).round_ties_even() as i8
 }

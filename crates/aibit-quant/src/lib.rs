@@ -9,6 +9,8 @@
 //! - [`quantize_four_bit`]: NF4 and FP4 in blocks of 64 (QLoRA); [`NestedAbsmax`] is their double quantization.
 //! - [`quantize_int8_groups`], [`quantize_int4_groups`]: groups of 32 with f16 scales (GGUF's Q8_0 and Q4_0).
 //! - [`round_through_f16`], [`round_through_bf16`]: the rounding steps that the reference takes first.
+//!
+//! Loops over values use operations that are vectorized for any target: no call for each rounding, no early exit.
 
 mod error;
 mod four_bit;
@@ -25,4 +27,4 @@ pub use groups::{GROUP, Int4Groups, Int8Groups, quantize_int4_groups, quantize_i
 pub use int8::{
     Int8Activations, Int8Rowwise, dequantize_int8, quantize_int8_activations, quantize_int8_rowwise,
 };
-pub use round::{round_through_bf16, round_through_f16};
+pub use round::{first_not_finite, round_through_bf16, round_through_f16};

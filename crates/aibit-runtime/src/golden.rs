@@ -4,9 +4,8 @@ use aibit_format::hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::logits_processors::LogitsProcessors;
-use crate::sampler::SamplerOptions;
-use crate::{GenerateOptions, Model, Profile, RuntimeError, Session, Tokenizer, generate};
+use crate::sampler::largest;
+use crate::{Model, Profile, RuntimeError, Session, Tokenizer};
 
 /// Version of the arithmetic of profile `fast`: results are bit-equal across machines, instruction sets and
 /// threads while this number stays. Whoever changes a rounding or an order of summation raises it.
@@ -32,9 +31,30 @@ const TEXTS: [&str; 8] = [
 /// What decides the ids in `tokenizer.json`.
 const RULES: [&str; 4] = ["added_tokens", "normalizer", "pre_tokenizer", "model"];
 
-/// How many of [`TEXTS`] are continued, and for how many tokens.
-const PROMPTS: usize = 4;
-const CONTINUATION: usize = 16;
+/// Most tokens of a greedy continuation.
+const MAX_CONTINUATION: usize = 16;
+
+/// What is recorded.
+#[derive(Debug, Clone, Copy)]
+struct Extent {
+    /// How many of [`TEXTS`] are run.
+    prompts: usize,
+    /// Most tokens of each.
+    prompt_tokens: usize,
+    /// Tokens of its continuation.
+    continuation: usize,
+}
+
+impl Extent {
+    /// Less for larger models, since every token of a continuation reads all weights: some seconds at any size.
+    fn of(weights_bytes: u64) -> Self {
+        match weights_bytes {
+            0..500_000_000 => Self { prompts: 4, prompt_tokens: 24, continuation: MAX_CONTINUATION },
+            500_000_000..4_000_000_000 => Self { prompts: 2, prompt_tokens: 24, continuation: 6 },
+            _ => Self { prompts: 1, prompt_tokens: 16, continuation: 4 },
+        }
+    }
+}
 
 /// The content of `golden.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -95,11 +115,23 @@ pub struct Check {
 }
 
 impl Golden {
-    /// Runs the package on the built-in texts. `tokenizer_json` is the entry that `tokenizer` was made from.
+    /// Runs the package on the built-in texts, on fewer of them where the model is large. `tokenizer_json` is the entry that
+    /// `tokenizer` was made from. `on_pass` gets the share of the work that is done, from 0 to 1, after each pass.
     ///
     /// # Errors
     /// Whatever keeps the package from running; [`RuntimeError::Tokenizer`] where no text gives tokens of the model.
-    pub fn record(model: &Model, tokenizer: &Tokenizer, tokenizer_json: &[u8]) -> Result<Self, RuntimeError> {
+    pub fn record(
+        model: &Model,
+        tokenizer: &Tokenizer,
+        tokenizer_json: &[u8],
+        on_pass: &mut dyn FnMut(f64),
+    ) -> Result<Self, RuntimeError> {
+        let extent = Extent::of(model.weights_bytes());
+        let mut passes = 0;
+        let mut passed = || {
+            passes += 1;
+            on_pass(f64::from(passes) / (extent.prompts * extent.continuation) as f64);
+        };
         let mut cases = Vec::new();
         for text in TEXTS {
             cases.push(GoldenText { text: text.to_owned(), ids: tokenizer.encode(text)? });
@@ -107,13 +139,12 @@ impl Golden {
         let vocabulary = model.graph().vocabulary;
         let mut runs = Vec::new();
         for case in &cases {
-            // Short enough for the smallest context, and for packing to stay quick; without tokens that the model has no
-            // row for.
-            let length = (model.graph().context / 2).clamp(1, 24);
+            // Short enough for the smallest context; without tokens that the model has no row for.
+            let length = (model.graph().context / 2).clamp(1, extent.prompt_tokens);
             let prompt = case.ids.iter().copied().take(length).take_while(|&id| (id as usize) < vocabulary);
             let prompt: Vec<u32> = prompt.collect();
-            if !prompt.is_empty() && runs.len() < PROMPTS {
-                runs.push(run(model, tokenizer, &prompt)?);
+            if !prompt.is_empty() && runs.len() < extent.prompts {
+                runs.push(run(model, &prompt, extent.continuation, &mut passed)?);
             }
         }
         if runs.is_empty() {
@@ -187,7 +218,8 @@ impl Golden {
             checks.push(tokenizer.agrees_with_json(tokenizer_json)?);
         }
         for (index, golden) in self.runs.iter().enumerate() {
-            let found = run(model, tokenizer, &golden.prompt_ids)?;
+            let continuation = golden.greedy_ids.len().min(MAX_CONTINUATION);
+            let found = run(model, &golden.prompt_ids, continuation, &mut || {})?;
             if self.numerics == NUMERICS {
                 checks.push(compare(
                     format!("greedy ids, prompt {index}"),
@@ -234,25 +266,33 @@ fn compare(name: String, expected: &[u32], found: &[u32]) -> Check {
     Check { name, ok: difference.is_none(), detail }
 }
 
-fn run(model: &Model, tokenizer: &Tokenizer, prompt: &[u32]) -> Result<GoldenRun, RuntimeError> {
-    let mut session = Session::new(model, Profile::Fast, prompt.len() + CONTINUATION)?;
+/// Appends `prompt` to an empty sequence, and up to `continuation` tokens, each the likeliest after those before.
+fn run(
+    model: &Model,
+    prompt: &[u32],
+    continuation: usize,
+    passed: &mut dyn FnMut(),
+) -> Result<GoldenRun, RuntimeError> {
+    let mut session = Session::new(model, Profile::Fast, prompt.len() + continuation)?;
     let mut digest = Sha256::new();
-    let mut top = Vec::new();
+    let mut last = Vec::new();
     session.append_all(prompt, |_, logits| {
         digest.update(bytemuck::cast_slice::<f32, u8>(logits));
-        top = top_five(&logits[logits.len() - model.graph().vocabulary..]);
+        last = logits[logits.len() - model.graph().vocabulary..].to_vec();
     })?;
-
-    session.truncate(0);
-    let options = GenerateOptions {
-        max_tokens: Some(CONTINUATION),
-        sampler: SamplerOptions::greedy(),
-        processors: LogitsProcessors::default(),
-        stop_ids: Vec::new(),
-        stop_strings: Vec::new(),
-    };
-    let go_on = &mut |_: &str| std::ops::ControlFlow::Continue(());
-    let greedy_ids = generate(&mut session, tokenizer, prompt, &options, go_on)?.ids;
+    passed();
+    let top = top_five(&last);
+    let mut greedy_ids = Vec::new();
+    let mut logits = last.as_slice();
+    while greedy_ids.len() < continuation {
+        let (id, _) = largest(logits)?;
+        greedy_ids.push(id);
+        if greedy_ids.len() == continuation || session.kv().len() == session.kv().capacity() {
+            break; // nobody reads what comes then
+        }
+        logits = session.append(&[id])?;
+        passed();
+    }
     Ok(GoldenRun { prompt_ids: prompt.to_vec(), greedy_ids, logits_sha256: hex(&digest.finalize()), top })
 }
 

@@ -376,7 +376,7 @@ impl Sampler {
 }
 
 /// Returns the first largest logit and its token.
-fn largest(logits: &[f32]) -> Result<(u32, f32), SamplerError> {
+pub(crate) fn largest(logits: &[f32]) -> Result<(u32, f32), SamplerError> {
     let mut best = None;
     let mut max = f32::NEG_INFINITY;
     for (token, &value) in (0..).zip(logits) {

@@ -7,5 +7,6 @@ mod golden_llama;
 mod golden_models;
 mod golden_rope;
 mod hub;
+mod packing;
 mod support;
 mod torch;
