@@ -42,11 +42,7 @@ enum Task {
     /// Let other engines load what aibit exports, and write the outcome into docs/interop.md
     Interop,
     /// Make a model of a real shape with seeded weights, without a download
-    Shape {
-        /// Channels of every layer norm that are persistent outliers
-        #[arg(long, default_value_t = 6)]
-        outlier_channels: usize,
-    },
+    Shape(shape::Args),
     /// Check what the compiler does not: crate arrows, documents, unsafe code
     Tidy,
 }
@@ -58,8 +54,8 @@ fn main() -> anyhow::Result<()> {
         Task::Fixtures { model } => fixtures::run(&model),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Interop => interop::run(),
-        Task::Shape { outlier_channels } => {
-            eprintln!("{}", shape::gpt2(outlier_channels)?.display());
+        Task::Shape(args) => {
+            eprintln!("{}", shape::run(&args)?.display());
             Ok(())
         }
         Task::Tidy => tidy::run(),

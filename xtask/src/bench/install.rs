@@ -9,7 +9,8 @@ use anyhow::{Context, ensure};
 
 use super::contest::Contest;
 use crate::python::{self, answer, finish, needs};
-use crate::{e2e, fixtures, root, shape};
+use crate::shape::{self, Options, Shape};
+use crate::{e2e, fixtures, root};
 
 /// Paths of what is installed.
 pub(super) struct Installed {
@@ -61,12 +62,13 @@ pub(super) fn install(contest: &Contest, aibit: Option<&Path>) -> anyhow::Result
 
 /// The models of GPT-2's shape: converted for each peer, packed without and with outlier channels.
 pub(super) fn gpt2(makers: &Makers<'_>, models: &Path) -> anyhow::Result<()> {
-    let source = shape::gpt2(0)?;
+    let source = shape::make(Shape::Gpt2, &Options::default())?;
     convert(makers.python, &source, models)?;
     let tokenizer = source.join("tokenizer.json");
     fs::copy(&tokenizer, models.join(TOKENIZER)).with_context(|| tokenizer.display().to_string())?;
     makers.pack(&source, &models.join("int8.aibit"), &[])?;
-    makers.pack(&shape::gpt2(OUTLIERS)?, &models.join("int8-outliers.aibit"), &[])
+    let outliers = Options { outliers: OUTLIERS, ..Options::default() };
+    makers.pack(&shape::make(Shape::Gpt2, &outliers)?, &models.join("int8-outliers.aibit"), &[])
 }
 
 /// SmolLM2's models: the package, what it is as a GGUF file, and the file that it was made of.

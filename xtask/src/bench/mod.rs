@@ -15,6 +15,7 @@ use anyhow::{Context, bail, ensure};
 
 use self::contest::{CONTESTS, Contest};
 use crate::root;
+use crate::shape::{Options, Shape};
 
 /// What to measure.
 #[derive(clap::Args)]
@@ -25,9 +26,9 @@ pub(crate) struct Args {
     /// The model that they run: `gpt2`; or `smollm2`, against llama.cpp alone: writes docs/performance-smollm2.md
     #[arg(long, value_name = "NAME", default_value = "gpt2", conflicts_with = "shape")]
     model: String,
-    /// aibit on a model of a real shape, as shares of this machine's bandwidth and arithmetic: `gpt2`
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["peers", "only", "page_only"])]
-    shape: Option<String>,
+    /// aibit on a model of a real shape, as shares of this machine's bandwidth and arithmetic
+    #[arg(long, value_name = "NAME", value_enum, conflicts_with_all = ["peers", "only", "page_only"])]
+    shape: Option<Shape>,
     /// Rounds; in each of them every engine takes its turn
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
@@ -40,12 +41,14 @@ pub(crate) struct Args {
     /// Measure this binary instead of building one
     #[arg(long, value_name = "FILE")]
     aibit: Option<PathBuf>,
+    #[command(flatten, next_help_heading = "With --shape")]
+    options: Options,
 }
 
 /// Runs what `args` ask for.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    if let Some(name) = &args.shape {
-        print(&shape::measure(name, args.aibit.as_deref())?);
+    if let Some(shape) = args.shape {
+        print(&shape::measure(shape, &args.options, args.aibit.as_deref())?);
         return Ok(());
     }
     ensure!(args.peers, "nothing to measure: say `cargo xtask bench --peers` or `--shape gpt2`");

@@ -1,18 +1,16 @@
-//! `cargo xtask bench --shape gpt2`: speed on a model of the real shape, as shares of what this machine can do.
+//! `cargo xtask bench --shape NAME`: speed on a model of a real shape, as shares of what this machine can do.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use aibit_kernels::{Isa, limits};
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use serde_json::Value;
 
-use crate::shape::{N_EMBD, N_LAYER, VOCABULARY};
-use crate::{e2e, root, shape};
+use crate::shape::{self, Dimensions, Options, Shape};
+use crate::{e2e, root};
 
-/// Channels of persistent outliers: none, and as many as trained models of this size have.
-const OUTLIER_CHANNELS: [usize; 2] = [0, 6];
 const TESTS: [&str; 6] = ["-p", "128,512", "-n", "64", "-r", "5"];
 
 /// Several times the last cache of any server.
@@ -28,44 +26,38 @@ struct Limits {
     f32: f64,
 }
 
-/// Measures aibit, or the binary `given`, and returns the tables.
-pub(super) fn measure(name: &str, given: Option<&Path>) -> anyhow::Result<String> {
-    ensure!(name == "gpt2", "no shape `{name}`; there is gpt2");
+/// Measures aibit, or the binary `given`, and returns the table.
+pub(super) fn measure(shape: Shape, options: &Options, given: Option<&Path>) -> anyhow::Result<String> {
     let aibit = match given {
         Some(path) => path.to_owned(),
         None => e2e::build()?.0,
     };
+    let dimensions = Dimensions::of(shape, options)?;
+    let archive = archive(&aibit, shape, options)?;
     let isa = Isa::selected()?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut thread_counts = vec![1, 2.min(cores)];
     thread_counts.dedup();
     let limits: Vec<_> = thread_counts.iter().map(|&threads| Limits::measure(isa, threads)).collect();
-    let mut text = format!("GPT-2 124M in shape, int8, {isa}\n\n");
+    let mut text = format!("{}, int8, {isa}\n\n", options.label(shape));
     for Limits { threads, bandwidth, int8, f32 } in &limits {
         writeln!(
             text,
             "{threads} threads at most: {bandwidth:.1} GB/s from memory, {int8:.0} GOPS int8, {f32:.0} GFLOPS f32"
         )?;
     }
-    writeln!(
-        text,
-        "\n{:>16} {:>7} {:>11} {:>20}   share of the limit",
-        "outlier channels", "threads", "test", "mean and deviation"
-    )?;
-    for channels in OUTLIER_CHANNELS {
-        let archive = archive(&aibit, channels)?;
-        let counts = thread_counts.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        let report =
-            run(&aibit, &[&["bench", path(&archive)?, "-t", &counts, "-o", "json"], &TESTS[..]].concat())?;
-        for row in report["rows"].as_array().context("rows")? {
-            let threads = row["threads"].as_u64().context("threads")? as usize;
-            let limits = limits.iter().find(|limits| limits.threads == threads).context("known threads")?;
-            let (test, unit) = (row["test"].as_str().context("test")?, row["unit"].as_str().context("unit")?);
-            let (mean, sd) = (row["mean"].as_f64().context("mean")?, row["sd"].as_f64().context("sd")?);
-            let speed = format!("{mean:.1} ± {sd:.1} {unit}");
-            let share = limits.share(test, mean).unwrap_or_default();
-            writeln!(text, "{channels:>16} {threads:>7} {test:>11} {speed:>20}   {share}")?;
-        }
+    writeln!(text, "\n{:>7} {:>11} {:>20}   share of the limit", "threads", "test", "mean and deviation")?;
+    let counts = thread_counts.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let report =
+        run(&aibit, &[&["bench", path(&archive)?, "-t", &counts, "-o", "json"], &TESTS[..]].concat())?;
+    for row in report["rows"].as_array().context("rows")? {
+        let threads = row["threads"].as_u64().context("threads")? as usize;
+        let limits = limits.iter().find(|limits| limits.threads == threads).context("known threads")?;
+        let (test, unit) = (row["test"].as_str().context("test")?, row["unit"].as_str().context("unit")?);
+        let (mean, sd) = (row["mean"].as_f64().context("mean")?, row["sd"].as_f64().context("sd")?);
+        let speed = format!("{mean:.1} ± {sd:.1} {unit}");
+        let share = limits.share(&dimensions, test, mean).unwrap_or_default();
+        writeln!(text, "{threads:>7} {test:>11} {speed:>20}   {share}")?;
     }
     Ok(text.trim_end().to_owned())
 }
@@ -82,10 +74,10 @@ impl Limits {
 
     /// Tokens per second in `test` as a share of what bounds it: a token generated reads every matrix once; tokens of
     /// a prompt share what is read, and each is multiplied with every matrix but the head's.
-    fn share(&self, test: &str, tokens_per_second: f64) -> Option<String> {
+    fn share(&self, dimensions: &Dimensions, test: &str, tokens_per_second: f64) -> Option<String> {
         let (amount, unit, limit) = match test.split_at_checked(2)? {
-            ("tg", _) => (bytes_per_token() as f64, "GB/s", self.bandwidth),
-            ("pp", _) => (2.0 * layer_products() as f64, "GOPS", self.int8),
+            ("tg", _) => (dimensions.bytes_per_token() as f64, "GB/s", self.bandwidth),
+            ("pp", _) => (2.0 * dimensions.layer_products() as f64, "GOPS", self.int8),
             _ => return None,
         };
         let speed = amount * tokens_per_second / 1e9;
@@ -93,25 +85,17 @@ impl Limits {
     }
 }
 
-/// Multiplications of one token with the matrices of all layers: 85 million.
-fn layer_products() -> usize {
-    N_LAYER * 12 * N_EMBD * N_EMBD
-}
-
-/// A code for each weight, a scale for each of their rows, and the head.
-fn bytes_per_token() -> usize {
-    let rows = N_LAYER * 9 * N_EMBD + VOCABULARY;
-    layer_products() + VOCABULARY * N_EMBD + rows * size_of::<f32>()
-}
-
 /// The shape's archive, packed again if the binary is newer.
-fn archive(aibit: &Path, channels: usize) -> anyhow::Result<PathBuf> {
-    let archive = root().join("target/bench").join(format!("gpt2-shape-{channels}-int8.aibit"));
+fn archive(aibit: &Path, shape: Shape, options: &Options) -> anyhow::Result<PathBuf> {
+    let archive = root().join("target/bench").join(format!("{}-int8.aibit", options.label(shape)));
     let modified = |path: &Path| path.metadata().and_then(|metadata| metadata.modified());
-    let is_current =
-        modified(&archive).is_ok_and(|packed| modified(aibit).is_ok_and(|built| built <= packed));
+    let source = shape::make(shape, options)?;
+    let is_current = modified(&archive).is_ok_and(|packed| {
+        [aibit, &source.join("shape.json")]
+            .into_iter()
+            .all(|made_of| modified(made_of).is_ok_and(|made| made <= packed))
+    });
     if !is_current {
-        let source = shape::gpt2(channels)?;
         run(aibit, &["pack", path(&source)?, "-o", path(&archive)?, "-q", "int8"])?;
     }
     Ok(archive)
@@ -138,9 +122,9 @@ mod tests {
     #[test]
     fn shares_are_of_the_limit_that_counts() {
         let limits = Limits { threads: 1, bandwidth: 24.8131, int8: 339.74, f32: 1.0 };
-        assert_eq!(bytes_per_token(), 84_934_656 + 38_597_376 + 4 * (12 * 6912 + 50_257));
-        assert_eq!(limits.share("tg64", 100.0).as_deref(), Some("50 % of 24.8 GB/s"));
-        assert_eq!(limits.share("pp512", 1000.0).as_deref(), Some("50 % of 339.7 GOPS"));
-        assert_eq!(limits.share("load", 1.0), None);
+        let gpt2 = Dimensions::of(Shape::Gpt2, &Options::default()).unwrap();
+        assert_eq!(limits.share(&gpt2, "tg64", 100.0).as_deref(), Some("50 % of 24.8 GB/s"));
+        assert_eq!(limits.share(&gpt2, "pp512", 1000.0).as_deref(), Some("50 % of 339.7 GOPS"));
+        assert_eq!(limits.share(&gpt2, "load", 1.0), None);
     }
 }
