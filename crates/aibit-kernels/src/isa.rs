@@ -1,16 +1,21 @@
-//! Which instruction set the kernels run on: found at run time, forced with `AIBIT_ISA`.
+//! Which instruction set the kernels run on and how they read weights: found at run time, forced with `AIBIT_ISA` and
+//! `AIBIT_READ`.
 
 use std::fmt;
 
+use crate::read::ReadPattern;
 use crate::simd::Scalar;
 #[cfg(target_arch = "x86_64")]
-use crate::simd::{Avx2, Avx512Vnni};
+use crate::simd::{Avx2, Avx512Vnni, AvxVnni};
 
-/// An instruction set that this CPU has.
+/// An instruction set that this CPU has, and how weights are read on it.
 ///
 /// A value exists only where the CPU supports it, so holding one is the proof that its code may run.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Isa(Level);
+pub struct Isa {
+    level: Level,
+    read: ReadPattern,
+}
 
 /// The one list of instruction sets, each with the token its kernels ask for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -19,10 +24,12 @@ pub(crate) enum Level {
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
     #[cfg(target_arch = "x86_64")]
+    AvxVnni(AvxVnni),
+    #[cfg(target_arch = "x86_64")]
     Avx512Vnni(Avx512Vnni),
 }
 
-/// `AIBIT_ISA` asks for something this CPU does not have.
+/// `AIBIT_ISA` asks for something this CPU does not have, or `AIBIT_READ` for something that there is not.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum IsaError {
@@ -37,22 +44,37 @@ pub enum IsaError {
         /// The names that would work, comma-separated.
         available: String,
     },
+    /// The value is no read pattern.
+    #[error(
+        "AIBIT_READ is `{value}`, which is no read pattern: RUNS[,PREFETCH[,PIECES]] with 1, 2 or 4 runs, up to \
+         1048576 bytes of prefetch and 1 to 64 pieces, as `1,16384`; unset it to use what suits this CPU"
+    )]
+    Read {
+        /// What the variable held.
+        value: String,
+    },
 }
 
 impl Isa {
     /// Plain Rust, present on every CPU: the specification that the others equal bit for bit.
-    pub const SCALAR: Self = Self(Level::Scalar(Scalar));
+    pub const SCALAR: Self = Self::new(Level::Scalar(Scalar));
 
-    /// Every instruction set of this CPU: [`Isa::SCALAR`] first, the best last.
+    const fn new(level: Level) -> Self {
+        Self { level, read: ReadPattern::FOUR_RUNS }
+    }
+
+    /// Every instruction set of this CPU: [`Isa::SCALAR`] first, the best last. They read weights in four runs.
     pub fn available() -> Vec<Self> {
         let levels = [
             Some(Level::Scalar(Scalar)),
             #[cfg(target_arch = "x86_64")]
             Avx2::detect().map(Level::Avx2),
             #[cfg(target_arch = "x86_64")]
+            AvxVnni::detect().map(Level::AvxVnni),
+            #[cfg(target_arch = "x86_64")]
             Avx512Vnni::detect().map(Level::Avx512Vnni),
         ];
-        levels.into_iter().flatten().map(Self).collect()
+        levels.into_iter().flatten().map(Self::new).collect()
     }
 
     /// The best instruction set of this CPU.
@@ -60,16 +82,37 @@ impl Isa {
         Self::available().last().copied().unwrap_or(Self::SCALAR)
     }
 
-    /// The instruction set that `AIBIT_ISA` names, or the best one if the variable is unset or empty.
+    /// The instruction set that `AIBIT_ISA` names, or the best one if the variable is unset or empty, with the read
+    /// pattern of `AIBIT_READ`, else the best one.
     ///
     /// # Errors
-    /// [`IsaError::Unavailable`] if the variable names one that this CPU lacks or nobody knows.
+    /// [`IsaError::Unavailable`] if the variable names one that this CPU lacks or nobody knows, [`IsaError::Read`] if
+    /// there is no such pattern.
     pub fn selected() -> Result<Self, IsaError> {
-        match std::env::var_os("AIBIT_ISA") {
-            None => Ok(Self::best()),
-            Some(value) if value.is_empty() => Ok(Self::best()),
-            Some(value) => Self::named(&value.to_string_lossy()),
-        }
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        let isa = match variable("AIBIT_ISA") {
+            None => Self::best(),
+            Some(value) => Self::named(&value.to_string_lossy())?,
+        };
+        let read = match variable("AIBIT_READ").map(|value| value.to_string_lossy().into_owned()) {
+            None => ReadPattern::best(),
+            Some(value) => value.parse().map_err(|()| IsaError::Read { value })?,
+        };
+        Ok(isa.reading(read))
+    }
+
+    /// The same instruction set with another read pattern.
+    ///
+    /// # Panics
+    /// If `read` has another number of runs than 1, 2 or 4, or no pieces.
+    pub fn reading(self, read: ReadPattern) -> Self {
+        assert!([1, 2, 4].contains(&read.runs) && read.pieces > 0, "no read pattern: {read}");
+        Self { read, ..self }
+    }
+
+    /// How weights are read that are used once.
+    pub fn read_pattern(self) -> ReadPattern {
+        self.read
     }
 
     /// The available instruction set called `name`.
@@ -85,19 +128,21 @@ impl Isa {
         })
     }
 
-    /// Its name: `scalar`, `avx2` or `avx512vnni`.
+    /// Its name: `scalar`, `avx2`, `avxvnni` or `avx512vnni`.
     pub fn name(self) -> &'static str {
-        match self.0 {
+        match self.level {
             Level::Scalar(_) => "scalar",
             #[cfg(target_arch = "x86_64")]
             Level::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Level::AvxVnni(_) => "avxvnni",
             #[cfg(target_arch = "x86_64")]
             Level::Avx512Vnni(_) => "avx512vnni",
         }
     }
 
     pub(crate) fn level(self) -> Level {
-        self.0
+        self.level
     }
 }
 
@@ -127,6 +172,13 @@ macro_rules! dispatch {
         }
 
         #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+        #[allow(clippy::too_many_arguments, reason = "the wrapped function's own arguments")]
+        fn avxvnni(simd: $crate::simd::AvxVnni, $($argument: $type),*) $(-> $output)? {
+            $function(simd, $($argument),*)
+        }
+
+        #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
         #[allow(clippy::too_many_arguments, reason = "the wrapped function's own arguments")]
         fn avx512vnni(simd: $crate::simd::Avx512Vnni, $($argument: $type),*) $(-> $output)? {
@@ -141,6 +193,14 @@ macro_rules! dispatch {
                 #[allow(clippy::let_unit_value, reason = "some of the functions return nothing")]
                 // SAFETY: a value of `Avx2` exists only if `detect` saw these features on this CPU.
                 let output = unsafe { avx2(simd, $($argument),*) };
+                output
+            }
+            #[cfg(target_arch = "x86_64")]
+            $crate::isa::Level::AvxVnni(simd) => {
+                #[expect(unsafe_code, reason = "enters code compiled for AVX-VNNI")]
+                #[allow(clippy::let_unit_value, reason = "some of the functions return nothing")]
+                // SAFETY: a value of `AvxVnni` exists only if `detect` saw these features on this CPU.
+                let output = unsafe { avxvnni(simd, $($argument),*) };
                 output
             }
             #[cfg(target_arch = "x86_64")]

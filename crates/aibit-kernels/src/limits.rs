@@ -11,6 +11,7 @@ use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use crate::isa::{Isa, Level, dispatch};
+use crate::read::ReadPattern;
 use crate::simd::{LANES, Simd};
 
 /// Measurements of which the best counts: enough for a quiet moment on a machine that does other things as well.
@@ -22,10 +23,13 @@ const LINE: usize = 8;
 /// Shortest measurement of arithmetic: long beside the start of the threads.
 const SHORTEST: Duration = Duration::from_millis(2);
 
+/// Streams and bytes of prefetch that memory is read with.
+const READS: [(usize, usize); 6] = [(1, 0), (4, 0), (8, 0), (1, 4 << 10), (1, 16 << 10), (4, 2 << 10)];
+
 /// How fast `threads` threads read memory together, in GB/s (10⁹ bytes).
 ///
 /// They read `bytes` bytes, which should be several times the last cache, each its own part. One, four and eight
-/// streams of pages in each part are tried and the fastest counts.
+/// streams of pages in each part are tried, and one and four with cache lines asked for ahead; the fastest counts.
 ///
 /// # Panics
 /// If `threads` is zero.
@@ -33,21 +37,52 @@ pub fn read_bandwidth(isa: Isa, threads: usize, bytes: usize) -> f64 {
     // Written to, for memory that was only reserved would be one page of zeros.
     let data: Vec<u64> = (0..bytes as u64 / 8).collect();
     let part = data.len() / threads;
-    let seconds = |streams: usize| {
+    let seconds = |(streams, prefetch)| {
         best_seconds(threads, |thread| {
             let part = &data[thread * part..][..part];
-            black_box(read(isa, part, streams));
+            black_box(read(isa, part, streams, prefetch));
         })
     };
-    let best = [1, 4, 8].map(seconds).into_iter().fold(f64::INFINITY, f64::min);
+    let best = READS.map(seconds).into_iter().fold(f64::INFINITY, f64::min);
     (part * threads * 8) as f64 / best / 1e9
+}
+
+/// The pattern of `patterns` with which one thread reads fastest: the best of a few passes over 4 MB that are in no cache.
+pub(crate) fn fastest(isa: Isa, patterns: &[ReadPattern]) -> ReadPattern {
+    const BYTES: u64 = 4 << 20;
+    const PASSES: usize = 2;
+    let data: Vec<u64> = (0..BYTES / 8).collect();
+    let mut best = (f64::INFINITY, ReadPattern::FOUR_RUNS);
+    for _ in 0..PASSES {
+        for pattern in patterns {
+            evict(&data);
+            let start = Instant::now();
+            black_box(read(isa, &data, pattern.runs, pattern.prefetch));
+            let seconds = start.elapsed().as_secs_f64();
+            if seconds < best.0 {
+                best = (seconds, *pattern);
+            }
+        }
+    }
+    best.1
+}
+
+/// Throws `data` out of the caches.
+fn evict(data: &[u64]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in data.chunks(LINE) {
+        // SAFETY: every x86-64 has this instruction, and the address lies in `data`.
+        unsafe { std::arch::x86_64::_mm_clflush(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = data;
 }
 
 /// How many integer operations `threads` threads do together on codes in registers, in 10⁹ per second; a
 /// multiplication with its addition is two.
 ///
-/// The instruction is that of the INT8 kernels: `vpdpbusd` on bytes for AVX-512 VNNI, `vpmaddwd` and an addition on
-/// codes widened to 16 bits for AVX2, and what the compiler makes of plain Rust for scalar code.
+/// The instructions are those of the INT8 kernels: `vpdpbusd` for AVX-512 VNNI and AVX-VNNI; for AVX2 `vpmaddubsw`,
+/// `vpmaddwd`, an addition and what exchanges signs; for scalar code what the compiler makes of plain Rust.
 ///
 /// # Panics
 /// If `threads` is zero.
@@ -57,6 +92,9 @@ pub fn int8_peak(isa: Isa, threads: usize) -> f64 {
         // SAFETY: a value of `Avx2` exists only if `detect` saw AVX2 on this CPU.
         #[cfg(target_arch = "x86_64")]
         Level::Avx2(_) => unsafe { x86::int8_avx2(rounds) },
+        // SAFETY: a value of `AvxVnni` exists only if `detect` saw these features on this CPU.
+        #[cfg(target_arch = "x86_64")]
+        Level::AvxVnni(_) => unsafe { x86::int8_avxvnni(rounds) },
         // SAFETY: a value of `Avx512Vnni` exists only if `detect` saw these features on this CPU.
         #[cfg(target_arch = "x86_64")]
         Level::Avx512Vnni(_) => unsafe { x86::int8_avx512vnni(rounds) },
@@ -114,37 +152,42 @@ fn best_seconds(threads: usize, work: impl Fn(usize) + Sync) -> f64 {
     })
 }
 
-/// Reads all of `data`, as 1, 4 or 8 runs side by side, and combines what is read.
-fn read(isa: Isa, data: &[u64], streams: usize) -> u64 {
-    match streams {
-        8 => read_streams::<8>(isa, data),
-        4 => read_streams::<4>(isa, data),
-        _ => read_streams::<1>(isa, data),
+/// Reads all of `data`, as 1, 2, 4 or 8 runs side by side, asks for what is `prefetch` bytes ahead in each, unless that is 0,
+/// and combines what is read.
+fn read(isa: Isa, data: &[u64], runs: usize, prefetch: usize) -> u64 {
+    match runs {
+        8 => read_runs::<8>(isa, data, prefetch),
+        4 => read_runs::<4>(isa, data, prefetch),
+        2 => read_runs::<2>(isa, data, prefetch),
+        _ => read_runs::<1>(isa, data, prefetch),
     }
 }
 
-fn read_streams<const STREAMS: usize>(isa: Isa, data: &[u64]) -> u64 {
+fn read_runs<const RUNS: usize>(isa: Isa, data: &[u64], prefetch: usize) -> u64 {
     let (lines, rest) = data.as_chunks::<LINE>();
-    let length = lines.len() / STREAMS;
-    let streams: [&[[u64; LINE]]; STREAMS] = std::array::from_fn(|s| &lines[s * length..][..length]);
+    let length = lines.len() / RUNS;
+    let runs: [&[[u64; LINE]]; RUNS] = std::array::from_fn(|s| &lines[s * length..][..length]);
     let sum = match isa.level() {
-        Level::Scalar(_) => read_scalar(streams),
+        Level::Scalar(_) => read_scalar(runs),
         // SAFETY: a value of `Avx2` exists only if `detect` saw AVX2 on this CPU.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2(_) => unsafe { x86::read_avx2(streams) },
+        Level::Avx2(_) => unsafe { x86::read_avx2(runs, prefetch) },
+        // SAFETY: a value of `AvxVnni` exists only if `detect` saw AVX2 on this CPU.
+        #[cfg(target_arch = "x86_64")]
+        Level::AvxVnni(_) => unsafe { x86::read_avx2(runs, prefetch) },
         // SAFETY: a value of `Avx512Vnni` exists only if `detect` saw AVX-512F on this CPU.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512Vnni(_) => unsafe { x86::read_avx512(streams) },
+        Level::Avx512Vnni(_) => unsafe { x86::read_avx512(runs, prefetch) },
     };
-    let rest = lines[STREAMS * length..].as_flattened().iter().chain(rest);
+    let rest = lines[RUNS * length..].as_flattened().iter().chain(rest);
     rest.fold(sum, |a, b| a ^ b)
 }
 
-fn read_scalar<const STREAMS: usize>(streams: [&[[u64; LINE]]; STREAMS]) -> u64 {
+fn read_scalar<const RUNS: usize>(runs: [&[[u64; LINE]]; RUNS]) -> u64 {
     let mut sum = 0;
-    for i in 0..streams[0].len() {
-        for s in 0..STREAMS {
-            sum ^= streams[s][i].iter().fold(0, |a, b| a ^ b);
+    for i in 0..runs[0].len() {
+        for s in 0..RUNS {
+            sum ^= runs[s][i].iter().fold(0, |a, b| a ^ b);
         }
     }
     sum
@@ -196,11 +239,14 @@ mod x86 {
     use super::LINE;
 
     #[target_feature(enable = "avx2")]
-    pub(super) fn read_avx2<const STREAMS: usize>(streams: [&[[u64; LINE]]; STREAMS]) -> u64 {
-        let mut sums = [[_mm256_setzero_si256(); 2]; STREAMS];
-        for i in 0..streams[0].len() {
-            for s in 0..STREAMS {
-                let line = streams[s][i].as_ptr().cast::<__m256i>();
+    pub(super) fn read_avx2<const RUNS: usize>(runs: [&[[u64; LINE]]; RUNS], prefetch: usize) -> u64 {
+        let mut sums = [[_mm256_setzero_si256(); 2]; RUNS];
+        for i in 0..runs[0].len() {
+            for s in 0..RUNS {
+                let line = runs[s][i].as_ptr().cast::<__m256i>();
+                if prefetch > 0 {
+                    _mm_prefetch::<_MM_HINT_T0>(line.cast::<i8>().wrapping_add(prefetch));
+                }
                 // SAFETY: both halves of 64 readable bytes; `loadu` needs no alignment.
                 let (low, high) = unsafe { (_mm256_loadu_si256(line), _mm256_loadu_si256(line.add(1))) };
                 sums[s] = [_mm256_xor_si256(sums[s][0], low), _mm256_xor_si256(sums[s][1], high)];
@@ -214,12 +260,16 @@ mod x86 {
     }
 
     #[target_feature(enable = "avx512f")]
-    pub(super) fn read_avx512<const STREAMS: usize>(streams: [&[[u64; LINE]]; STREAMS]) -> u64 {
-        let mut sums = [_mm512_setzero_si512(); STREAMS];
-        for i in 0..streams[0].len() {
-            for s in 0..STREAMS {
+    pub(super) fn read_avx512<const RUNS: usize>(runs: [&[[u64; LINE]]; RUNS], prefetch: usize) -> u64 {
+        let mut sums = [_mm512_setzero_si512(); RUNS];
+        for i in 0..runs[0].len() {
+            for s in 0..RUNS {
+                let line = runs[s][i].as_ptr().cast::<i8>();
+                if prefetch > 0 {
+                    _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(prefetch));
+                }
                 // SAFETY: 64 readable bytes; `loadu` needs no alignment.
-                let line = unsafe { _mm512_loadu_si512(streams[s][i].as_ptr().cast()) };
+                let line = unsafe { _mm512_loadu_si512(line.cast()) };
                 sums[s] = _mm512_xor_si512(sums[s], line);
             }
         }
@@ -233,23 +283,38 @@ mod x86 {
     /// Sums that are added to in turn: enough to hide the latency, few enough for the registers.
     const CHAINS: usize = 12;
 
-    /// The same where each has a factor of its own and there are sixteen registers.
-    const AVX2_CHAINS: usize = 6;
+    /// The same for AVX2, whose products need registers too.
+    const AVX2_CHAINS: usize = 8;
 
     #[target_feature(enable = "avx2")]
     pub(super) fn int8_avx2(rounds: usize) -> u64 {
-        let factors: [__m256i; AVX2_CHAINS] = std::array::from_fn(|c| _mm256_set1_epi16(black_box(c as i16)));
-        let step = _mm256_set1_epi16(black_box(1));
+        let (magnitudes, ones) = (_mm256_set1_epi8(black_box(3)), _mm256_set1_epi16(black_box(1)));
+        let step = _mm256_set1_epi8(black_box(1));
         let mut other = step;
         let mut sums = [_mm256_setzero_si256(); AVX2_CHAINS];
         for _ in 0..rounds {
-            for c in 0..AVX2_CHAINS {
-                sums[c] = _mm256_add_epi32(sums[c], _mm256_madd_epi16(factors[c], other));
+            for sum in &mut sums {
+                // The sum is a factor, or the product would be computed once.
+                let pairs = _mm256_maddubs_epi16(magnitudes, _mm256_xor_si256(*sum, other));
+                *sum = _mm256_add_epi32(other, _mm256_madd_epi16(pairs, ones));
             }
-            other = _mm256_add_epi16(other, step); // or every product would be computed once
+            other = _mm256_add_epi8(other, step);
         }
         black_box(sums);
-        (rounds * AVX2_CHAINS * 16) as u64
+        (rounds * AVX2_CHAINS * 32) as u64
+    }
+
+    #[target_feature(enable = "avx2,avxvnni")]
+    pub(super) fn int8_avxvnni(rounds: usize) -> u64 {
+        let (codes, other) = (_mm256_set1_epi8(black_box(3)), _mm256_set1_epi8(black_box(5)));
+        let mut sums = [_mm256_setzero_si256(); CHAINS];
+        for _ in 0..rounds {
+            for sum in &mut sums {
+                *sum = _mm256_dpbusd_avx_epi32(*sum, codes, other);
+            }
+        }
+        black_box(sums);
+        (rounds * CHAINS * 32) as u64
     }
 
     #[target_feature(enable = "avx512f,avx512vnni")]
@@ -282,12 +347,14 @@ mod tests {
     }
 
     #[test]
-    fn all_words_are_read_whatever_the_number_of_streams() {
+    fn all_words_are_read_however_they_are_read() {
         let data: Vec<u64> = (0..8 * 61 + 5).map(|i| i * i).collect();
         let expected = data.iter().fold(0, |a, b| a ^ b);
         for isa in Isa::available() {
-            for streams in [1, 4, 8] {
-                assert_eq!(read(isa, &data, streams), expected, "{isa} {streams}");
+            for runs in [1, 2, 4, 8] {
+                for prefetch in [0, 256] {
+                    assert_eq!(read(isa, &data, runs, prefetch), expected, "{isa} {runs} {prefetch}");
+                }
             }
         }
     }

@@ -1,16 +1,18 @@
 //! Sixteen `f32` lanes on each instruction set, and the tokens that prove the CPU has it.
 //!
-//! One lane does one IEEE operation, so the three implementations give the same bits.
+//! One lane does one IEEE operation, so all implementations give the same bits.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512vnni;
+#[cfg(target_arch = "x86_64")]
+mod avxvnni;
 
 use half::{bf16, f16};
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use self::{avx2::Avx2, avx512vnni::Avx512Vnni};
+pub(crate) use self::{avx2::Avx2, avx512vnni::Avx512Vnni, avxvnni::AvxVnni};
 use crate::math::ROUND;
 
 /// The number of lanes that a sum over `k` is spread over, on every instruction set.
@@ -113,8 +115,49 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// Adds to each lane the product of its quadruple and `y`; exact, but the sum may wrap.
     fn dot_quads(self, sums: Self::I32x16, x: Self::Quads, y: [i8; 4]) -> Self::I32x16;
 
+    /// [`Simd::dot_quads`] where `x[0] · y[0] + x[1] · y[1]` and `x[2] · y[2] + x[3] · y[3]` fit an `i16`.
+    fn dot_narrow(self, sums: Self::I32x16, x: Self::Quads, y: [i8; 4]) -> Self::I32x16;
+
+    /// Adds to each lane the product of its quadruple of codes, whose sign bits are flipped, and `y`, and the
+    /// [`Simd::excess`] of `y`; exact, but the sum may wrap.
+    fn dot_codes(self, sums: Self::I32x16, x: Self::Quads, y: Factors) -> Self::I32x16;
+
+    /// What calls of [`Simd::dot_codes`] add beyond products, given the sum of all `y` and that of the magnitudes of
+    /// negative ones.
+    fn excess(self, sum: i32, negative: i32) -> i32;
+
     /// Each lane rounded to the nearest `f32`, ties to even.
     fn to_f32(self, value: Self::I32x16) -> Self::F32x16;
+}
+
+/// Four codes that others are multiplied with, and the same as AVX2 takes them.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Factors {
+    pub(crate) codes: [i8; 4],
+    magnitudes: [u8; 4],
+    /// `0x80`, all bits flipped where the code is negative.
+    flips: [u8; 4],
+}
+
+impl Factors {
+    #[inline(always)]
+    pub(crate) fn new(codes: [i8; 4]) -> Self {
+        let flips = codes.map(|code| 0x80 ^ (code >> 7) as u8);
+        Self { codes, magnitudes: codes.map(i8::unsigned_abs), flips }
+    }
+
+    /// [`Factors::new`] for codes of which none is negative.
+    #[inline(always)]
+    pub(crate) fn not_negative(codes: [i8; 4]) -> Self {
+        debug_assert!(codes.iter().all(|code| *code >= 0), "{codes:?} are not negative");
+        Self { codes, magnitudes: codes.map(|code| code as u8), flips: [0x80; 4] }
+    }
+
+    /// The sum of the magnitudes of negative codes.
+    #[inline(always)]
+    pub(crate) fn negative(self) -> i32 {
+        self.codes.map(|code| -i32::from(code.min(0))).iter().sum()
+    }
 }
 
 /// The specification: plain arrays.
@@ -302,6 +345,25 @@ impl Simd for Scalar {
             let product: i32 = (0..4).map(|i| i32::from(x[l][i]) * i32::from(y[i])).sum();
             sums[l].wrapping_add(product)
         })
+    }
+
+    #[inline(always)]
+    fn dot_narrow(self, sums: [i32; LANES], x: [[u8; 4]; LANES], y: [i8; 4]) -> [i32; LANES] {
+        self.dot_quads(sums, x, y)
+    }
+
+    #[inline(always)]
+    fn dot_codes(self, sums: [i32; LANES], x: [[u8; 4]; LANES], y: Factors) -> [i32; LANES] {
+        std::array::from_fn(|l| {
+            let product: i32 =
+                (0..4).map(|i| i32::from((x[l][i] ^ 0x80) as i8) * i32::from(y.codes[i])).sum();
+            sums[l].wrapping_add(product)
+        })
+    }
+
+    #[inline(always)]
+    fn excess(self, _: i32, _: i32) -> i32 {
+        0
     }
 
     #[inline(always)]

@@ -2,11 +2,7 @@
 
 use std::{marker::PhantomData, ops::Range};
 
-use crate::team;
-
-/// Streams of memory that a reader of weights keeps going at once: more hide the latency of new pages better, up to the
-/// number that the core's prefetchers follow.
-pub(crate) const STREAMS: usize = 4;
+use crate::{read::RUNS, team};
 
 /// One rectangle of a row-major matrix, borrowed for writing.
 pub(crate) struct Tile<'a, T> {
@@ -112,30 +108,34 @@ pub(crate) fn for_each_tile<T: Send>(
     }
 }
 
-/// Cuts the columns of `y[m, n]` into [`STREAMS`] parts and calls `work` once for each group of tiles, one of all rows and
+/// Cuts the columns of `y[m, n]` into `runs` parts and calls `work` once for each group of tiles, one of all rows and
 /// at most `width` columns from the same place in each part; threads take groups dynamically if `parallel`. Where `n`
-/// is no multiple, the tiles of the last parts are narrower or empty.
+/// is no multiple, the tiles of the last parts are narrower or empty, and there are none from `runs` on.
 ///
 /// One group after another reads on in as many places of the weights at once, each far from the others.
+///
+/// # Panics
+/// If `width` is zero or `runs` not in `1..=RUNS`.
 pub(crate) fn for_each_stripe<T: Send>(
     y: &mut [T],
     n: usize,
+    runs: usize,
     width: usize,
     parallel: bool,
-    work: impl Fn([Tile<'_, T>; STREAMS]) + Sync,
+    work: impl Fn([Tile<'_, T>; RUNS]) + Sync,
 ) {
     if y.is_empty() {
         return;
     }
     let m = rows_of(y, n);
-    assert!(width > 0, "stripes are 0 wide");
+    assert!(width > 0 && (1..=RUNS).contains(&runs), "stripes of {runs} runs are {width} wide");
     // Parts begin at whole cache lines of a row.
-    let part = n.div_ceil(STREAMS).next_multiple_of(16);
+    let part = n.div_ceil(runs).next_multiple_of(16);
     let count = part.min(n).div_ceil(width);
     let shared = Shared(y.as_mut_ptr());
     let run = |index: usize| {
-        work(std::array::from_fn(|stream| {
-            let first = stream * part;
+        work(std::array::from_fn(|run| {
+            let first = if run < runs { run * part } else { n };
             let columns = first + index * width..first + ((index + 1) * width).min(part);
             let columns = columns.start.min(n)..columns.end.min(n);
             Tile { first: shared.first(), stride: n, rows: 0..m, columns, borrow: PhantomData }
@@ -185,9 +185,11 @@ mod tests {
 
     #[test]
     fn stripes_cover_every_element_once() {
-        for (m, n, width) in [(1, 1, 8), (1, 7, 8), (5, 64, 16), (2, 65, 8), (1, 129, 16), (3, 500, 24)] {
+        let shapes = [(1, 1, 8), (1, 7, 8), (5, 64, 16), (2, 65, 8), (1, 129, 16), (3, 500, 24)];
+        for ((m, n, width), runs) in shapes.into_iter().flat_map(|shape| [1, 2, 4].map(|runs| (shape, runs)))
+        {
             let mut y = vec![0; m * n];
-            for_each_stripe(&mut y, n, width, true, |tiles| {
+            for_each_stripe(&mut y, n, runs, width, true, |tiles| {
                 for mut tile in tiles {
                     assert!(tile.columns().len() <= width);
                     for row in tile.rows() {

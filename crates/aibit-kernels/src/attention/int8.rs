@@ -12,7 +12,7 @@ use crate::{
     int8::Steps,
     isa::{Isa, dispatch},
     math::{ROUND, exp},
-    simd::{LANES, Simd},
+    simd::{Factors, LANES, Simd},
     team,
     tiles::{Tile, for_each_tile},
 };
@@ -274,7 +274,7 @@ struct Scratch {
     codes: Vec<i8>,
     rests: Vec<u8>,
     /// Of each row and quadruple of elements: the high bytes, the low bytes.
-    queries: Vec<[[i8; 4]; 2]>,
+    queries: Vec<(Factors, [i8; 4])>,
     /// Scores, then weights, of a group of rows.
     scores: Vec<[f32; BLOCK]>,
     /// The two bytes of each weight, high bytes first.
@@ -387,27 +387,30 @@ fn score<S: Simd, const MR: usize>(
     group: Group<'_>,
     row: usize,
     codes: &mut Vec<i8>,
-    queries: &mut Vec<[[i8; 4]; 2]>,
+    queries: &mut Vec<(Factors, [i8; 4])>,
     scores: &mut [[f32; BLOCK]],
 ) -> usize {
     let (quads, blocks, cache) = (group.shape.quads(), group.blocks(), group.cache);
     codes.resize(codes.len().max(8 * quads), 0);
-    queries.resize(queries.len().max(MR * quads), [[0; 4]; 2]);
+    queries.resize(queries.len().max(MR * quads), Default::default());
     let (high, low) = codes[..8 * quads].split_at_mut(4 * quads);
     let mut starts = [[simd.splat_i32(0); 3]; MR];
     let mut scales = [0.0; MR];
     for r in 0..MR {
         let query = quantize_x2(simd, group.query(row + r), high, low);
         scales[r] = query.scale;
-        // Takes back what making the keys' codes unsigned adds.
-        let [high_sum, low_sum] = query.sums;
-        starts[r] = [-128 * high_sum, -2 * high_sum, -128 * low_sum].map(|start| simd.splat_i32(start));
+        let mut negative = 0;
         let places = queries[r * quads..].iter_mut().zip(high.as_chunks().0).zip(low.as_chunks().0);
         for ((place, high), low) in places {
-            *place = [*high, *low];
+            *place = (Factors::new(*high), *low);
+            negative += place.0.negative();
         }
+        // Takes back what making the keys' codes unsigned adds.
+        let [high_sum, low_sum] = query.sums;
+        let excess = simd.excess(high_sum, negative);
+        starts[r] = [-excess, -2 * high_sum, -128 * low_sum].map(|start| simd.splat_i32(start));
     }
-    let queries: [&[[[i8; 4]; 2]]; MR] = std::array::from_fn(|r| &queries[r * quads..][..quads]);
+    let queries: [&[(Factors, [i8; 4])]; MR] = std::array::from_fn(|r| &queries[r * quads..][..quads]);
     let scale = simd.splat(group.shape.scale);
     for (block, keys) in cache.keys.chunks_exact(group.shape.lines()).take(blocks).enumerate() {
         let (high_lines, low_lines) = keys.split_at(quads);
@@ -418,10 +421,11 @@ fn score<S: Simd, const MR: usize>(
                 let (high_key, low_key) =
                     (simd.load_quads(&high_lines[4 * g + j]), simd.two_bits(low_line, j));
                 for r in 0..MR {
-                    let [high, low] = queries[r][4 * g + j];
-                    sums[r][0] = simd.dot_quads(sums[r][0], high_key, high);
-                    sums[r][1] = simd.dot_quads(sums[r][1], low_key, high);
-                    sums[r][2] = simd.dot_quads(sums[r][2], high_key, low);
+                    let (high, low) = queries[r][4 * g + j];
+                    sums[r][0] = simd.dot_codes(sums[r][0], high_key, high);
+                    // Narrow: below 4 · 127 a product here, at most 255 · 64 one of the low bytes.
+                    sums[r][1] = simd.dot_narrow(sums[r][1], low_key, high.codes);
+                    sums[r][2] = simd.dot_narrow(sums[r][2], high_key, low);
                 }
             }
         }
@@ -557,7 +561,8 @@ fn weigh<S: Simd, const MR: usize, const NC: usize>(
     let mut sums = [[[simd.splat_i32(0); 2]; NC]; MR];
     for r in 0..MR {
         // Takes back what making the values' codes unsigned adds.
-        let starts = encoded[r].sums.map(|sum| simd.splat_i32(-128 * sum));
+        let [high, low] = encoded[r].sums;
+        let starts = [-simd.excess(high, 0), -128 * low].map(|start| simd.splat_i32(start));
         sums[r] = [starts; NC];
     }
     for (block, values) in group.cache.values.chunks_exact(BLOCK / QUAD * chunks).take(blocks).enumerate() {
@@ -566,10 +571,12 @@ fn weigh<S: Simd, const MR: usize, const NC: usize>(
             for c in 0..NC {
                 let value = simd.load_quads(&values[c]);
                 for r in 0..MR {
-                    for plane in 0..2 {
-                        let weights = rows[r][block][plane].as_chunks::<QUAD>().0[quad];
-                        sums[r][c][plane] = simd.dot_quads(sums[r][c][plane], value, weights);
-                    }
+                    // No weight is negative; a product with a low byte, at most 255 · 64, is narrow.
+                    let [high, low] =
+                        rows[r][block].each_ref().map(|plane| plane.as_chunks::<QUAD>().0[quad]);
+                    let high = Factors::not_negative(high);
+                    sums[r][c][0] = simd.dot_codes(sums[r][c][0], value, high);
+                    sums[r][c][1] = simd.dot_narrow(sums[r][c][1], value, low);
                 }
             }
         }

@@ -8,11 +8,14 @@
 
 use std::arch::x86_64::*;
 
-use super::{Ahead, CodeRows, Line, PANEL, Rearranged};
-use crate::{simd::Avx2, tiles::STREAMS};
+use super::{Ahead, CodeRows, Line, PANEL, Rearranged, groups};
+use crate::{
+    read::{RUNS, ReadPattern},
+    simd::Avx2,
+};
 
 /// Lines of packed weights for 32 inputs.
-const LINES: usize = 16;
+pub(super) const LINES: usize = 16;
 
 /// Rows of `x` whose accumulators, four vectors each, fit the 16 registers beside the weights.
 const TILE_ROWS: usize = 2;
@@ -52,11 +55,12 @@ impl Avx2 {
         packed
     }
 
-    /// Writes the products with each of `streams` to `sums`, `[stream, row of x, stride]`.
+    /// Writes the products with each of `runs` to `sums`, `[run, row of x, stride]`.
     pub(super) fn stream(
         self,
         x: CodeRows<'_>,
-        streams: [&[i8]; STREAMS],
+        runs: [&[i8]; RUNS],
+        pattern: ReadPattern,
         stride: usize,
         Rearranged { factors, excess, rows, .. }: &mut Rearranged,
         sums: &mut [i32],
@@ -67,7 +71,10 @@ impl Avx2 {
             return;
         }
         // SAFETY: a value of `Self` exists only if `detect` saw AVX2 on this CPU.
-        unsafe { stream(x, streams, stride, factors, excess, sums) }
+        unsafe {
+            split_rows(x, 0, factors, excess);
+            stream(x, runs, pattern, stride, factors, excess, sums);
+        }
     }
 }
 
@@ -131,86 +138,87 @@ fn product(
     }
 }
 
-/// Two rows of `x` at a time, so that weights which have been read once are multiplied twice.
 #[target_feature(enable = "avx2")]
 fn stream(
     x: CodeRows<'_>,
-    streams: [&[i8]; STREAMS],
+    runs: [&[i8]; RUNS],
+    pattern: ReadPattern,
     stride: usize,
-    factors: &mut Vec<Factors>,
-    excess: &mut Vec<i32>,
+    factors: &[Factors],
+    excess: &[i32],
     sums: &mut [i32],
 ) {
-    split_rows(x, 0, factors, excess);
     let (k, m, chunks) = (x.k, x.m(), x.k.div_ceil(32));
-    let x = |r: usize| &factors[r * chunks..][..chunks];
-    let counts = streams.map(|w| w.len() / k);
-    let row = |stream: usize, j: usize| &streams[stream][j * k..][..k];
-    let mut dots = |w: [&[i8]; 4], places: [usize; 4], count: usize| {
-        let mut r = 0;
-        while r < m {
-            // The weights of a group stay in the first cache for the next rows.
-            let mut put = |products: [i32; 4], r: usize| {
-                for s in 0..count {
-                    sums[places[s] + r * stride] = products[s].wrapping_add(excess[r]);
-                }
+    for group in groups(runs.map(|run| run.len() / k), pattern.runs) {
+        let w = group.rows.map(|(run, row)| &runs[run][row * k..][..k]);
+        let places = group.rows.map(|(run, row)| run * m * stride + row);
+        let places = &places[..group.count];
+        let mut row = 0;
+        while row < m {
+            // The weights are in the first cache when the next rows of `x` meet them.
+            let prefetch = if row == 0 { pattern.prefetch } else { 0 };
+            let (factors, excess) = (&factors[row * chunks..], &excess[row..]);
+            let sums = &mut sums[row * stride..];
+            row += match m - row {
+                2.. => dots::<2>(factors, excess, w, prefetch, places, stride, sums),
+                _ => dots::<1>(factors, excess, w, prefetch, places, stride, sums),
             };
-            if r + 1 < m {
-                let [first, second] = dot4([x(r), x(r + 1)], w);
-                put(first, r);
-                put(second, r + 1);
-                r += 2;
-            } else {
-                let [only] = dot4([x(r)], w);
-                put(only, r);
-                r += 1;
-            }
-        }
-    };
-    let together = counts.into_iter().min().unwrap_or(0);
-    let place = |s: usize, j: usize| s * m * stride + j;
-    for j in 0..together {
-        dots(
-            [row(0, j), row(1, j), row(2, j), row(3, j)],
-            [place(0, j), place(1, j), place(2, j), place(3, j)],
-            4,
-        );
-    }
-    for s in 0..STREAMS {
-        for j in together..counts[s] {
-            dots([row(s, j); 4], [place(s, j); 4], 1);
         }
     }
 }
 
+/// The first `MR` rows of `x` times four rows of weights, whose sums for the first row of `x` go to `places`. Returns `MR`.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn dot4<const MR: usize>(x: [&[Factors]; MR], w: [&[i8]; 4]) -> [[i32; 4]; MR] {
+fn dots<const MR: usize>(
+    x: &[Factors],
+    excess: &[i32],
+    w: [&[i8]; 4],
+    prefetch: usize,
+    places: &[usize],
+    stride: usize,
+    sums: &mut [i32],
+) -> usize {
+    let products = dot4::<MR>(x, w, prefetch);
+    for r in 0..MR {
+        for (place, product) in places.iter().zip(products[r]) {
+            sums[place + r * stride] = product.wrapping_add(excess[r]);
+        }
+    }
+    MR
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn dot4<const MR: usize>(x: &[Factors], w: [&[i8]; 4], prefetch: usize) -> [[i32; 4]; MR] {
     let ones = _mm256_set1_epi16(1);
     // Loops, not `map`: a closure is not inlined through code without these instructions.
-    let chunks = w[0].len() / 32;
+    let (chunks, stride) = (w[0].len() / 32, w[0].len().div_ceil(32));
     let mut w_chunks: [&[[i8; 32]]; 4] = [&[]; 4];
     for c in 0..4 {
         w_chunks[c] = &w[c].as_chunks().0[..chunks];
     }
-    let mut x_chunks: [&[Factors]; MR] = [&[]; MR];
+    let mut rows: [&[Factors]; MR] = [&[]; MR];
     for r in 0..MR {
-        x_chunks[r] = &x[r][..chunks];
+        rows[r] = &x[r * stride..][..stride];
     }
     let mut sums = [[_mm256_setzero_si256(); 4]; MR];
     for i in 0..chunks {
         for c in 0..4 {
+            if prefetch > 0 && i % 2 == 0 {
+                _mm_prefetch::<_MM_HINT_T0>(w_chunks[c][i].as_ptr().wrapping_add(prefetch));
+            }
             let w = load(&w_chunks[c][i]);
             for r in 0..MR {
-                sums[r][c] = _mm256_add_epi32(sums[r][c], dot(&x_chunks[r][i], w, ones));
+                sums[r][c] = _mm256_add_epi32(sums[r][c], dot(&rows[r][i], w, ones));
             }
         }
     }
-    if x[0].len() > chunks {
+    if stride > chunks {
         for c in 0..4 {
             let w = load(&padded(&w[c][chunks * 32..]));
             for r in 0..MR {
-                sums[r][c] = _mm256_add_epi32(sums[r][c], dot(&x[r][chunks], w, ones));
+                sums[r][c] = _mm256_add_epi32(sums[r][c], dot(&rows[r][chunks], w, ones));
             }
         }
     }
@@ -231,7 +239,7 @@ fn dot(x: &Factors, w: __m256i, ones: __m256i) -> __m256i {
 /// The sum of the lanes of each of four vectors.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn sum4([a, b, c, d]: [__m256i; 4]) -> [i32; 4] {
+pub(super) fn sum4([a, b, c, d]: [__m256i; 4]) -> [i32; 4] {
     let pairs = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
     let sums = _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256::<1>(pairs));
     let mut out = [0; 4];
@@ -243,7 +251,7 @@ fn sum4([a, b, c, d]: [__m256i; 4]) -> [i32; 4] {
 /// Rearranges up to sixteen rows from each part of `w` so that line `2q + h` holds the inputs `4q..4q + 4` of the rows
 /// of part `h`, sign bits flipped. Missing rows and inputs become zeros before the flip.
 #[target_feature(enable = "avx2")]
-fn pack(w: [&[i8]; 2], k: usize, packed: &mut [Line]) {
+pub(super) fn pack(w: [&[i8]; 2], k: usize, packed: &mut [Line]) {
     let flip = _mm256_set1_epi8(i8::MIN);
     for (half, w) in w.into_iter().enumerate() {
         let present = w.len() / k;
@@ -348,32 +356,32 @@ fn broadcast(bytes: &[u8; 32], q: usize) -> __m256i {
 }
 
 #[inline(always)]
-fn low(line: &Line) -> &[u8; 32] {
+pub(super) fn low(line: &Line) -> &[u8; 32] {
     &line.0.as_chunks().0[0]
 }
 
 #[inline(always)]
-fn high(line: &Line) -> &[u8; 32] {
+pub(super) fn high(line: &Line) -> &[u8; 32] {
     &line.0.as_chunks().0[1]
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn load(x: &[i8; 32]) -> __m256i {
+pub(super) fn load(x: &[i8; 32]) -> __m256i {
     // SAFETY: 32 readable bytes; `loadu` needs no alignment.
     unsafe { _mm256_loadu_si256(x.as_ptr().cast()) }
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn load_bytes(x: &[u8; 32]) -> __m256i {
+pub(super) fn load_bytes(x: &[u8; 32]) -> __m256i {
     // SAFETY: 32 readable bytes; `loadu` needs no alignment.
     unsafe { _mm256_loadu_si256(x.as_ptr().cast()) }
 }
 
 /// Up to 32 codes, then zeros.
 #[inline]
-fn padded(x: &[i8]) -> [i8; 32] {
+pub(super) fn padded(x: &[i8]) -> [i8; 32] {
     let mut codes = [0; 32];
     codes[..x.len()].copy_from_slice(x);
     codes

@@ -6,8 +6,11 @@
 
 use std::arch::x86_64::*;
 
-use super::{Ahead, CodeRows, Line, PANEL, Rearranged};
-use crate::{simd::Avx512Vnni, tiles::STREAMS};
+use super::{Ahead, CodeRows, Line, PANEL, Rearranged, groups};
+use crate::{
+    read::{RUNS, ReadPattern},
+    simd::Avx512Vnni,
+};
 
 /// Rows of `x` whose accumulators, two vectors each, fit the 32 registers beside the weights.
 const TILE_ROWS: usize = 12;
@@ -32,13 +35,13 @@ impl Avx512Vnni {
         packed
     }
 
-    /// Writes the products with each of `streams` to `sums`, `[stream, row of x, stride]`.
+    /// Writes the products with each of `runs` to `sums`, `[run, row of x, stride]`.
     pub(super) fn stream(
         self,
         x: CodeRows<'_>,
-        streams: [&[i8]; STREAMS],
+        runs: [&[i8]; RUNS],
+        pattern: ReadPattern,
         stride: usize,
-        _: &mut Rearranged,
         sums: &mut [i32],
     ) {
         if x.k == 0 {
@@ -46,7 +49,7 @@ impl Avx512Vnni {
             return;
         }
         // SAFETY: a value of `Self` exists only if `detect` saw these features on this CPU.
-        unsafe { stream(x, streams, stride, sums) }
+        unsafe { stream(x, runs, pattern, stride, sums) }
     }
 }
 
@@ -80,55 +83,48 @@ fn product(
     }
 }
 
-/// Two rows of `x` at a time, so that weights which have been read once are multiplied twice.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn stream(x: CodeRows<'_>, streams: [&[i8]; STREAMS], stride: usize, sums: &mut [i32]) {
-    let mut row = 0;
-    while row < x.m() {
-        row += match x.m() - row {
-            2.. => dots::<2>(x, row, streams, stride, sums),
-            _ => dots::<1>(x, row, streams, stride, sums),
-        };
+fn stream(x: CodeRows<'_>, runs: [&[i8]; RUNS], pattern: ReadPattern, stride: usize, sums: &mut [i32]) {
+    let (k, m) = (x.k, x.m());
+    for group in groups(runs.map(|run| run.len() / k), pattern.runs) {
+        let w = group.rows.map(|(run, row)| &runs[run][row * k..][..k]);
+        let places = group.rows.map(|(run, row)| run * m * stride + row);
+        let places = &places[..group.count];
+        let mut row = 0;
+        while row < m {
+            // The weights are in the first cache when the next rows of `x` meet them.
+            let prefetch = if row == 0 { pattern.prefetch } else { 0 };
+            row += match m - row {
+                4.. => dots::<4>(x, row, w, prefetch, places, stride, sums),
+                2.. => dots::<2>(x, row, w, prefetch, places, stride, sums),
+                _ => dots::<1>(x, row, w, prefetch, places, stride, sums),
+            };
+        }
     }
 }
 
-/// `MR` rows of `x` from row `first` on times the weights of all streams side by side. Returns `MR`.
-///
-/// There is no software prefetch: the core's own prefetchers follow four streams well, and every hint that was tried
-/// made them slower.
+/// `MR` rows of `x` from row `first` on times four rows of weights, whose sums for the first row of `x` go to `places`.
+/// Returns `MR`.
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn dots<const MR: usize>(
     x: CodeRows<'_>,
     first: usize,
-    streams: [&[i8]; STREAMS],
+    w: [&[i8]; 4],
+    prefetch: usize,
+    places: &[usize],
     stride: usize,
     sums: &mut [i32],
 ) -> usize {
-    let (k, m) = (x.k, x.m());
     let mut rows: [&[i8]; MR] = [&[]; MR];
-    let mut corrections = [0; MR];
     for r in 0..MR {
         rows[r] = x.row(first + r);
-        corrections[r] = x.sum(first + r).wrapping_mul(128);
     }
-    let counts = streams.map(|w| w.len() / k);
-    let row = |stream: usize, j: usize| &streams[stream][j * k..][..k];
-    let place = |stream: usize, r: usize, j: usize| (stream * m + first + r) * stride + j;
-    let together = counts.into_iter().min().unwrap_or(0);
-    for j in 0..together {
-        let products = dot4(rows, [row(0, j), row(1, j), row(2, j), row(3, j)]);
-        for r in 0..MR {
-            for s in 0..STREAMS {
-                sums[place(s, r, j)] = products[r][s].wrapping_sub(corrections[r]);
-            }
-        }
-    }
-    for s in 0..STREAMS {
-        for j in together..counts[s] {
-            let products = dot4(rows, [row(s, j); 4]);
-            for r in 0..MR {
-                sums[place(s, r, j)] = products[r][0].wrapping_sub(corrections[r]);
-            }
+    let products = dot4(rows, w, prefetch);
+    for r in 0..MR {
+        let correction = x.sum(first + r).wrapping_mul(128);
+        for (place, product) in places.iter().zip(products[r]) {
+            sums[place + (first + r) * stride] = product.wrapping_sub(correction);
         }
     }
     MR
@@ -136,7 +132,7 @@ fn dots<const MR: usize>(
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn dot4<const MR: usize>(x: [&[i8]; MR], w: [&[i8]; 4]) -> [[i32; 4]; MR] {
+fn dot4<const MR: usize>(x: [&[i8]; MR], w: [&[i8]; 4], prefetch: usize) -> [[i32; 4]; MR] {
     let flip = _mm512_set1_epi8(i8::MIN);
     // Loops, not `map`: a closure is not inlined through code without these instructions.
     let chunks = x[0].len() / 64;
@@ -151,6 +147,9 @@ fn dot4<const MR: usize>(x: [&[i8]; MR], w: [&[i8]; 4]) -> [[i32; 4]; MR] {
     let mut sums = [[_mm512_setzero_si512(); 4]; MR];
     for i in 0..chunks {
         for c in 0..4 {
+            if prefetch > 0 {
+                _mm_prefetch::<_MM_HINT_T0>(w_chunks[c][i].as_ptr().wrapping_add(prefetch));
+            }
             let w = _mm512_xor_si512(load(&w_chunks[c][i]), flip);
             for r in 0..MR {
                 sums[r][c] = _mm512_dpbusd_epi32(sums[r][c], w, load(&x_chunks[r][i]));

@@ -6,7 +6,11 @@ mod ahead;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512vnni;
+#[cfg(target_arch = "x86_64")]
+mod avxvnni;
 mod finish;
+#[cfg(target_arch = "x86_64")]
+mod groups;
 mod quantize;
 mod scalar;
 
@@ -17,15 +21,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub(crate) use quantize::Steps;
 pub use quantize::{ActivationPrecision, QuantizedRows, quantize_rows};
 
-#[cfg(target_arch = "x86_64")]
-use self::ahead::Ahead;
 use self::finish::{gate_tile, scale_tile};
+#[cfg(target_arch = "x86_64")]
+use self::{ahead::Ahead, groups::groups};
 use crate::{
     Activation, Epilogue,
     activation::gated_activation,
     isa::{Isa, Level, dispatch},
+    read::RUNS,
     simd::{LANES, prefetch},
-    tiles::{STREAMS, Tile, for_each_stripe, for_each_tile},
+    tiles::{Tile, for_each_stripe, for_each_tile},
 };
 
 /// The largest `k` for which `k · 128 · 128` fits an `i32`.
@@ -44,11 +49,7 @@ const PANEL: usize = 32;
 /// Rows of `x` that share one rearranged panel of weights.
 const ROW_BLOCK: usize = 256;
 
-/// Pieces per thread of weights that are read once only. Fewer leave a thread waiting for another's last one, more
-/// interrupt the streams of weights.
-const PIECES: usize = 4;
-
-/// Columns of each part of the weights in a piece, at most.
+/// Columns of each run of the weights in a piece, at most.
 const MAX_STRIPE: usize = 512;
 
 /// Multiplications in a call below which one thread is faster than two.
@@ -359,26 +360,28 @@ pub(crate) fn for_each_product<T: Send>(
     let k = x.k;
     let parallel = x.m() * n * k >= PARALLEL;
     if x.sums.len() <= FEW_ROWS {
-        let pieces = if parallel { rayon::current_num_threads() * PIECES } else { 1 };
-        let width = n.div_ceil(STREAMS * pieces).next_multiple_of(LANES).min(MAX_STRIPE);
-        for_each_stripe(y, n, width, parallel, |mut tiles| {
+        let pattern = isa.read_pattern();
+        let pieces = if parallel { rayon::current_num_threads() * pattern.pieces } else { 1 };
+        let width = n.div_ceil(pattern.runs * pieces).next_multiple_of(LANES).min(MAX_STRIPE);
+        for_each_stripe(y, n, pattern.runs, width, parallel, |mut tiles| {
             SCRATCH.with_borrow_mut(|Scratch { rearranged, sums, floats }| {
                 let stride = width.next_multiple_of(LANES);
-                let sums = room(sums, STREAMS * x.m() * stride);
+                let sums = room(sums, RUNS * x.m() * stride);
                 tiles.iter().for_each(|tile| prepare(tile.columns()));
-                let streams = tiles.each_ref().map(|tile| {
+                let runs = tiles.each_ref().map(|tile| {
                     let columns = tile.columns();
                     &w[columns.start * k..columns.end * k]
                 });
                 match isa.level() {
-                    Level::Scalar(_) => scalar::stream(x, streams, stride, sums),
+                    Level::Scalar(_) => scalar::stream(x, runs, stride, sums),
                     #[cfg(target_arch = "x86_64")]
-                    Level::Avx2(avx2) => avx2.stream(x, streams, stride, rearranged, sums),
+                    Level::Avx2(avx2) => avx2.stream(x, runs, pattern, stride, rearranged, sums),
                     #[cfg(target_arch = "x86_64")]
-                    Level::Avx512Vnni(avx512) => avx512.stream(x, streams, stride, rearranged, sums),
+                    Level::AvxVnni(avx) => avx.stream(x, runs, pattern, stride, sums),
+                    #[cfg(target_arch = "x86_64")]
+                    Level::Avx512Vnni(avx512) => avx512.stream(x, runs, pattern, stride, sums),
                 }
-                for ((tile, sums), w) in tiles.iter_mut().zip(sums.chunks_exact(x.m() * stride)).zip(streams)
-                {
+                for ((tile, sums), w) in tiles.iter_mut().zip(sums.chunks_exact(x.m() * stride)).zip(runs) {
                     finish(
                         Product { sums, stride, first_row: 0, planes, w: [w, &[]], quads: None },
                         floats,
@@ -431,6 +434,8 @@ fn for_each_panel<'w, T: Send>(
                 }
                 #[cfg(target_arch = "x86_64")]
                 Level::Avx2(avx2) => Some(avx2.product(x, new_rows, w, next, rearranged, sums)),
+                #[cfg(target_arch = "x86_64")]
+                Level::AvxVnni(avx) => Some(avx.product(x, w, next, rearranged, sums)),
                 #[cfg(target_arch = "x86_64")]
                 Level::Avx512Vnni(avx512) => Some(avx512.product(x, w, next, rearranged, sums)),
             };

@@ -1,7 +1,7 @@
 //! The specification of the integer product: plain loops.
 
 use super::{CodeRows, PANEL};
-use crate::tiles::STREAMS;
+use crate::read::RUNS;
 
 /// Writes the products with the two parts of a panel to `sums`, `[row of x, PANEL]`.
 pub(super) fn product(x: CodeRows<'_>, w: [&[i8]; 2], sums: &mut [i32]) {
@@ -10,9 +10,9 @@ pub(super) fn product(x: CodeRows<'_>, w: [&[i8]; 2], sums: &mut [i32]) {
     }
 }
 
-/// Writes the products with each of `streams` to `sums`, `[stream, row of x, stride]`.
-pub(super) fn stream(x: CodeRows<'_>, streams: [&[i8]; STREAMS], stride: usize, sums: &mut [i32]) {
-    for (w, sums) in streams.iter().zip(sums.chunks_exact_mut(x.m() * stride)) {
+/// Writes the products with each of `runs` to `sums`, `[run, row of x, stride]`.
+pub(super) fn stream(x: CodeRows<'_>, runs: [&[i8]; RUNS], stride: usize, sums: &mut [i32]) {
+    for (w, sums) in runs.iter().zip(sums.chunks_exact_mut(x.m() * stride)) {
         dots(x, w, stride, sums);
     }
 }

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::{Avx2, LANES, Simd};
+use super::{Avx2, Factors, LANES, Simd};
 
 /// Proof that this CPU has AVX-512 with VNNI. Only [`Avx512Vnni::detect`] makes one.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -238,6 +238,21 @@ impl Simd for Avx512Vnni {
         unsafe {
             _mm512_dpbusd_epi32(sums, x, _mm512_set1_epi32(i32::from_le_bytes(y.map(|byte| byte as u8))))
         }
+    }
+
+    #[inline(always)]
+    fn dot_narrow(self, sums: __m512i, x: __m512i, y: [i8; 4]) -> __m512i {
+        self.dot_quads(sums, x, y)
+    }
+
+    #[inline(always)]
+    fn dot_codes(self, sums: __m512i, x: __m512i, y: Factors) -> __m512i {
+        self.dot_quads(sums, x, y.codes)
+    }
+
+    #[inline(always)]
+    fn excess(self, sum: i32, _: i32) -> i32 {
+        128 * sum
     }
 
     #[inline(always)]

@@ -118,6 +118,25 @@ fn check_linear_int8(m: usize, n: usize, k: usize, seed: u64) {
     }
 }
 
+/// However weights are read, a few rows of `x` have the bits of scalar code.
+fn check_read_patterns(m: usize, n: usize, k: usize, seed: u64) {
+    let mut random = Random(seed);
+    let (x, codes, absmax) = (random.floats(m * k), random.codes(n * k), random.floats(n));
+    let w = Int8Rowwise::new(&codes, &absmax, n, k);
+    for precision in PRECISIONS {
+        let want = bits(&linear(Isa::SCALAR, &x, &w, None, precision, None));
+        for (runs, prefetch) in [(1, 0), (1, 4096), (2, 0), (2, 100), (4, 0), (4, 1 << 20)] {
+            for pieces in [1, 4] {
+                let pattern = ReadPattern { runs, prefetch, pieces };
+                check(|isa| {
+                    let got = bits(&linear(isa.reading(pattern), &x, &w, None, precision, None));
+                    assert_eq!(got, want, "{isa}, {pattern}");
+                });
+            }
+        }
+    }
+}
+
 /// An epilogue gives the bits of the layer, the activation and the addition one after the other.
 fn check_epilogue(m: usize, n: usize, k: usize, seed: u64) {
     let mut random = Random(seed);
@@ -511,6 +530,13 @@ fn sizes_that_threads_and_blocks_divide() {
         quantize_rows(isa, &x, 1000, ActivationPrecision::Int8x2, Some(6.0), &mut rows);
         (bits(&z), rows)
     });
+}
+
+#[test]
+fn read_patterns() {
+    check_read_patterns(1, 700, 129, 19);
+    check_read_patterns(3, 2000, 96, 20);
+    check_read_patterns(4, 21, 64, 21);
 }
 
 #[test]
