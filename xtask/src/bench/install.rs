@@ -49,7 +49,7 @@ pub(super) fn install(contest: &Contest, aibit: Option<&Path>) -> anyhow::Result
         "the measurement reads Linux's /proc (idle machine, memory): run it on Linux"
     );
     let python = environment()?;
-    let llama = build_llama(&python)?;
+    let llama = build_program(&python, "llama")?;
     let aibit = match aibit {
         Some(path) => path.to_path_buf(),
         None => e2e::build()?.0,
@@ -92,29 +92,29 @@ impl Makers<'_> {
 }
 
 /// The peers' packages; returns their interpreter.
-fn environment() -> anyhow::Result<PathBuf> {
+pub(super) fn environment() -> anyhow::Result<PathBuf> {
     for compiler in ["cc", "c++"] {
         needs(compiler, "install a C and C++ compiler; on Debian: apt install build-essential")?;
     }
     python::environment(&folder().join("venv"), &scripts().join("requirements.txt"))
 }
 
-/// Compiles the small program against the library and headers that the Python package has brought.
-fn build_llama(python: &Path) -> anyhow::Result<PathBuf> {
+/// Compiles the small program `name` against llama.cpp's library and headers, which the Python package has brought.
+pub(super) fn build_program(python: &Path, name: &str) -> anyhow::Result<PathBuf> {
     needs("cc", "install a C compiler; on Debian: apt install build-essential")?;
     let packages =
         answer(Command::new(python).args(["-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]))?;
     let libraries = format!("{packages}/llama_cpp/lib");
-    let program = folder().join("llama");
+    let program = folder().join(name);
     finish(
         Command::new("cc")
             .args(["-O2", "-Wall", "-Wextra", "-o"])
             .arg(&program)
-            .arg(scripts().join("llama.c"))
+            .arg(scripts().join(name).with_extension("c"))
             .arg(format!("-I{packages}/include"))
             .args([format!("-L{libraries}"), format!("-Wl,-rpath,{libraries}")])
             .args(["-lllama", "-lggml", "-lggml-base"]),
-        "cc llama.c",
+        &format!("cc {name}.c"),
     )?;
     Ok(program)
 }

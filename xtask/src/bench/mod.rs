@@ -2,6 +2,7 @@
 
 mod contest;
 mod install;
+mod packing;
 mod page;
 mod peers;
 mod plot;
@@ -29,6 +30,13 @@ pub(crate) struct Args {
     /// aibit on a model of a real shape, as shares of this machine's bandwidth and arithmetic
     #[arg(long, value_name = "NAME", value_enum, conflicts_with_all = ["peers", "only", "page_only"])]
     shape: Option<Shape>,
+    /// Packing beside llama.cpp's quantization, time and memory, of these shapes (both make files of the weights' size or three
+    /// times as much below target: 60 GB for llama-8b): writes docs/performance-packing.md
+    #[arg(
+        long, value_name = "SHAPE,...", value_enum, value_delimiter = ',', num_args = 0..=1,
+        default_missing_value = "llama-1b,llama-8b", conflicts_with_all = ["peers", "shape", "only", "page_only"]
+    )]
+    packing: Vec<Shape>,
     /// Rounds; in each of them every engine takes its turn
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
@@ -51,7 +59,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         print(&shape::measure(shape, &args.options, args.aibit.as_deref())?);
         return Ok(());
     }
-    ensure!(args.peers, "nothing to measure: say `cargo xtask bench --peers` or `--shape gpt2`");
+    if !args.packing.is_empty() {
+        let page = packing::measure(&args.packing, args.rounds.into(), args.aibit.as_deref())?;
+        fs::write(root().join("docs/performance-packing.md"), &page)?;
+        print(&page);
+        return Ok(());
+    }
+    ensure!(args.peers, "nothing to measure: say `cargo xtask bench --peers`, `--shape gpt2` or `--packing`");
     let Some(contest) = Contest::of(&args.model) else {
         bail!(
             "no contest `{}`; there are {}",

@@ -93,7 +93,7 @@ impl Results {
     }
 }
 
-fn summary(values: &[f64]) -> Option<Summary> {
+pub(super) fn summary(values: &[f64]) -> Option<Summary> {
     let (min, max) = values.iter().fold((f64::MAX, f64::MIN), |(min, max), &v| (min.min(v), max.max(v)));
     Some(Summary { min, median: median(values)?, max, rounds: values.len() })
 }
