@@ -82,7 +82,7 @@ fn decode_int8(
     let (w, absmax) = (copies(n * k, || codes(n * k)), vec![1.0; n]);
     let (mut x, mut y) = (QuantizedRows::default(), vec![0.0; n]);
     for isa in Isa::available() {
-        quantize_rows(isa, &floats(k), k, precision, Some(6.0), &mut x);
+        quantize_rows(isa, &floats(k), k, precision, &mut x);
         let mut turn = w.iter().cycle();
         measure(group, isa, &format!("decode_{name}_{precision:?}"), Bound::Memory(n * k + 4 * n), || {
             let w = Int8Rowwise::new(turn.next().expect("endless"), &absmax, n, k);
@@ -104,7 +104,7 @@ fn prefill_int8(
     // Two bytes for each activation are two products.
     let planes = if precision == ActivationPrecision::Int8x2 { 2 } else { 1 };
     for isa in Isa::available() {
-        quantize_rows(isa, &floats(PREFILL * k), k, precision, Some(6.0), &mut x);
+        quantize_rows(isa, &floats(PREFILL * k), k, precision, &mut x);
         let operations = 2 * planes * PREFILL * n * k;
         measure(group, isa, &format!("prefill_{name}_{precision:?}"), Bound::Integer(operations), || {
             linear_int8(isa, &x, &w, &Epilogue::default(), &mut y);
@@ -150,7 +150,7 @@ fn between_layers(c: &mut Criterion) {
                 [ActivationPrecision::Int8, ActivationPrecision::Int8Asym, ActivationPrecision::Int8x2]
             {
                 measure(&mut group, isa, &format!("{name}_quantize_{precision:?}"), Bound::Cache, || {
-                    quantize_rows(isa, &x, N_EMBD, precision, Some(6.0), &mut rows);
+                    quantize_rows(isa, &x, N_EMBD, precision, &mut rows);
                 });
             }
             measure(&mut group, isa, &format!("{name}_layer_norm"), Bound::Cache, || {

@@ -70,7 +70,7 @@ pub fn linear_llm_int8(
     let view = ArrayView2::from_shape((m, k), &halves).expect("m · k elements, as computed above");
     let quantized = quantize_int8_activations(view, threshold);
     let sums = code_sums(&quantized.codes, m, k);
-    let rows = CodeRows { codes: &quantized.codes, sums: &sums, k, ones: None };
+    let rows = CodeRows::new(&quantized.codes, &sums, k);
     let bias: Option<Vec<f32>> =
         epilogue.bias.map(|bias| bias.iter().map(|bias| dtype.round(*bias)).collect());
     let layer = Layer {

@@ -72,10 +72,10 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// The larger magnitude per lane; a NaN is larger than any number.
     fn max_magnitude(self, max: Self::F32x16, x: Self::F32x16) -> Self::F32x16;
 
-    /// Bit `l`: whether the magnitude of lane `l` is at least `threshold`. That of a NaN is not.
-    fn at_least(self, x: Self::F32x16, threshold: f32) -> u16;
+    /// Adds 1 to each lane of `counts` whose magnitude in `x` exceeds `bound`.
+    fn count_above(self, counts: Self::I32x16, x: Self::F32x16, bound: f32) -> Self::I32x16;
 
-    /// Zero in the lanes of [`Simd::at_least`].
+    /// Zero in the lanes whose magnitude is at least `threshold`. That of a NaN is not.
     fn below(self, x: Self::F32x16, threshold: f32) -> Self::F32x16;
 
     /// The nearest integer of each, ties to even; magnitudes are below `2²²`.
@@ -88,6 +88,12 @@ pub(crate) trait Simd: Copy + Send + Sync {
 
     /// `high` and `low` of `x = 128 · high + low`, `low` in `-64..64`.
     fn high_low(self, x: Self::I32x16) -> [Self::I32x16; 2];
+
+    /// Bit `l`: whether the magnitude of lane `l` exceeds `limit`.
+    fn beyond(self, x: Self::I32x16, limit: i32) -> u16;
+
+    fn lanes_i32(self, x: &[i32; LANES]) -> Self::I32x16;
+    fn store_i32(self, x: Self::I32x16, to: &mut [i32; LANES]);
 
     /// The nearest of `-128..=127`.
     fn clamp_to_i8(self, x: Self::I32x16) -> Self::I32x16;
@@ -269,8 +275,8 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    fn at_least(self, x: [f32; LANES], threshold: f32) -> u16 {
-        (0..LANES).fold(0, |mask, l| mask | u16::from(x[l].abs() >= threshold) << l)
+    fn count_above(self, counts: [i32; LANES], x: [f32; LANES], bound: f32) -> [i32; LANES] {
+        std::array::from_fn(|l| counts[l] + i32::from(x[l].abs() > bound))
     }
 
     #[inline(always)]
@@ -297,6 +303,21 @@ impl Simd for Scalar {
     fn high_low(self, x: [i32; LANES]) -> [[i32; LANES]; 2] {
         let high = x.map(|x| (x + 64) >> 7);
         [high, std::array::from_fn(|l| x[l] - (high[l] << 7))]
+    }
+
+    #[inline(always)]
+    fn beyond(self, x: [i32; LANES], limit: i32) -> u16 {
+        (0..LANES).fold(0, |mask, l| mask | u16::from(x[l].abs() > limit) << l)
+    }
+
+    #[inline(always)]
+    fn lanes_i32(self, x: &[i32; LANES]) -> [i32; LANES] {
+        *x
+    }
+
+    #[inline(always)]
+    fn store_i32(self, x: [i32; LANES], to: &mut [i32; LANES]) {
+        *to = x;
     }
 
     #[inline(always)]

@@ -680,9 +680,9 @@ fn quantize(
     activations: Activations,
     to: &mut QuantizedRows,
 ) {
-    let Activations { precision, outlier_threshold } = match profile {
-        Profile::Precise => Activations { precision: ActivationPrecision::Int8x2, outlier_threshold: None },
-        _ => activations,
+    let precision = match profile {
+        Profile::Precise => ActivationPrecision::Int8x2,
+        _ => activations.precision,
     };
-    quantize_rows(isa, x, k, precision, outlier_threshold, to);
+    quantize_rows(isa, x, k, precision, to);
 }

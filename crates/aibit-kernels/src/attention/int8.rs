@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use super::AttentionShape;
 use crate::{
     epilogue::store,
-    int8::Steps,
+    int8::{ByteAlone, Steps, TwoBytesAlone},
     isa::{Isa, dispatch},
     math::{ROUND, exp},
     simd::{Factors, LANES, Simd},
@@ -127,7 +127,7 @@ impl AttentionShape {
 /// the cache.
 ///
 /// Each key and each value of a head is quantized on its own: a value as a row of
-/// [`quantize_rows`](crate::quantize_rows) with `Int8` and no threshold is, a key so that
+/// [`quantize_rows`](crate::quantize_rows) with `Int8` and no outliers is, a key so that
 /// `q = round_half_even(fl(x · fl(508 / absmax)))`, `high = floor((q + 2) / 4)`, `low = q - 4 · high`, with
 /// `scale = fl(absmax / 127)`; what holds for zeros, NaN and infinities there holds here.
 ///
@@ -221,7 +221,7 @@ fn store_head<S: Simd>(
 /// Row `i` is at position `past + i` and sees the positions `0..=past + i` of the cache, which must already hold its own
 /// (see [`store_kv_int8`]); the keys and values in `qkv` are not read.
 ///
-/// A query is quantized as a row of [`quantize_rows`](crate::quantize_rows) with `Int8x2` and no threshold is, so that
+/// A query is quantized as a row of [`quantize_rows`](crate::quantize_rows) with `Int8x2` and no outliers is, so that
 /// its rounding does not count beside a key's. With exact sums of integer products,
 ///
 /// ```text
@@ -612,8 +612,7 @@ fn quantize_x2<S: Simd>(simd: S, x: &[f32], high: &mut [i8], low: &mut [i8]) -> 
     let ((high, high_rest), (low, low_rest)) = (high.split_at_mut(x.len()), low.split_at_mut(x.len()));
     high_rest.fill(0);
     low_rest.fill(0);
-    let sums =
-        Steps { simd, threshold: f32::NAN, inverse }.encode(x, [high, low], |steps| simd.high_low(steps));
+    let sums = Steps { simd, inverse }.encode(x, [high, low], &mut TwoBytesAlone);
     Codes { sums, scale }
 }
 
@@ -640,7 +639,7 @@ fn quantize_key(x: &[f32], high: &mut [i8], low: &mut [u8]) -> f32 {
 fn quantize<S: Simd>(simd: S, x: &[f32], codes: &mut [i8]) -> f32 {
     let (scale, inverse) = scale_and_inverse(absmax(x), 127.0, 127.0);
     if let Some(inverse) = inverse {
-        Steps { simd, threshold: f32::NAN, inverse }.encode(x, [codes], |steps| [steps]);
+        Steps { simd, inverse }.encode(x, [codes], &mut ByteAlone);
     } else {
         codes.fill(0);
     }

@@ -252,7 +252,7 @@ mod tests {
             };
             let (a, b) = (codes(m * k, 37), codes(n * k, 91));
             let sums = code_sums(&a, m, k);
-            let x = CodeRows { codes: &a, sums: &sums, k, ones: None };
+            let x = CodeRows::new(&a, &sums, k);
             let mut want = vec![0; m * n];
             gemm_i32(Isa::SCALAR, &a, &b, m, n, k, &mut want);
             let Rearranged { mut packed, mut padded, .. } = Rearranged::default();

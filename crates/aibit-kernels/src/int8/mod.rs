@@ -18,8 +18,8 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub(crate) use quantize::Steps;
 pub use quantize::{ActivationPrecision, QuantizedRows, quantize_rows};
+pub(crate) use quantize::{ByteAlone, Steps, TwoBytesAlone};
 
 use self::finish::{gate_tile, scale_tile};
 #[cfg(target_arch = "x86_64")]
@@ -112,8 +112,8 @@ static ONES: [i8; MAX_K_ASYM.next_multiple_of(4)] = [1; MAX_K_ASYM.next_multiple
 /// | `Int8Asym` | `f32(Σ x·w - zero · Σ w)` |
 /// | `Int8x2` | `fma(f32(Σ high·w), 128, f32(Σ low·w))` |
 ///
-/// If the row of `x` has outliers, `fl(w_scale · s)` is added, where `s` is their product with the codes, summed in
-/// column order by fused multiply-add.
+/// If any outlier of the row has a first digit, `acc` becomes `fma(f32(Σ first·w), 128, acc)`, then, if any has a second one,
+/// `fma(f32(Σ second·w), 16384, acc)`.
 ///
 /// # Panics
 /// If `k` of `x` and `w` differ, the bias is not `n` long or `y` not `m · n`, or if `k` exceeds 65 535 for
@@ -132,10 +132,10 @@ pub fn linear_int8(isa: Isa, x: &QuantizedRows, w: &Int8Rowwise<'_>, epilogue: &
         }
     };
     let rows = code_rows("linear_int8", x);
-    for_each_product(isa, rows, x.planes(), w.codes, w.n, y, prepare, |product, scratch, tile| {
+    for_each_product(isa, rows, x.planes(), w.codes, w.n, y, prepare, |product, _, tile| {
         dispatch!(isa => scale_tile(
             product: Product<'_>, x: &QuantizedRows, w: &Int8Rowwise<'_>, epilogue: &Epilogue<'_>,
-            scratch: &mut Vec<f32>, tile: &mut Tile<'_, f32>,
+            tile: &mut Tile<'_, f32>,
         ));
     });
 }
@@ -164,7 +164,7 @@ pub fn linear_int8_gated(
         x.m(),
         w.n
     );
-    if x.m() <= FEW_ROWS {
+    if x.are_few() {
         let wide = &mut wide[..x.m() * w.n];
         linear_int8(isa, x, w, &Epilogue::with_bias(bias), wide);
         gated_activation(isa, function, wide, width, y);
@@ -178,10 +178,10 @@ pub fn linear_int8_gated(
             .map(|rows| &w.codes[rows.start * w.k..rows.end * w.k])
     };
     let rows = code_rows("linear_int8_gated", x);
-    for_each_panel(isa, rows, x.planes(), width, PANEL / 2, panel, y, |product, scratch, tile| {
+    for_each_panel(isa, rows, x.planes(), width, PANEL / 2, panel, y, |product, _, tile| {
         dispatch!(isa => gate_tile(
             product: Product<'_>, x: &QuantizedRows, w: &Int8Rowwise<'_>, gate: &Epilogue<'_>,
-            scratch: &mut Vec<f32>, tile: &mut Tile<'_, f32>,
+            tile: &mut Tile<'_, f32>,
         ));
     });
 }
@@ -192,7 +192,8 @@ fn code_rows<'a>(name: &str, x: &'a QuantizedRows) -> CodeRows<'a> {
         assert!(x.k() <= MAX_K_ASYM, "{name}: k = {} is above {MAX_K_ASYM} for Int8Asym", x.k());
         &ONES[..x.k()]
     });
-    CodeRows { codes: x.codes(), sums: x.code_sums(), k: x.k(), ones }
+    let (upper, upper_sums) = x.upper_codes();
+    CodeRows { codes: x.codes(), sums: x.code_sums(), k: x.k(), upper, upper_sums, ones }
 }
 
 /// Writes the exact product `a[m, k] · b[n, k]ᵀ` to `out[m, n]`.
@@ -206,7 +207,7 @@ pub fn gemm_i32(isa: Isa, a: &[i8], b: &[i8], m: usize, n: usize, k: usize, out:
     assert_eq!(out.len(), m * n, "gemm_i32: elements of out, m · n with m = {m}, n = {n}");
     assert!(k <= MAX_K, "gemm_i32: k = {k} is above {MAX_K}, where i32 sums could overflow");
     let sums = code_sums(a, m, k);
-    let rows = CodeRows { codes: a, sums: &sums, k, ones: None };
+    let rows = CodeRows::new(a, &sums, k);
     for_each_product(
         isa,
         rows,
@@ -229,18 +230,26 @@ pub(crate) fn code_sums(x: &[i8], m: usize, k: usize) -> Vec<i32> {
     (0..m).map(|i| x[i * k..][..k].iter().map(|code| i32::from(*code)).sum()).collect()
 }
 
-/// Quantized rows, `codes[m, k]`, and the sum of each row's codes; then, if it is there, a row of ones.
+/// Quantized rows, `codes[m, k]`, and the sum of each row's codes; then, where the rows are few, those of outliers' digits;
+/// then, if it is there, a row of ones.
 #[derive(Clone, Copy)]
 pub(crate) struct CodeRows<'a> {
-    pub(crate) codes: &'a [i8],
-    pub(crate) sums: &'a [i32],
-    pub(crate) k: usize,
-    pub(crate) ones: Option<&'a [i8]>,
+    codes: &'a [i8],
+    sums: &'a [i32],
+    k: usize,
+    upper: &'a [i8],
+    upper_sums: &'a [i32],
+    ones: Option<&'a [i8]>,
 }
 
 impl<'a> CodeRows<'a> {
+    /// Rows of `k` codes with the sum of each.
+    pub(crate) fn new(codes: &'a [i8], sums: &'a [i32], k: usize) -> Self {
+        Self { codes, sums, k, upper: &[], upper_sums: &[], ones: None }
+    }
+
     fn m(&self) -> usize {
-        self.sums.len() + usize::from(self.ones.is_some())
+        self.sums.len() + self.upper_sums.len() + usize::from(self.ones.is_some())
     }
 
     /// Rows of codes from `start` on, and the row of ones.
@@ -250,9 +259,13 @@ impl<'a> CodeRows<'a> {
     }
 
     fn row(&self, i: usize) -> &'a [i8] {
+        if i < self.sums.len() {
+            return &self.codes[i * self.k..][..self.k];
+        }
+        let upper = i - self.sums.len();
         match self.ones {
-            Some(ones) if i == self.sums.len() => ones,
-            _ => &self.codes[i * self.k..][..self.k],
+            Some(ones) if upper == self.upper_sums.len() => ones,
+            _ => &self.upper[upper * self.k..][..self.k],
         }
     }
 
@@ -272,12 +285,13 @@ impl<'a> CodeRows<'a> {
             padded.resize(padded.len().next_multiple_of(k), 0);
         }
         // The row of ones may be longer than the weights: they are padded with zeros.
-        CodeRows { codes: padded, sums: self.sums, k, ones: self.ones.map(|_| &ONES[..k]) }
+        CodeRows { codes: padded, k, ones: self.ones.map(|_| &ONES[..k]), ..self }
     }
 
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "scalar code flips no signs"))]
     fn sum(&self, i: usize) -> i32 {
-        self.sums.get(i).copied().unwrap_or(self.k as i32)
+        let upper = i.saturating_sub(self.sums.len());
+        self.sums.get(i).or(self.upper_sums.get(upper)).copied().unwrap_or(self.k as i32)
     }
 }
 
@@ -291,6 +305,8 @@ pub(crate) struct Product<'a> {
     stride: usize,
     first_row: usize,
     planes: usize,
+    /// Rows of sums before those of outliers' digits.
+    code_rows: usize,
     /// The weights, row-major: those of the sums from the first on, and from the seventeenth on.
     w: [&'a [i8]; 2],
     /// The same if the kernel rearranged them so: for each quadruple of inputs a line per chunk of sums, which holds the
@@ -303,6 +319,12 @@ impl<'a> Product<'a> {
     #[inline(always)]
     pub(crate) fn row(&self, row: usize, plane: usize) -> &'a [i32] {
         &self.sums[((row - self.first_row) * self.planes + plane) * self.stride..][..self.stride]
+    }
+
+    /// The sums of one row of outliers' digits for chunk `c` of the columns.
+    #[inline(always)]
+    fn upper(&self, row: usize, c: usize) -> &'a Lanes {
+        &self.sums[(self.code_rows + row) * self.stride..][..self.stride].as_chunks().0[c]
     }
 
     /// The sums of the weights' codes for chunk `c` of the columns, where they were asked for: the last row.
@@ -382,8 +404,9 @@ pub(crate) fn for_each_product<T: Send>(
                     Level::Avx512Vnni(avx512) => avx512.stream(x, runs, pattern, stride, sums),
                 }
                 for ((tile, sums), w) in tiles.iter_mut().zip(sums.chunks_exact(x.m() * stride)).zip(runs) {
+                    let (code_rows, w) = (x.sums.len(), [w, &[][..]]);
                     finish(
-                        Product { sums, stride, first_row: 0, planes, w: [w, &[]], quads: None },
+                        Product { sums, stride, first_row: 0, planes, code_rows, w, quads: None },
                         floats,
                         tile,
                     );
@@ -439,7 +462,9 @@ fn for_each_panel<'w, T: Send>(
                 #[cfg(target_arch = "x86_64")]
                 Level::Avx512Vnni(avx512) => Some(avx512.product(x, w, next, rearranged, sums)),
             };
-            finish(Product { sums, stride: PANEL, first_row: rows.start, planes, w, quads }, floats, tile);
+            let code_rows = x.sums.len();
+            let product = Product { sums, stride: PANEL, first_row: rows.start, planes, code_rows, w, quads };
+            finish(product, floats, tile);
         });
     });
 }
@@ -469,14 +494,24 @@ mod tests {
         let codes = [127, -64, 2, 0, 1, -1];
         let w = Int8Rowwise::new(&codes, &[127.0, 254.0], 2, 3);
         let mut x = QuantizedRows::default();
-        quantize_rows(Isa::SCALAR, &[1.27, 8.0, -0.01], 3, ActivationPrecision::Int8, Some(6.0), &mut x);
-        assert_eq!(x.codes(), [127, 0, -1]);
-        let mut y = [0.0; 2];
-        linear_int8(Isa::SCALAR, &x, &w, &Epilogue::with_bias(Some(&[0.5, 0.25])), &mut y);
+        // 100 is 10,000 steps: 128 · 78 + 16.
+        quantize_rows(Isa::SCALAR, &[1.27, 100.0, -0.01], 3, ActivationPrecision::Int8, &mut x);
+        assert_eq!(x.codes(), [127, 16, -1]);
         let scale = 1.27_f32 / 127.0;
-        let first = (127 * 127 - 2) as f32 * scale + 8.0 * -64.0 + 0.5;
-        let second = (1.0 * (scale * 2.0) + 2.0 * 8.0) + 0.25;
-        assert_eq!(y, [first, second]);
+        let first = (128.0 * (78 * -64) as f32 + (127 * 127 - 16 * 64 - 2) as f32) * scale + 0.5;
+        let second = (128.0 * 78.0 + (16 + 1) as f32) * (scale * 2.0) + 0.25;
+        let epilogue = Epilogue::with_bias(Some(&[0.5, 0.25]));
+        for isa in Isa::available() {
+            let mut y = [0.0; 2];
+            linear_int8(isa, &x, &w, &epilogue, &mut y);
+            assert_eq!(y, [first, second], "{isa}");
+            // The same row six times goes another way.
+            let mut x = QuantizedRows::default();
+            quantize_rows(isa, &[1.27, 100.0, -0.01].repeat(6), 3, ActivationPrecision::Int8, &mut x);
+            let mut y = [0.0; 12];
+            linear_int8(isa, &x, &w, &epilogue, &mut y);
+            assert_eq!(y, [first, second].repeat(6)[..], "{isa}");
+        }
     }
 
     #[test]
@@ -504,7 +539,7 @@ mod tests {
     #[should_panic(expected = "k of x, k of w")]
     fn different_k_panic() {
         let mut x = QuantizedRows::default();
-        quantize_rows(Isa::SCALAR, &[1.0; 4], 4, ActivationPrecision::Int8, None, &mut x);
+        quantize_rows(Isa::SCALAR, &[1.0; 4], 4, ActivationPrecision::Int8, &mut x);
         linear_int8(
             Isa::SCALAR,
             &x,

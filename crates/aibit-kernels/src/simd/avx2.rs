@@ -129,15 +129,15 @@ macro_rules! ymm {
             }
 
             #[inline(always)]
-            fn at_least(self, x: [__m256; 2], threshold: f32) -> u16 {
-                // SAFETY: `self` proves AVX.
+            fn count_above(self, counts: [__m256i; 2], x: [__m256; 2], bound: f32) -> [__m256i; 2] {
+                // SAFETY: `self` proves AVX2.
                 unsafe {
-                    let (sign, threshold) = (_mm256_set1_ps(-0.0), _mm256_set1_ps(threshold));
-                    let mask = |x| {
-                        let magnitude = _mm256_andnot_ps(sign, x);
-                        _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GE_OQ>(magnitude, threshold)) as u16
+                    let (sign, bound) = (_mm256_set1_ps(-0.0), _mm256_set1_ps(bound));
+                    let above = |x| {
+                        _mm256_castps_si256(_mm256_cmp_ps::<_CMP_GT_OQ>(_mm256_andnot_ps(sign, x), bound))
                     };
-                    mask(x[0]) | mask(x[1]) << 8
+                    // A true lane is -1.
+                    [_mm256_sub_epi32(counts[0], above(x[0])), _mm256_sub_epi32(counts[1], above(x[1]))]
                 }
             }
 
@@ -185,6 +185,36 @@ macro_rules! ymm {
                     };
                     let ((high, low), (next_high, next_low)) = (half(x[0]), half(x[1]));
                     [[high, next_high], [low, next_low]]
+                }
+            }
+
+            #[inline(always)]
+            fn beyond(self, x: [__m256i; 2], limit: i32) -> u16 {
+                // SAFETY: `self` proves AVX2.
+                unsafe {
+                    let limit = _mm256_set1_epi32(limit);
+                    let mask = |x| {
+                        let beyond = _mm256_cmpgt_epi32(_mm256_abs_epi32(x), limit);
+                        _mm256_movemask_ps(_mm256_castsi256_ps(beyond)) as u16
+                    };
+                    mask(x[0]) | mask(x[1]) << 8
+                }
+            }
+
+            #[inline(always)]
+            fn lanes_i32(self, x: &[i32; LANES]) -> [__m256i; 2] {
+                let x = x.as_ptr().cast::<__m256i>();
+                // SAFETY: `self` proves AVX; both halves of sixteen integers; `loadu` needs no alignment.
+                unsafe { [_mm256_loadu_si256(x), _mm256_loadu_si256(x.add(1))] }
+            }
+
+            #[inline(always)]
+            fn store_i32(self, x: [__m256i; 2], to: &mut [i32; LANES]) {
+                let to = to.as_mut_ptr().cast::<__m256i>();
+                // SAFETY: `self` proves AVX; both halves of sixteen integers; `storeu` needs no alignment.
+                unsafe {
+                    _mm256_storeu_si256(to, x[0]);
+                    _mm256_storeu_si256(to.add(1), x[1]);
                 }
             }
 

@@ -111,15 +111,21 @@ impl Simd for Avx512Vnni {
     }
 
     #[inline(always)]
-    fn at_least(self, x: __m512, threshold: f32) -> u16 {
+    fn count_above(self, counts: __m512i, x: __m512, bound: f32) -> __m512i {
         // SAFETY: `self` proves AVX-512F.
-        unsafe { _mm512_cmp_ps_mask::<_CMP_GE_OQ>(_mm512_abs_ps(x), _mm512_set1_ps(threshold)) }
+        unsafe {
+            let mask = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(_mm512_abs_ps(x), _mm512_set1_ps(bound));
+            _mm512_mask_add_epi32(counts, mask, counts, _mm512_set1_epi32(1))
+        }
     }
 
     #[inline(always)]
     fn below(self, x: __m512, threshold: f32) -> __m512 {
         // SAFETY: `self` proves AVX-512F.
-        unsafe { _mm512_maskz_mov_ps(!self.at_least(x, threshold), x) }
+        unsafe {
+            let mask = _mm512_cmp_ps_mask::<_CMP_NGE_UQ>(_mm512_abs_ps(x), _mm512_set1_ps(threshold));
+            _mm512_maskz_mov_ps(mask, x)
+        }
     }
 
     #[inline(always)]
@@ -147,6 +153,24 @@ impl Simd for Avx512Vnni {
             let high = _mm512_srai_epi32::<7>(_mm512_add_epi32(x, _mm512_set1_epi32(64)));
             [high, _mm512_sub_epi32(x, _mm512_slli_epi32::<7>(high))]
         }
+    }
+
+    #[inline(always)]
+    fn beyond(self, x: __m512i, limit: i32) -> u16 {
+        // SAFETY: `self` proves AVX-512F.
+        unsafe { _mm512_cmpgt_epi32_mask(_mm512_abs_epi32(x), _mm512_set1_epi32(limit)) }
+    }
+
+    #[inline(always)]
+    fn lanes_i32(self, x: &[i32; LANES]) -> __m512i {
+        // SAFETY: `self` proves AVX-512F; sixteen readable integers; `loadu` needs no alignment.
+        unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn store_i32(self, x: __m512i, to: &mut [i32; LANES]) {
+        // SAFETY: `self` proves AVX-512F; sixteen writable integers; `storeu` needs no alignment.
+        unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), x) }
     }
 
     #[inline(always)]

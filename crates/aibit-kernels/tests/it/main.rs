@@ -4,4 +4,5 @@
 mod attention;
 mod blocks;
 mod golden;
+mod outliers;
 mod same_bits;

@@ -15,6 +15,11 @@ impl Random {
         z ^ (z >> 31)
     }
 
+    /// Evenly spread over `-1..1`.
+    pub(crate) fn unit(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+
     /// Codes over the full range, −128 and both extremes more often than chance.
     fn codes(&mut self, count: usize) -> Vec<i8> {
         (0..count)
@@ -30,7 +35,7 @@ impl Random {
     pub(crate) fn floats(&mut self, count: usize) -> Vec<f32> {
         (0..count)
             .map(|_| {
-                let unit = (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0;
+                let unit = self.unit();
                 match self.next() % 32 {
                     0 => unit * 60.0,
                     1 => unit * 1e-30,
@@ -72,10 +77,9 @@ fn linear(
     w: &Int8Rowwise<'_>,
     bias: Option<&[f32]>,
     precision: ActivationPrecision,
-    threshold: Option<f32>,
 ) -> Vec<f32> {
     let mut rows = QuantizedRows::default();
-    quantize_rows(isa, x, w.k(), precision, threshold, &mut rows);
+    quantize_rows(isa, x, w.k(), precision, &mut rows);
     let mut y = vec![f32::NAN; rows.m() * w.n()];
     linear_int8(isa, &rows, w, &Epilogue::with_bias(bias), &mut y);
     y
@@ -96,13 +100,11 @@ fn check_linear_int8(m: usize, n: usize, k: usize, seed: u64) {
     let (x, codes, absmax) = (random.floats(m * k), random.codes(n * k), random.floats(n));
     let (w, bias) = (Int8Rowwise::new(&codes, &absmax, n, k), random.floats(n));
     for precision in PRECISIONS {
-        for (threshold, bias) in
-            [(None, None), (None, Some(&bias[..])), (Some(6.0), None), (Some(1.0), Some(&bias[..]))]
-        {
-            check(|isa| bits(&linear(isa, &x, &w, bias, precision, threshold)));
-            let batch = linear(Isa::best(), &x, &w, bias, precision, threshold);
+        for bias in [None, Some(&bias[..])] {
+            check(|isa| bits(&linear(isa, &x, &w, bias, precision)));
+            let batch = linear(Isa::best(), &x, &w, bias, precision);
             for (i, x) in x.chunks_exact(k).enumerate() {
-                let alone = linear(Isa::best(), x, &w, bias, precision, threshold);
+                let alone = linear(Isa::best(), x, &w, bias, precision);
                 assert_eq!(bits(&alone), bits(&batch[i * n..][..n]), "{precision:?}: row {i} alone");
             }
         }
@@ -124,12 +126,12 @@ fn check_read_patterns(m: usize, n: usize, k: usize, seed: u64) {
     let (x, codes, absmax) = (random.floats(m * k), random.codes(n * k), random.floats(n));
     let w = Int8Rowwise::new(&codes, &absmax, n, k);
     for precision in PRECISIONS {
-        let want = bits(&linear(Isa::SCALAR, &x, &w, None, precision, None));
+        let want = bits(&linear(Isa::SCALAR, &x, &w, None, precision));
         for (runs, prefetch) in [(1, 0), (1, 4096), (2, 0), (2, 100), (4, 0), (4, 1 << 20)] {
             for pieces in [1, 4] {
                 let pattern = ReadPattern { runs, prefetch, pieces };
                 check(|isa| {
-                    let got = bits(&linear(isa.reading(pattern), &x, &w, None, precision, None));
+                    let got = bits(&linear(isa.reading(pattern), &x, &w, None, precision));
                     assert_eq!(got, want, "{isa}, {pattern}");
                 });
             }
@@ -147,7 +149,7 @@ fn check_epilogue(m: usize, n: usize, k: usize, seed: u64) {
     type Layer<'a> = &'a (dyn Fn(Isa, &Epilogue<'_>, &mut [f32]) + Sync);
     let int8 = |isa: Isa, epilogue: &Epilogue<'_>, y: &mut [f32]| {
         let mut rows = QuantizedRows::default();
-        quantize_rows(isa, &x, k, ActivationPrecision::Int8, Some(1.0), &mut rows);
+        quantize_rows(isa, &x, k, ActivationPrecision::Int8, &mut rows);
         linear_int8(isa, &rows, &w, epilogue, y);
     };
     let exact = |isa: Isa, epilogue: &Epilogue<'_>, y: &mut [f32]| {
@@ -188,15 +190,13 @@ fn check_linear_int8_gated(m: usize, width: usize, k: usize, seed: u64) {
     let (x, codes, absmax) = (random.floats(m * k), random.codes(n * k), random.floats(n));
     let (w, bias) = (Int8Rowwise::new(&codes, &absmax, n, k), random.floats(n));
     for precision in PRECISIONS {
-        for (function, threshold, bias) in
-            [(Activation::Silu, Some(1.0), None), (Activation::GeluTanh, None, Some(&bias[..]))]
-        {
+        for (function, bias) in [(Activation::Silu, None), (Activation::GeluTanh, Some(&bias[..]))] {
             check(|isa| {
                 let mut rows = QuantizedRows::default();
-                quantize_rows(isa, &x, k, precision, threshold, &mut rows);
+                quantize_rows(isa, &x, k, precision, &mut rows);
                 let (mut y, mut apart) = (vec![f32::NAN; m * width], vec![f32::NAN; m * width]);
                 linear_int8_gated(isa, &rows, &w, bias, function, &mut vec![f32::NAN; m * n], &mut y);
-                let wide = linear(isa, &x, &w, bias, precision, threshold);
+                let wide = linear(isa, &x, &w, bias, precision);
                 gated_activation(isa, function, &wide, width, &mut apart);
                 assert_eq!(bits(&y), bits(&apart), "{precision:?}, {function:?}, {isa}");
                 bits(&y)
@@ -254,13 +254,13 @@ proptest! {
     }
 
     #[test]
-    fn quantized_rows((m, _, k) in sizes(), seed in any::<u64>(), threshold in prop::option::of(0.5..8.0_f32)) {
+    fn quantized_rows((m, _, k) in sizes(), seed in any::<u64>()) {
         let (k, mut random) = (k.max(1), Random(seed));
         let x = random.floats(m * k);
         for precision in PRECISIONS {
             check(|isa| {
                 let mut rows = QuantizedRows::default();
-                quantize_rows(isa, &x, k, precision, threshold, &mut rows);
+                quantize_rows(isa, &x, k, precision, &mut rows);
                 rows
             });
         }
@@ -527,7 +527,7 @@ fn sizes_that_threads_and_blocks_divide() {
         let mut z = vec![0.0; y.len()];
         layer_norm(isa, &y, 1000, &x[..1000], Some(&x[1000..2000]), 1e-5, &mut z);
         let mut rows = QuantizedRows::default();
-        quantize_rows(isa, &x, 1000, ActivationPrecision::Int8x2, Some(6.0), &mut rows);
+        quantize_rows(isa, &x, 1000, ActivationPrecision::Int8x2, &mut rows);
         (bits(&z), rows)
     });
 }
@@ -563,8 +563,8 @@ fn each_precision_errs_by_no_more_than_its_step() {
     let x: Vec<f32> = random.floats(m * k).into_iter().map(|x| x.clamp(-0.2, 3.0)).collect();
     let (codes, absmax) = (random.codes(n * k), vec![127.0; n]); // a weight is its code
     let w = Int8Rowwise::new(&codes, &absmax, n, k);
-    for (precision, steps) in PRECISIONS.into_iter().zip([127.0 / 3.0, 255.0 / 3.2, 16256.0 / 3.0]) {
-        let y = linear(Isa::best(), &x, &w, None, precision, None);
+    for (precision, steps) in PRECISIONS.into_iter().zip([127.0 / 3.0, 254.0 / 3.2, 16256.0 / 3.0]) {
+        let y = linear(Isa::best(), &x, &w, None, precision);
         for (row, y) in x.chunks_exact(k).zip(y.chunks_exact(n)) {
             for (w, y) in codes.chunks_exact(k).zip(y) {
                 let products = row.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w));
