@@ -1,7 +1,9 @@
-// llama.cpp, through its library alone: the smallest program that a user could write on it.
+// llama.cpp, through its library alone: the smallest program that a user could write on it. Built with -DIK_LLAMA it is
+// one on the fork ik_llama.cpp, with weights repacked at load (`-rtr 1` of its tools).
 //
 //   llama start MODEL THREADS PROMPT                                 prints the first token that follows
 //   llama speed MODEL THREADS PREFILL,... DECODE,... DEPTH REPS      prints one JSON object per repetition
+//   llama quantize SOURCE TARGET TYPE THREADS                        makes a GGUF file of another type: q8_0 or q4_0
 //   llama version                                                    prints ggml's version and commit
 //
 // Prefill asks for the logits of the last position, decoding starts from an empty context: what llama-bench does.
@@ -13,8 +15,9 @@
 #include <string.h>
 #include <time.h>
 
-static void quiet(enum ggml_log_level level, const char * text, void * data) {
-    (void) level, (void) text, (void) data;
+static void only_errors(enum ggml_log_level level, const char * text, void * data) {
+    (void) data;
+    if (level == GGML_LOG_LEVEL_ERROR) fputs(text, stderr);
 }
 
 static void fail(const char * what) {
@@ -34,48 +37,102 @@ static struct llama_context * context(struct llama_model * model, int threads, i
     params.n_batch = 2048;
     params.n_ubatch = 512;
     params.n_threads = params.n_threads_batch = threads;
-    params.no_perf = true;
     struct llama_context * made = llama_init_from_model(model, params);
     if (!made) fail("no context");
     return made;
 }
 
-static void decode(struct llama_context * ctx, llama_token * tokens, int n) {
-    if (llama_decode(ctx, llama_batch_get_one(tokens, n)) != 0) fail("llama_decode");
+// What differs between the two libraries.
+#ifdef IK_LLAMA
+static struct llama_batch batch(llama_token * tokens, int n, int past) {
+    return llama_batch_get_one(tokens, n, past, 0);
 }
 
-static int start(struct llama_model * model, int threads, const char * prompt) {
-    const struct llama_vocab * vocab = llama_model_get_vocab(model);
+static void clear(struct llama_context * ctx) {
+    llama_kv_cache_clear(ctx);
+}
+
+static int tokenize(struct llama_model * model, const char * text, llama_token * tokens, int most) {
+    return llama_tokenize(model, text, strlen(text), tokens, most, true, true);
+}
+
+static int piece(struct llama_model * model, llama_token token, char * text, int most) {
+    return llama_token_to_piece(model, token, text, most, 0, true);
+}
+
+static struct llama_model * load(const char * path) {
+    struct llama_model_params params = llama_model_default_params();
+    params.repack_tensors = true;
+    return llama_model_load_from_file(path, params);
+}
+
+#define llama_model_free llama_free_model
+#else
+static struct llama_batch batch(llama_token * tokens, int n, int past) {
+    (void) past; // the library counts
+    return llama_batch_get_one(tokens, n);
+}
+
+static void clear(struct llama_context * ctx) {
+    llama_memory_clear(llama_get_memory(ctx), false);
+}
+
+static int tokenize(struct llama_model * model, const char * text, llama_token * tokens, int most) {
+    return llama_tokenize(llama_model_get_vocab(model), text, strlen(text), tokens, most, true, true);
+}
+
+static int piece(struct llama_model * model, llama_token token, char * text, int most) {
+    return llama_token_to_piece(llama_model_get_vocab(model), token, text, most, 0, true);
+}
+
+static struct llama_model * load(const char * path) {
+    ggml_backend_load_all();
+    struct llama_model_params params = llama_model_default_params();
+    params.load_mode = LLAMA_LOAD_MODE_MMAP;
+    return llama_model_load_from_file(path, params);
+}
+#endif
+
+static int vocabulary_of(struct llama_model * model) {
+    return llama_vocab_n_tokens(llama_model_get_vocab(model));
+}
+
+static void decode(struct llama_context * ctx, llama_token * tokens, int n, int past) {
+    if (llama_decode(ctx, batch(tokens, n, past)) != 0) fail("llama_decode");
+}
+
+static void start(struct llama_model * model, int threads, const char * prompt) {
     llama_token tokens[512];
-    const int n = llama_tokenize(vocab, prompt, strlen(prompt), tokens, 512, true, true);
+    const int n = tokenize(model, prompt, tokens, 512);
     if (n <= 0) fail("the prompt");
     struct llama_context * ctx = context(model, threads, n + 1);
-    struct llama_sampler * greedy = llama_sampler_init_greedy();
-    decode(ctx, tokens, n);
-    const llama_token next = llama_sampler_sample(greedy, ctx, -1);
-    char piece[256];
-    const int length = llama_token_to_piece(vocab, next, piece, sizeof piece, 0, true);
+    decode(ctx, tokens, n, 0);
+    const float * logits = llama_get_logits_ith(ctx, -1);
+    llama_token next = 0;
+    for (int token = 1; token < vocabulary_of(model); token++) {
+        if (logits[token] > logits[next]) next = token;
+    }
+    char text[256];
+    const int length = piece(model, next, text, sizeof text);
     if (length < 0) fail("the token");
-    fwrite(piece, 1, length, stdout);
+    fwrite(text, 1, length, stdout);
     fflush(stdout);
-    llama_sampler_free(greedy);
     llama_free(ctx);
-    return 0;
 }
 
 // One test: `n` tokens at once or one by one behind `depth` others. The first repetition warms up and does not count.
 static void speed(struct llama_model * model, int threads, int prefill, int n, int depth, int repetitions) {
-    const int vocabulary = llama_vocab_n_tokens(llama_model_get_vocab(model));
+    const int vocabulary = vocabulary_of(model);
     llama_token * tokens = malloc((depth + n) * sizeof *tokens);
     for (int i = 0; i < depth + n; i++) tokens[i] = (llama_token) ((long) i * 7919 % vocabulary);
     struct llama_context * ctx = context(model, threads, depth + n);
     for (int repetition = 0; repetition <= repetitions; repetition++) {
-        llama_memory_clear(llama_get_memory(ctx), false);
-        if (depth > 0) decode(ctx, tokens, depth);
+        clear(ctx);
+        if (depth > 0) decode(ctx, tokens, depth, 0);
         llama_synchronize(ctx);
         const double began = now();
         for (int i = 0; i < (prefill ? 1 : n); i++) {
-            decode(ctx, tokens + depth + i, prefill ? n : 1);
+            decode(ctx, tokens + depth + i, prefill ? n : 1, depth + i);
             llama_synchronize(ctx);
         }
         const double seconds = now() - began;
@@ -98,17 +155,23 @@ static void speeds(struct llama_model * model, int threads, int prefill, const c
 }
 
 int main(int argc, char ** argv) {
+    llama_log_set(only_errors, NULL);
+#ifndef IK_LLAMA
     if (argc == 2 && strcmp(argv[1], "version") == 0) {
         printf("ggml %s, commit %s\n", ggml_version(), ggml_commit());
         return 0;
     }
+#endif
+    if (argc == 6 && strcmp(argv[1], "quantize") == 0) {
+        struct llama_model_quantize_params params = llama_model_quantize_default_params();
+        params.ftype = strcmp(argv[4], "q4_0") == 0 ? LLAMA_FTYPE_MOSTLY_Q4_0 : LLAMA_FTYPE_MOSTLY_Q8_0;
+        params.nthread = atoi(argv[5]);
+        if (llama_model_quantize(argv[2], argv[3], &params) != 0) fail("the quantizer");
+        return 0;
+    }
     const int starts = argc == 5 && strcmp(argv[1], "start") == 0;
     if (!starts && !(argc == 8 && strcmp(argv[1], "speed") == 0)) fail("arguments: see the top of llama.c");
-    llama_log_set(quiet, NULL);
-    ggml_backend_load_all();
-    struct llama_model_params params = llama_model_default_params();
-    params.load_mode = LLAMA_LOAD_MODE_MMAP;
-    struct llama_model * model = llama_model_load_from_file(argv[2], params);
+    struct llama_model * model = load(argv[2]);
     if (!model) fail("no model");
     const int threads = atoi(argv[3]);
     if (starts) {

@@ -1,18 +1,19 @@
-"""Makes llama.cpp's models: make_gguf.py SOURCE TARGET_FOLDER
+"""Makes llama.cpp's models: make_gguf.py SOURCE TARGET_FOLDER LLAMA
 
-Writes the weights as F16 GGUF with the whole tokenizer; llama.cpp's own quantizer makes Q8_0 and Q4_0 of it.
+Writes the weights as F16 GGUF with the whole tokenizer; LLAMA, the program of `llama.c`, makes Q8_0 and Q4_0 of it with
+llama.cpp's own quantizer.
 """
 
+import subprocess
 import sys
 from pathlib import Path
 
 import gguf
-import llama_cpp
 import numpy as np
 
 import weights
 
-source, target = sys.argv[1], Path(sys.argv[2])
+source, target, llama = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
 config, w = weights.read(source)
 tokens, merges = weights.tokenizer(source)
 target.mkdir(parents=True, exist_ok=True)
@@ -69,10 +70,6 @@ writer.write_kv_data_to_file()
 writer.write_tensors_to_file()
 writer.close()
 
-for name, kind in [("q8_0", llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0), ("q4_0", llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0)]:
-    parameters = llama_cpp.llama_model_quantize_default_params()
-    parameters.ftype = kind
-    made = target / f"{name}.gguf"
-    if llama_cpp.llama_model_quantize(str(f16).encode(), str(made).encode(), parameters) != 0:
-        sys.exit(f"llama.cpp's quantizer failed for {name}")
+for kind in ["q8_0", "q4_0"]:
+    subprocess.run([llama, "quantize", f16, target / f"{kind}.gguf", kind, "0"], check=True)
 f16.unlink()

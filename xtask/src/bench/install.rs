@@ -7,8 +7,9 @@ use std::process::Command;
 
 use anyhow::{Context, ensure};
 
-use super::contest::Contest;
-use crate::python::{self, answer, finish, needs};
+use super::contest::{Contest, Kind};
+use super::llama;
+use crate::python::{self, finish};
 use crate::shape::{self, Options, Shape};
 use crate::{e2e, fixtures, root};
 
@@ -16,8 +17,9 @@ use crate::{e2e, fixtures, root};
 pub(super) struct Installed {
     pub(super) aibit: PathBuf,
     pub(super) python: PathBuf,
-    /// The small program on llama.cpp's library.
+    /// The small program on llama.cpp's library, and that on ik_llama.cpp's where the contest has it.
     pub(super) llama: PathBuf,
+    pub(super) ik_llama: Option<PathBuf>,
     /// The folder of every engine's model.
     pub(super) models: PathBuf,
 }
@@ -26,13 +28,14 @@ pub(super) struct Installed {
 pub(super) struct Makers<'a> {
     aibit: &'a Path,
     python: &'a Path,
+    llama: &'a Path,
 }
 
 /// In the folder of models: the tokenizer of those engines that bring none.
 pub(super) const TOKENIZER: &str = "tokenizer.json";
 
 /// Outlier channels of the package with outliers, as in a trained model.
-pub(super) const OUTLIERS: usize = 6;
+const OUTLIERS: usize = 6;
 
 pub(super) fn folder() -> PathBuf {
     root().join("target/peers")
@@ -42,28 +45,37 @@ pub(super) fn scripts() -> PathBuf {
     root().join("benches/peers")
 }
 
-/// Does what is not done yet: the first time takes about ten minutes, most of it llama.cpp's build.
+/// Does what is not done yet: the first time takes from half an hour to an hour, most of it builds of llama.cpp and its
+/// fork.
 pub(super) fn install(contest: &Contest, aibit: Option<&Path>) -> anyhow::Result<Installed> {
     ensure!(
         Path::new("/proc/stat").is_file(),
         "the measurement reads Linux's /proc (idle machine, memory): run it on Linux"
     );
-    let python = environment()?;
-    let llama = build_program(&python, "llama")?;
+    let has = |wanted: fn(&Kind) -> bool| contest.engines.iter().any(|engine| wanted(&engine.kind));
+    let python = if has(|kind| matches!(kind, Kind::Python { .. })) {
+        python::environment(&folder().join("venv"), &scripts().join("requirements.txt"))?
+    } else {
+        llama::tools()?
+    };
+    let llama = llama::build(&llama::LLAMA, contest.built_for)?;
+    let ik_llama = has(|kind| matches!(kind, Kind::IkLlama { .. }))
+        .then(|| llama::build(&llama::IK_LLAMA, contest.built_for))
+        .transpose()?;
     let aibit = match aibit {
         Some(path) => path.to_path_buf(),
         None => e2e::build()?.0,
     };
     let models = folder().join(contest.models);
     fs::create_dir_all(&models)?;
-    (contest.make)(&Makers { aibit: &aibit, python: &python }, &models)?;
-    Ok(Installed { aibit, python, llama, models })
+    (contest.make)(&Makers { aibit: &aibit, python: &python, llama: &llama }, &models)?;
+    Ok(Installed { aibit, python, llama, ik_llama, models })
 }
 
 /// The models of GPT-2's shape: converted for each peer, packed without and with outlier channels.
 pub(super) fn gpt2(makers: &Makers<'_>, models: &Path) -> anyhow::Result<()> {
     let source = shape::make(Shape::Gpt2, &Options::default())?;
-    convert(makers.python, &source, models)?;
+    convert(makers, &source, models)?;
     let tokenizer = source.join("tokenizer.json");
     fs::copy(&tokenizer, models.join(TOKENIZER)).with_context(|| tokenizer.display().to_string())?;
     makers.pack(&source, &models.join("int8.aibit"), &[])?;
@@ -76,14 +88,36 @@ pub(super) fn smollm2(makers: &Makers<'_>, models: &Path) -> anyhow::Result<()> 
     let source = fixtures::smollm2()?;
     let package = models.join("int8.aibit");
     makers.pack(&source, &package, &["--requantize"])?;
-    let mut export = Command::new(makers.aibit);
-    export.arg("export").arg(&package).args(["--to", "gguf", "-o"]).arg(models.join("q8_0.gguf"));
-    finish(&mut export, "aibit export")?;
+    makers.export(&package, &models.join("q8_0.gguf"))?;
     fs::copy(&source, models.join("q4_1.gguf")).with_context(|| source.display().to_string())?;
     Ok(())
 }
 
+/// The packages of a Llama of 1.07 billion parameters at three gains of its norms, and the first as a GGUF file.
+pub(super) fn llama_1b(makers: &Makers<'_>, models: &Path) -> anyhow::Result<()> {
+    let package = models.join("int8.aibit");
+    for (norms, package) in [
+        (1.0, package.clone()),
+        (0.05, models.join("int8-norms0.05.aibit")),
+        (8.0, models.join("int8-norms8.aibit")),
+    ] {
+        let options = Options { norms, ..Options::default() };
+        let archive = super::shape::archive(makers.aibit, Shape::Llama1b, &options)?;
+        if package.exists() {
+            fs::remove_file(&package)?;
+        }
+        fs::hard_link(&archive, &package).with_context(|| archive.display().to_string())?;
+    }
+    makers.export(&package, &models.join("q8_0.gguf"))
+}
+
 impl Makers<'_> {
+    fn export(&self, archive: &Path, gguf: &Path) -> anyhow::Result<()> {
+        let mut command = Command::new(self.aibit);
+        command.arg("export").arg(archive).args(["--to", "gguf", "--force", "-o"]).arg(gguf);
+        finish(&mut command, "aibit export")
+    }
+
     fn pack(&self, source: &Path, archive: &Path, options: &[&str]) -> anyhow::Result<()> {
         let mut command = Command::new(self.aibit);
         command.arg("pack").arg(source).arg("-o").arg(archive);
@@ -91,36 +125,8 @@ impl Makers<'_> {
     }
 }
 
-/// The peers' packages; returns their interpreter.
-pub(super) fn environment() -> anyhow::Result<PathBuf> {
-    for compiler in ["cc", "c++"] {
-        needs(compiler, "install a C and C++ compiler; on Debian: apt install build-essential")?;
-    }
-    python::environment(&folder().join("venv"), &scripts().join("requirements.txt"))
-}
-
-/// Compiles the small program `name` against llama.cpp's library and headers, which the Python package has brought.
-pub(super) fn build_program(python: &Path, name: &str) -> anyhow::Result<PathBuf> {
-    needs("cc", "install a C compiler; on Debian: apt install build-essential")?;
-    let packages =
-        answer(Command::new(python).args(["-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]))?;
-    let libraries = format!("{packages}/llama_cpp/lib");
-    let program = folder().join(name);
-    finish(
-        Command::new("cc")
-            .args(["-O2", "-Wall", "-Wextra", "-o"])
-            .arg(&program)
-            .arg(scripts().join(name).with_extension("c"))
-            .arg(format!("-I{packages}/include"))
-            .args([format!("-L{libraries}"), format!("-Wl,-rpath,{libraries}")])
-            .args(["-lllama", "-lggml", "-lggml-base"]),
-        &format!("cc {name}.c"),
-    )?;
-    Ok(program)
-}
-
 /// Converts the weights for each peer, where its model is missing or older than what it is made by.
-fn convert(python: &Path, source: &Path, models: &Path) -> anyhow::Result<()> {
+fn convert(makers: &Makers<'_>, source: &Path, models: &Path) -> anyhow::Result<()> {
     // (script, its last argument, the file whose age counts)
     for (script, target, made) in [
         ("make_gguf.py", "", "q4_0.gguf"),
@@ -136,8 +142,11 @@ fn convert(python: &Path, source: &Path, models: &Path) -> anyhow::Result<()> {
         }
         let name = script.display().to_string();
         eprintln!("{name}");
-        let mut command = Command::new(python);
+        let mut command = Command::new(makers.python);
         command.arg("-B").arg(&script).arg(source).arg(models.join(target));
+        if target.is_empty() {
+            command.arg(makers.llama);
+        }
         // Converters tell much on both streams; it matters only if they fail.
         let output = command.output().with_context(|| name.clone())?;
         ensure!(output.status.success(), "{name}:\n{}", String::from_utf8_lossy(&output.stderr));

@@ -2,12 +2,16 @@
 
 mod contest;
 mod install;
+mod kv;
+mod llama;
 mod packing;
 mod page;
 mod peers;
 mod plot;
+mod rescaled;
 mod results;
 mod shape;
+mod values;
 
 use std::fs;
 use std::path::PathBuf;
@@ -15,18 +19,28 @@ use std::path::PathBuf;
 use anyhow::{Context, bail, ensure};
 
 use self::contest::{CONTESTS, Contest};
+use self::llama::BuiltFor;
 use crate::root;
 use crate::shape::{Options, Shape};
 
 /// What to measure.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// aibit against llama.cpp, ONNX Runtime, OpenVINO GenAI and CTranslate2: writes docs/performance.md
+    /// aibit against other engines: writes a page in docs
+    ///
+    /// The first run installs and builds them: an hour and a half on two cores with both --isa. A round takes about eight
+    /// minutes of `gpt2`, four of `smollm2`, two with `--isa avx2`, eight of `llama-1b`.
     #[arg(long)]
     peers: bool,
-    /// The model that they run: `gpt2`; or `smollm2`, against llama.cpp alone: writes docs/performance-smollm2.md
-    #[arg(long, value_name = "NAME", default_value = "gpt2", conflicts_with = "shape")]
-    model: String,
+    /// The model that they run: `gpt2` (llama.cpp, ONNX Runtime, OpenVINO GenAI, CTranslate2; performance.md); `smollm2`
+    /// (llama.cpp, ik_llama.cpp; performance-smollm2.md); `llama-1b` (the same; performance-llama-1b.md)
+    ///
+    /// [default: gpt2; smollm2 with --isa avx2]
+    #[arg(long, value_name = "NAME", conflicts_with = "shape")]
+    model: Option<String>,
+    /// What llama.cpp and ik_llama.cpp are built for and aibit uses; `avx2` runs smollm2: performance-avx2.md
+    #[arg(long, value_enum, default_value_t = BuiltFor::Native, requires = "peers")]
+    isa: BuiltFor,
     /// aibit on a model of a real shape, as shares of this machine's bandwidth and arithmetic
     #[arg(long, value_name = "NAME", value_enum, conflicts_with_all = ["peers", "only", "page_only"])]
     shape: Option<Shape>,
@@ -37,6 +51,16 @@ pub(crate) struct Args {
         default_missing_value = "llama-1b,llama-8b", conflicts_with_all = ["peers", "shape", "only", "page_only"]
     )]
     packing: Vec<Shape>,
+    /// Layers and whole models by the values of activations: writes docs/performance-values.md
+    ///
+    /// Takes 15 GB below target/bench; about ten minutes the first time, five then.
+    #[arg(long, conflicts_with_all = ["peers", "shape", "packing", "only", "page_only"])]
+    values: bool,
+    /// What the KV cache costs in quality on Qwen2 shapes with large keys and values: writes docs/quality-kv-cache.md
+    ///
+    /// Takes 8 GB below target/bench and about twenty minutes.
+    #[arg(long, conflicts_with_all = ["peers", "shape", "values", "packing", "only", "page_only"])]
+    kv: bool,
     /// Rounds; in each of them every engine takes its turn
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
@@ -59,19 +83,37 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         print(&shape::measure(shape, &args.options, args.aibit.as_deref())?);
         return Ok(());
     }
+    let docs = root().join("docs");
     if !args.packing.is_empty() {
         let page = packing::measure(&args.packing, args.rounds.into(), args.aibit.as_deref())?;
-        fs::write(root().join("docs/performance-packing.md"), &page)?;
+        fs::write(docs.join("performance-packing.md"), &page)?;
         print(&page);
         return Ok(());
     }
-    ensure!(args.peers, "nothing to measure: say `cargo xtask bench --peers`, `--shape gpt2` or `--packing`");
-    let Some(contest) = Contest::of(&args.model) else {
-        bail!(
-            "no contest `{}`; there are {}",
-            args.model,
-            CONTESTS.map(|contest| contest.model).join(" and ")
-        );
+    if args.values {
+        let page = values::measure(args.rounds.into(), args.aibit.as_deref())?;
+        fs::write(docs.join("performance-values.md"), &page)?;
+        print(&page);
+        return Ok(());
+    }
+    if args.kv {
+        let page = kv::measure(args.aibit.as_deref())?;
+        fs::write(docs.join("quality-kv-cache.md"), &page)?;
+        print(&page);
+        return Ok(());
+    }
+    ensure!(
+        args.peers,
+        "nothing to measure: say `cargo xtask bench --peers`, `--shape NAME`, `--values`, `--kv` or `--packing`"
+    );
+    let model = args.model.as_deref().unwrap_or(match args.isa {
+        BuiltFor::Native => "gpt2",
+        BuiltFor::Avx2 => "smollm2",
+    });
+    let Some(contest) = Contest::of(model, args.isa) else {
+        let known = CONTESTS.iter().filter(|contest| contest.built_for == args.isa);
+        let known: Vec<&str> = known.map(|contest| contest.model).collect();
+        bail!("no contest `{model}` with this --isa; there are {}", known.join(", "));
     };
     let last = install::folder().join(contest.results);
     let results = if args.page_only {
@@ -87,7 +129,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         print(&page::text(contest, &results));
         return Ok(());
     }
-    let docs = root().join("docs");
     let plots = docs.join(contest.page.name);
     fs::create_dir_all(&plots)?;
     for (name, svg) in page::plots(contest, &results) {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 
 use super::install;
+use super::llama::{self, BuiltFor, LLAMA};
 use super::results::summary;
 use crate::python::{answer, finish};
 use crate::shape::{self, Options, Shape};
@@ -42,8 +43,7 @@ const COLUMNS: [Column; 5] = [
 /// Makes the models of `shapes`, packs and quantizes each in turns, and returns the page about it.
 pub(super) fn measure(shapes: &[Shape], rounds: usize, aibit: Option<&Path>) -> anyhow::Result<String> {
     ensure!(Path::new("/proc/self/stat").is_file(), "the measurement reads Linux's /proc: run it on Linux");
-    let python = install::environment()?;
-    let quantize = install::build_program(&python, "quantize")?;
+    let llama = llama::build(&LLAMA, BuiltFor::Native)?;
     let aibit = match aibit {
         Some(path) => path.to_path_buf(),
         None => e2e::build()?.0,
@@ -52,15 +52,15 @@ pub(super) fn measure(shapes: &[Shape], rounds: usize, aibit: Option<&Path>) -> 
     let folder = install::folder().join("packing");
     fs::create_dir_all(&folder)?;
 
-    let mut page = head(&python, &aibit, &threads, rounds)?;
+    let mut page = head(&llama, &aibit, &threads, rounds)?;
     for &shape in shapes {
         let source = shape::make(shape, &Options::default())?;
         let gguf = f16_gguf(&aibit, &source, &folder.join(format!("{}-f16.gguf", shape.name())))?;
         let (package, quantized) = (folder.join("int8.aibit"), folder.join("q8_0.gguf"));
         let mut pack = Command::new(&aibit);
         pack.arg("pack").arg(&source).arg("-o").arg(&package).args(["-q", "int8", "-t", &threads]);
-        let mut theirs = Command::new(&quantize);
-        theirs.arg(&gguf).arg(&quantized).arg(&threads);
+        let mut theirs = Command::new(&llama);
+        theirs.arg("quantize").arg(&gguf).arg(&quantized).args(["q8_0", &threads]);
 
         let mut costs = [Vec::new(), Vec::new()];
         for round in 0..rounds {
@@ -136,19 +136,18 @@ fn children_cpu_seconds() -> anyhow::Result<f64> {
     Ok(ticks.iter().sum::<f64>() / 100.0)
 }
 
-fn head(python: &Path, aibit: &Path, threads: &str, rounds: usize) -> anyhow::Result<String> {
+fn head(llama: &Path, aibit: &Path, threads: &str, rounds: usize) -> anyhow::Result<String> {
     let git = |args: &[&str]| answer(Command::new("git").args(args).current_dir(root()));
     let commit = git(&["rev-parse", "--short", "HEAD"]).unwrap_or_else(|_| "unknown".into());
     let cpu = fs::read_to_string("/proc/cpuinfo")?;
     let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown");
     let memory = fs::read_to_string("/proc/meminfo")?;
     let kib: f64 = memory.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).context("MemTotal")?;
-    let version = "import importlib.metadata as m; print(m.version('llama-cpp-python'))";
-    let llama = answer(Command::new(python).args(["-c", version]))?;
+    let llama = answer(Command::new(llama).arg("version"))?;
     Ok(format!(
         "# Packing: time and memory\n\n\
          Written by `cargo xtask bench --packing`: {}, {} on {}, {threads} threads, {:.1} GiB, commit {commit}; llama.cpp of \
-         llama-cpp-python {llama}.\n\n\
+         {} {}, {llama}.\n\n\
          `aibit pack -q int8` of a folder of BF16 safetensors, beside `llama_model_quantize` (what `llama-quantize` calls) to \
          Q8_0 of the same weights as a GGUF file in F16. In turns, {rounds} rounds, medians with the extremes in \
          parentheses. Sources are in the page cache as far as memory goes. `aibit` also computes the digests of its source and of \
@@ -158,6 +157,8 @@ fn head(python: &Path, aibit: &Path, threads: &str, rounds: usize) -> anyhow::Re
         answer(Command::new(aibit).arg("--version"))?,
         cpu.trim_start_matches([' ', '\t', ':']),
         kib / 1024.0 / 1024.0,
+        LLAMA.package,
+        LLAMA.version,
     ))
 }
 

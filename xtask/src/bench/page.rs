@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use super::contest::{Contest, Engine, Page, Targets};
-use super::install::OUTLIERS;
+use super::contest::{Contest, Engine, Page, Scope, Targets};
 use super::plot::{self, Bars, Point, Value};
-use super::results::{Key, Measured, Results, Summary};
+use super::results::{Key, MACHINE, Measured, READ, Results, Summary};
+use crate::shape::{Dimensions, Options};
 
 /// What the project promises, and what was measured.
 struct Target {
@@ -49,6 +49,8 @@ impl Limits {
 enum Unit {
     Times,
     Megabytes,
+    /// A fraction of one.
+    Share,
 }
 
 impl Unit {
@@ -56,6 +58,7 @@ impl Unit {
         match self {
             Self::Times => format!("{value:.2}×"),
             Self::Megabytes => format!("{value:.1} MB"),
+            Self::Share => format!("{:.0} %", 100.0 * value),
         }
     }
 }
@@ -77,6 +80,7 @@ impl Target {
 }
 
 const LLAMA: &str = "llama-q8_0";
+const IK_LLAMA: &str = "ik_llama-q8_0";
 
 /// aibit's own figures.
 const fn own(test: &str, threads: usize) -> Key<'_> {
@@ -86,9 +90,34 @@ const fn own(test: &str, threads: usize) -> Key<'_> {
 /// Every target of a model's page, in its order.
 fn all_targets(contest: &Contest, results: &Results) -> Vec<Target> {
     match contest.page.targets {
-        Targets::Gpt2 => gpt2_targets(results),
+        Targets::Gpt2 => gpt2_targets(contest, results),
         Targets::Smollm2 => smollm2_targets(results),
+        Targets::Avx2 => avx2_targets(results),
+        Targets::Llama1b => llama_1b_targets(contest, results),
     }
+}
+
+/// Of several ratios the one that does worst counts.
+fn worst(
+    what: &'static str,
+    limits: impl Into<Limits>,
+    of: impl IntoIterator<Item = (&'static str, Option<Summary>)>,
+) -> Target {
+    let measured: Option<Vec<_>> = of.into_iter().map(|(name, summary)| Some((name, summary?))).collect();
+    let least = measured.and_then(|all| all.into_iter().min_by(|a, b| a.1.median.total_cmp(&b.1.median)));
+    Target {
+        against: least.map(|(name, _)| format!("least: {name}")).unwrap_or_default(),
+        ..Target::times(what, limits, least.map(|(_, summary)| summary))
+    }
+}
+
+/// Bytes of weights that an engine reads in a second as it decodes, as a share of what the machine read in that round.
+fn read_share(contest: &Contest, results: &Results, engine: &str, threads: usize) -> Option<Summary> {
+    let dimensions = Dimensions::of(contest.shape?, &Options::default()).ok()?;
+    let bytes = dimensions.bytes_per_token() as f64;
+    let summary = results.ratio(Key(engine, "tg128", threads), Key(MACHINE, READ, threads))?;
+    let Summary { min, median, max, rounds } = summary;
+    Some(Summary { min: bytes * min, median: bytes * median, max: bytes * max, rounds })
 }
 
 fn smollm2_targets(results: &Results) -> Vec<Target> {
@@ -112,7 +141,36 @@ fn smollm2_targets(results: &Results) -> Vec<Target> {
     ]
 }
 
-fn gpt2_targets(results: &Results) -> Vec<Target> {
+fn avx2_targets(results: &Results) -> Vec<Target> {
+    let prefill = |peer| results.ratio(own("pp512", 2), Key(peer, "pp512", 2));
+    vec![
+        Target::times(
+            "prefill of 512 tokens against ik_llama.cpp Q8_0",
+            Limits::at_least(1.5),
+            prefill(IK_LLAMA),
+        ),
+        Target::times("prefill of 512 tokens against llama.cpp Q8_0", Limits::at_least(1.8), prefill(LLAMA)),
+    ]
+}
+
+fn llama_1b_targets(contest: &Contest, results: &Results) -> Vec<Target> {
+    let gains = [("gain 0.05", "aibit-norms0.05"), ("gain 1", "aibit"), ("gain 8", "aibit-norms8")];
+    let share = gains.map(|(name, id)| (name, read_share(contest, results, id, 2)));
+    let against = |test: &'static str, peer: &'static str| {
+        gains.map(|(name, id)| (name, results.ratio(Key(id, test, 2), Key(peer, test, 2))))
+    };
+    vec![
+        Target {
+            unit: Unit::Share,
+            ..worst("decode, 2 threads, of what the machine reads", Limits::at_least(0.88), share)
+        },
+        worst("decode against llama.cpp Q8_0", Limits::at_least(1.2), against("tg128", LLAMA)),
+        worst("decode against ik_llama.cpp Q8_0", Limits::at_least(1.1), against("tg128", IK_LLAMA)),
+        worst("prefill of 512 tokens against llama.cpp Q8_0", Limits::at_least(2.5), against("pp512", LLAMA)),
+    ]
+}
+
+fn gpt2_targets(contest: &Contest, results: &Results) -> Vec<Target> {
     let ratio = |a: Key<'_>, b: Key<'_>| results.ratio(a, b);
     let times = |what, bounds: (f64, f64), measured| Target::times(what, bounds, measured);
     let fastest = |what, test, bounds| {
@@ -128,15 +186,6 @@ fn gpt2_targets(results: &Results) -> Vec<Target> {
         let measured = peer.and_then(|peer| ratio(own(test, 2), Key(&peer.id, test, 2)));
         Target { against, ..times(what, bounds, measured) }
     };
-    // Of several tests the one that does worst counts.
-    let worst = |what, bounds, of: &[(&str, Key<'_>, Key<'_>)]| {
-        let measured: Option<Vec<_>> = of.iter().map(|(name, a, b)| Some((*name, ratio(*a, *b)?))).collect();
-        let least = measured.and_then(|all| all.into_iter().min_by(|a, b| a.1.median.total_cmp(&b.1.median)));
-        Target {
-            against: least.map(|(name, _)| format!("least: {name}")).unwrap_or_default(),
-            ..times(what, bounds, least.map(|(_, summary)| summary))
-        }
-    };
     let megabytes = |what, (floor, goal), test, minus: f64| {
         let of = |value: f64| (value - minus) / 1e6;
         let measured = results.summary(own(test, 2)).map(|s| Summary {
@@ -148,8 +197,8 @@ fn gpt2_targets(results: &Results) -> Vec<Target> {
         Target { unit: Unit::Megabytes, ..times(what, (floor, goal), measured) }
     };
     let file_bytes = results.engine("aibit").map_or(0.0, |engine| engine.file_bytes as f64);
-    let outliers = |test| (test, Key("aibit-outliers", test, 2), own(test, 2));
-    let held = |name, test| (name, own(test, 2), own(test, 1));
+    let outliers = |test| (test, ratio(Key("aibit-outliers", test, 2), own(test, 2)));
+    let held = |name, test| (name, ratio(own(test, 2), own(test, 1)));
     vec![
         times(
             "decode, 2 threads, against llama.cpp Q8_0",
@@ -161,6 +210,14 @@ fn gpt2_targets(results: &Results) -> Vec<Target> {
             (1.4, 1.6),
             ratio(own("tg128", 1), Key(LLAMA, "tg128", 1)),
         ),
+        Target {
+            unit: Unit::Share,
+            ..Target::times(
+                "decode, 1 thread, of what the machine reads",
+                Limits::at_least(0.9),
+                read_share(contest, results, "aibit", 1),
+            )
+        },
         fastest("prefill of 128 tokens against the fastest peer", "pp128", (1.1, 1.3)),
         fastest("prefill of 512 tokens against the fastest peer", "pp512", (1.15, 1.4)),
         times(
@@ -188,12 +245,12 @@ fn gpt2_targets(results: &Results) -> Vec<Target> {
         worst(
             "six outlier channels against none",
             (0.9, 0.97),
-            &[outliers("pp128"), outliers("pp512"), outliers("tg128")],
+            [outliers("pp128"), outliers("pp512"), outliers("tg128")],
         ),
         worst(
             "one core held by another process: 2 threads against 1",
             (0.8, 1.0),
-            &[held("decode", "tg32, one core held"), held("prefill", "pp512, one core held")],
+            [held("decode", "tg32, one core held"), held("prefill", "pp512, one core held")],
         ),
         times(
             "decode, profile precise against fast",
@@ -248,12 +305,20 @@ pub(super) fn text(contest: &Contest, results: &Results) -> String {
     );
     page.push_str(&method(contest, results));
     page.push_str(&speeds(contest, results));
-    page.push_str(&starts(contest, results));
-    page.push_str(&long_context(results));
-    if results.engines.iter().any(|engine| Engine::is_variant(&engine.id)) {
-        page.push_str(&variants(results));
+    if contest.scope == Scope::All {
+        page.push_str(&starts(contest, results));
+        page.push_str(&long_context(results));
     }
-    page.push_str(&neighbour(results));
+    if let Some((heading, about)) = contest.page.variants
+        && results.engines.iter().any(|engine| Engine::is_variant(&engine.id))
+    {
+        page.push_str(&variants(heading, about, results));
+    }
+    if contest.scope == Scope::All {
+        page.push_str(&neighbour(results));
+    }
+    page.truncate(page.trim_end().len());
+    page.push('\n');
     page
 }
 
@@ -271,17 +336,28 @@ fn method(contest: &Contest, results: &Results) -> String {
             "**{disturbed} of {measurements} measurements were disturbed at every try and are left out of every figure.**"
         )
     };
+    let (answers, cold) = match contest.scope {
+        Scope::All => (
+            "each engine gives the token that the table of starts shows".to_owned(),
+            "- **Cold**: a file is dropped from the page cache, then free memory is touched, more than the file needs: a \
+             virtual machine that has given free memory back to its host would otherwise be what is measured (about 40 \
+             ms for 130 MB here, and only of those that read in large pages).\n",
+        ),
+        Scope::Speeds => {
+            let says = |engine: &Measured| format!("{} \"{}\"", engine.label, engine.first_token);
+            let all: Vec<String> = results.engines.iter().map(says).collect();
+            (format!("they give: {}", all.join(", ")), "")
+        }
+    };
     let _ = write!(
         text,
-        "\n- **Model**: {model} After \"{prompt}\" ({prompt_tokens} tokens) each engine gives the token that the table of starts shows.\n\
+        "\n- **Model**: {model} After \"{prompt}\" ({prompt_tokens} tokens) {answers}.\n\
          - **Rounds**: {} of them; in each one every engine takes its turn at every test, so that all see the same \
          moods of the machine. A speed is three repetitions after one that does not count. Tables give the median of \
          the rounds' medians, and in brackets the least and the largest of all repetitions.\n\
          - **Idle**: a measurement waits until less than 5 % of the processor was busy for half a second, and is made \
          again, at most twice, if other processes or guests took more than 3 % meanwhile. {waited}\n\
-         - **Cold**: a file is dropped from the page cache, then free memory is touched, more than the file needs: a \
-         virtual machine that has given free memory back to its host would otherwise be what is measured (about 40 ms \
-         for 130 MB here, and only of those that read in large pages).\n\
+         {cold}\
          - **Cores**: on this kind of virtual machine the two cores sometimes share a last-level cache and sometimes do \
          not (a cache line takes 35 ns or 170 ns from one to the other), for minutes at a time. In the first case \
          prefill is faster, in the second decode; ranges show both.\n\
@@ -325,6 +401,25 @@ fn speeds(contest: &Contest, results: &Results) -> String {
                 let _ = write!(text, " {} |", cell(results, Key(&engine.id, test, threads), 1.0));
             }
             text.push('\n');
+        }
+        if let Some(bandwidth) = results.summary(Key(MACHINE, READ, threads)) {
+            let _ = writeln!(
+                text,
+                "\nThe machine reads {:.1} GB/s with as many threads ({:.1} to {:.1}; `limits::read_bandwidth` of 512 MiB).",
+                bandwidth.median / 1e9,
+                bandwidth.min / 1e9,
+                bandwidth.max / 1e9
+            );
+            for engine in results.engines.iter().filter(|engine| engine.id.starts_with("aibit")) {
+                if let Some(share) = read_share(contest, results, &engine.id, threads) {
+                    let _ = writeln!(
+                        text,
+                        "Decoding, {} reads weights at {:.0} % of that.",
+                        engine.label,
+                        100.0 * share.median
+                    );
+                }
+            }
         }
         text.push('\n');
     }
@@ -399,11 +494,9 @@ fn long_context(results: &Results) -> String {
     text
 }
 
-fn variants(results: &Results) -> String {
+fn variants(heading: &str, about: &str, results: &Results) -> String {
     let mut text = format!(
-        "## Profiles and outliers\n\n\
-         Profile `precise` gives activations two bytes; {OUTLIERS} of the 768 channels behind every layer norm are 25 \
-         times the others in the package with outliers, as trained models have them. 2 threads, tokens per second.\n\n\
+        "## {heading}\n\n{about} 2 threads, tokens per second.\n\n\
          | | pp128 | pp512 | tg128 |\n| --- | ---: | ---: | ---: |\n"
     );
     for engine in results.engines.iter().filter(|e| e.id == "aibit" || Engine::is_variant(&e.id)) {
@@ -458,7 +551,7 @@ pub(super) fn plots(contest: &Contest, results: &Results) -> Vec<(&'static str, 
             })
         })
         .collect();
-    vec![
+    let mut plots = vec![
         (
             "decode.svg",
             plot::scatter(
@@ -477,37 +570,43 @@ pub(super) fn plots(contest: &Contest, results: &Results) -> Vec<(&'static str, 
                 &rows(&|e| vec![value(&e.id, "pp128", 1.0), value(&e.id, "pp512", 1.0)]),
             ),
         ),
-        (
-            "start.svg",
-            plot::bars(
-                &start,
-                "milliseconds (shorter is faster)",
-                &[""],
-                &rows(&|e| vec![value(&e.id, "first token", 1.0)]),
+    ];
+    if contest.scope == Scope::All {
+        plots.extend([
+            (
+                "start.svg",
+                plot::bars(
+                    &start,
+                    "milliseconds (shorter is faster)",
+                    &[""],
+                    &rows(&|e| vec![value(&e.id, "first token", 1.0)]),
+                ),
             ),
-        ),
-        (
-            "memory.svg",
-            plot::bars(
-                "Peak memory of that process, and the size of the model's files",
-                "MB (shorter is less)",
-                &["peak memory", "files"],
-                &rows(&|e| {
-                    let files = Value { median: megabytes(e), range: None };
-                    vec![value(&e.id, "peak memory", 1e6), Some(files)]
-                }),
+            (
+                "memory.svg",
+                plot::bars(
+                    "Peak memory of that process, and the size of the model's files",
+                    "MB (shorter is less)",
+                    &["peak memory", "files"],
+                    &rows(&|e| {
+                        let files = Value { median: megabytes(e), range: None };
+                        vec![value(&e.id, "peak memory", 1e6), Some(files)]
+                    }),
+                ),
             ),
-        ),
-    ]
+        ]);
+    }
+    plots
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::contest::CONTESTS;
+    use super::super::llama::BuiltFor;
     use super::*;
 
     fn gpt2() -> &'static Contest {
-        Contest::of("gpt2").unwrap()
+        Contest::of("gpt2", BuiltFor::Native).unwrap()
     }
 
     #[test]
@@ -562,7 +661,7 @@ mod tests {
         for (engine, sample) in ["aibit", LLAMA, "aibit", LLAMA].into_iter().zip(&mut results.samples) {
             sample.engine = engine.into();
         }
-        let table = targets(Contest::of("smollm2").unwrap(), &results);
+        let table = targets(Contest::of("smollm2", BuiltFor::Native).unwrap(), &results);
         let row = table.lines().find(|line| line.contains("first token")).unwrap();
         assert!(row.ends_with("| ≤ 0.50× | – | 1.50× | 1.00× to 2.00× | 2 | **missed** |"), "{row}");
     }

@@ -7,12 +7,15 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use aibit_kernels::{Isa, limits};
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
-use super::contest::{Contest, Engine, Kind};
+use super::contest::{Contest, Engine, Kind, Scope};
 use super::install::{self, Installed, TOKENIZER};
-use super::results::{Measured, Results, Sample};
+use super::llama::{IK_LLAMA, LLAMA};
+use super::results::{MACHINE, Measured, READ, Results, Sample};
+use super::shape::BANDWIDTH_BYTES;
 use crate::python::answer;
 use crate::root;
 
@@ -88,9 +91,15 @@ impl Bench {
         for threads in [2, 1] {
             let speeds =
                 Speeds { threads, prefill: "128,512", decode: "128", depth: 0, repetitions: REPETITIONS };
+            if self.contest.shape.is_some() {
+                self.read_bandwidth(threads)?;
+            }
             for engine in engines.iter().filter(|e| threads == 2 || !Engine::is_variant(e.id)) {
                 self.speeds(engine, &speeds)?;
             }
+        }
+        if self.contest.scope == Scope::Speeds {
+            return Ok(());
         }
         for engine in engines.iter().filter(|engine| !Engine::is_variant(engine.id)) {
             self.warm_starts(engine)?;
@@ -134,6 +143,15 @@ impl Bench {
         for (test, values) in speeds_of(&finished.stdout)? {
             self.add(engine.id, &test, speeds.threads, values, disturbed);
         }
+        Ok(())
+    }
+
+    /// How fast memory is read in this round, in bytes per second.
+    fn read_bandwidth(&mut self, threads: usize) -> anyhow::Result<()> {
+        let isa = Isa::selected()?;
+        let (bandwidth, disturbed) =
+            self.undisturbed(|_| Ok(1e9 * limits::read_bandwidth(isa, threads, BANDWIDTH_BYTES)))?;
+        self.add(MACHINE, READ, threads, vec![bandwidth], disturbed);
         Ok(())
     }
 
@@ -218,13 +236,33 @@ impl Bench {
             Kind::Python { model: "ctranslate2", .. } => {
                 vec![model.join("model.bin"), model.join("vocabulary.json")]
             }
-            Kind::Aibit { .. } | Kind::Llama { .. } | Kind::Python { .. } => vec![model],
+            Kind::Aibit { .. } | Kind::Llama { .. } | Kind::IkLlama { .. } | Kind::Python { .. } => {
+                vec![model]
+            }
         }
     }
 
     fn model(&self, engine: &Engine) -> PathBuf {
-        let (Kind::Aibit { model, .. } | Kind::Llama { model } | Kind::Python { model, .. }) = engine.kind;
+        let (Kind::Aibit { model, .. }
+        | Kind::Llama { model }
+        | Kind::IkLlama { model }
+        | Kind::Python { model, .. }) = engine.kind;
         self.installed.models.join(model)
+    }
+
+    /// The program on the library of llama.cpp or of its fork.
+    fn llama(&self, engine: &Engine) -> &Path {
+        match (engine.kind, &self.installed.ik_llama) {
+            (Kind::IkLlama { .. }, Some(program)) => program,
+            _ => &self.installed.llama,
+        }
+    }
+
+    /// `program`, as aibit with the contest's instruction set.
+    fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.envs(self.contest.built_for.aibit_isa().map(|isa| ("AIBIT_ISA", isa)));
+        command
     }
 
     fn speed_command(&self, engine: &Engine, speeds: &Speeds) -> Command {
@@ -234,14 +272,14 @@ impl Bench {
         let model = self.model(engine);
         match engine.kind {
             Kind::Aibit { profile, .. } => {
-                let mut command = Command::new(&self.installed.aibit);
+                let mut command = self.command(&self.installed.aibit);
                 command.arg("bench").arg(model).args(["-p", or_none(prefill), "-n", or_none(decode)]);
                 command.args(["-d", &depth, "-r", &repetitions, "-t", &threads]);
                 command.args(["--profile", profile, "-o", "json"]);
                 command
             }
-            Kind::Llama { .. } => {
-                let mut command = Command::new(&self.installed.llama);
+            Kind::Llama { .. } | Kind::IkLlama { .. } => {
+                let mut command = Command::new(self.llama(engine));
                 command.arg("speed").arg(model);
                 command.args([&threads, or_none(prefill), or_none(decode), &depth, &repetitions]);
                 command
@@ -267,8 +305,8 @@ impl Bench {
                 command.extend(options.map(String::from));
                 command
             }
-            Kind::Llama { .. } => {
-                vec![text(&self.installed.llama), "start".into(), model, "2".into(), prompt.into()]
+            Kind::Llama { .. } | Kind::IkLlama { .. } => {
+                vec![text(self.llama(engine)), "start".into(), model, "2".into(), prompt.into()]
             }
             Kind::Python { script, options, .. } => {
                 let script = text(&install::scripts().join(script));
@@ -291,7 +329,7 @@ impl Bench {
         cold: &[PathBuf],
         discard: bool,
     ) -> anyhow::Result<Vec<Value>> {
-        let mut command = Command::new(&self.installed.python);
+        let mut command = self.command(&self.installed.python);
         // Without packages of its own the measuring process is small, and so is what a child inherits of it.
         command.args(["-I", "-S"]).arg(install::scripts().join("start.py"));
         for file in cold {
@@ -503,8 +541,14 @@ fn describe(installed: &Installed, contest: &Contest) -> anyhow::Result<Results>
         ("kernel", fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned()),
         ("compilers", format!("{}; {}", first_line(Command::new("rustc"))?, first_line(Command::new("cc"))?)),
         ("aibit", format!("{}, commit {commit}", first_line(Command::new(&installed.aibit))?)),
-        ("llama.cpp", format!("of llama-cpp-python {}, {llama}", version("llama-cpp-python")?)),
+        (LLAMA.name, format!("of {} {}, {llama}", LLAMA.package, LLAMA.version)),
     ];
+    if installed.ik_llama.is_some() {
+        rows.push((IK_LLAMA.name, format!("of {} {}", IK_LLAMA.package, IK_LLAMA.version)));
+    }
+    if contest.built_for.aibit_isa().is_some() {
+        rows.push(("used of the processor", "AVX2, FMA and F16C, by all".to_owned()));
+    }
     for (name, package, script) in [
         ("ONNX Runtime", "onnxruntime", "onnxruntime_engine.py"),
         ("OpenVINO GenAI", "openvino-genai", "openvino_engine.py"),

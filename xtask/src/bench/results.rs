@@ -49,6 +49,11 @@ pub(super) struct Summary {
     pub(super) rounds: usize,
 }
 
+/// What is measured of the machine itself: the engine and test of such samples.
+pub(super) const MACHINE: &str = "machine";
+/// Reading memory, in bytes per second.
+pub(super) const READ: &str = "read";
+
 /// One engine's test at one number of threads.
 #[derive(Clone, Copy)]
 pub(super) struct Key<'a>(pub(super) &'a str, pub(super) &'a str, pub(super) usize);
@@ -98,7 +103,7 @@ pub(super) fn summary(values: &[f64]) -> Option<Summary> {
     Some(Summary { min, median: median(values)?, max, rounds: values.len() })
 }
 
-fn median(values: &[f64]) -> Option<f64> {
+pub(super) fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;

@@ -14,7 +14,7 @@ use crate::{e2e, root};
 const TESTS: [&str; 6] = ["-p", "128,512", "-n", "64", "-r", "5"];
 
 /// Several times the last cache of any server.
-const BANDWIDTH_BYTES: usize = 512 << 20;
+pub(super) const BANDWIDTH_BYTES: usize = 512 << 20;
 
 /// What bounds a test.
 struct Limits {
@@ -86,7 +86,7 @@ impl Limits {
 }
 
 /// The shape's archive, packed again if the binary is newer.
-fn archive(aibit: &Path, shape: Shape, options: &Options) -> anyhow::Result<PathBuf> {
+pub(super) fn archive(aibit: &Path, shape: Shape, options: &Options) -> anyhow::Result<PathBuf> {
     let archive = root().join("target/bench").join(format!("{}-int8.aibit", options.label(shape)));
     let modified = |path: &Path| path.metadata().and_then(|metadata| metadata.modified());
     let source = shape::make(shape, options)?;
@@ -96,13 +96,13 @@ fn archive(aibit: &Path, shape: Shape, options: &Options) -> anyhow::Result<Path
             .all(|made_of| modified(made_of).is_ok_and(|made| made <= packed))
     });
     if !is_current {
-        run(aibit, &["pack", path(&source)?, "-o", path(&archive)?, "-q", "int8"])?;
+        run(aibit, &["pack", path(&source)?, "-o", path(&archive)?, "-q", "int8", "--force"])?;
     }
     Ok(archive)
 }
 
 /// Runs `aibit` and reads its `--json`.
-fn run(aibit: &Path, args: &[&str]) -> anyhow::Result<Value> {
+pub(super) fn run(aibit: &Path, args: &[&str]) -> anyhow::Result<Value> {
     let output = Command::new(aibit).args(args).arg("--json").output().context("cannot run aibit")?;
     let command = || format!("aibit {}", args.join(" "));
     if !output.status.success() {
@@ -111,7 +111,7 @@ fn run(aibit: &Path, args: &[&str]) -> anyhow::Result<Value> {
     serde_json::from_slice(&output.stdout).with_context(command)
 }
 
-fn path(path: &Path) -> anyhow::Result<&str> {
+pub(super) fn path(path: &Path) -> anyhow::Result<&str> {
     path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))
 }
 

@@ -18,6 +18,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 pub(crate) use self::dimensions::Dimensions;
+pub(crate) use self::normal::{Normal, stream};
 use crate::root;
 
 /// Bumped whenever the same options give other bytes.

@@ -4,14 +4,14 @@
 const QUANTILES: usize = 1 << 16;
 
 /// The quantiles of the standard normal distribution in the middles of 65,536 equal parts: from −4.3 to 4.3.
-pub(super) struct Normal {
+pub(crate) struct Normal {
     table: Vec<f32>,
 }
 
 impl Normal {
     /// Integrates `z' = √2π · exp(z² / 2)`, the quantile function's derivative, from 0 by Runge and Kutta's method: with
     /// additions and multiplications alone the table is the same on every platform.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         /// Steps for each entry: the derivative grows by a half from one entry to the next at the end.
         const STEPS: usize = 32;
         const SQRT_2_PI: f64 = 2.506_628_274_631_000_5;
@@ -47,13 +47,13 @@ impl Normal {
     }
 
     /// The first `length` numbers of the stream `key`.
-    pub(super) fn take(&self, key: u64, length: usize) -> Vec<f32> {
+    pub(crate) fn take(&self, key: u64, length: usize) -> Vec<f32> {
         (0_u64..).flat_map(|group| self.four(key, group)).take(length).collect()
     }
 }
 
-/// The key of a stream by its name (FNV-1a).
-pub(super) fn key(seed: u64, name: &str) -> u64 {
+/// The key of a stream, by its name (FNV-1a).
+pub(crate) fn stream(seed: u64, name: &str) -> u64 {
     let hash = name
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_stream_is_normal() {
-        let values = Normal::new().take(key(1, "a"), 1 << 20);
+        let values = Normal::new().take(stream(1, "a"), 1 << 20);
         let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / values.len() as f64;
         let square = values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / values.len() as f64;
         // Five standard errors: 1 / √n and √(2 / n).

@@ -1,7 +1,7 @@
 //! The tensors of each architecture and how large their values are.
 
 use super::dimensions::{Dimensions, Kind};
-use super::normal::{Normal, key};
+use super::normal::{Normal, stream};
 use super::{Options, normal};
 
 /// A tensor as it is in the file.
@@ -175,7 +175,7 @@ impl Tensor {
     }
 
     pub(super) fn contents(&self, normal: &Normal, dimensions: &Dimensions, options: &Options) -> Contents {
-        let key = key(options.seed, &self.name);
+        let key = stream(options.seed, &self.name);
         let widths = |outputs: usize, spread: f32| -> Vec<f32> {
             let widths = normal.take(normal::mix(key), outputs);
             widths.into_iter().map(|width| spread * aibit_kernels::exp(0.25 * width)).collect()
