@@ -284,7 +284,7 @@ mod x86 {
     const CHAINS: usize = 12;
 
     /// The same for AVX2, whose products need registers too.
-    const AVX2_CHAINS: usize = 8;
+    const AVX2_CHAINS: usize = 10;
 
     #[target_feature(enable = "avx2")]
     pub(super) fn int8_avx2(rounds: usize) -> u64 {

@@ -126,7 +126,7 @@ pub(crate) trait Simd: Copy + Send + Sync {
 
     /// Adds to each lane the product of its quadruple of codes, whose sign bits are flipped, and `y`, and the
     /// [`Simd::excess`] of `y`; exact, but the sum may wrap.
-    fn dot_codes(self, sums: Self::I32x16, x: Self::Quads, y: Factors) -> Self::I32x16;
+    fn dot_codes(self, sums: Self::I32x16, x: Self::Quads, y: &Factors) -> Self::I32x16;
 
     /// What calls of [`Simd::dot_codes`] add beyond products, given the sum of all `y` and that of the magnitudes of
     /// negative ones.
@@ -374,7 +374,7 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    fn dot_codes(self, sums: [i32; LANES], x: [[u8; 4]; LANES], y: Factors) -> [i32; LANES] {
+    fn dot_codes(self, sums: [i32; LANES], x: [[u8; 4]; LANES], y: &Factors) -> [i32; LANES] {
         std::array::from_fn(|l| {
             let product: i32 =
                 (0..4).map(|i| i32::from((x[l][i] ^ 0x80) as i8) * i32::from(y.codes[i])).sum();
@@ -390,5 +390,45 @@ impl Simd for Scalar {
     #[inline(always)]
     fn to_f32(self, value: [i32; LANES]) -> [f32; LANES] {
         value.map(|value| value as f32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::isa::{Isa, dispatch};
+
+    /// The sums over all lanes of each product of bytes; the second operand of the second one is narrow.
+    #[inline(always)]
+    fn products<S: Simd>(simd: S, x: &[u8; 64], y: [i8; 4], narrow: [i8; 4]) -> [i32; 3] {
+        let (zero, x) = (simd.splat_i32(0), simd.load_quads(x));
+        let factors = Factors::new(y);
+        let excess = simd.excess(y.iter().map(|y| i32::from(*y)).sum(), factors.negative());
+        [
+            simd.dot_quads(zero, x, y),
+            simd.dot_narrow(zero, x, narrow),
+            simd.dot_codes(simd.splat_i32(-excess), x, &factors),
+        ]
+        .map(|lanes| simd.sum_i32(lanes))
+    }
+
+    #[test]
+    fn products_of_bytes_are_exact_to_the_ends_of_their_ranges() {
+        let inputs = [[255; 64], [0; 64], std::array::from_fn(|i| (i * 37) as u8)];
+        for x in &inputs {
+            for y in [[127; 4], [-128; 4], [-127, 127, 1, 0], [-128, -128, 127, 127], [0, -1, 64, 3]] {
+                let narrow = y.map(|y| y / 2);
+                let sum = |code: &dyn Fn(u8) -> i32, y: [i8; 4]| -> i32 {
+                    (0..64).map(|i| code(x[i]) * i32::from(y[i % 4])).sum()
+                };
+                let (unsigned, code) = (|x| i32::from(x), |x: u8| i32::from(x) - 128);
+                let want = [sum(&unsigned, y), sum(&unsigned, narrow), sum(&code, y)];
+                for isa in Isa::available() {
+                    let got =
+                        dispatch!(isa => products(x: &[u8; 64], y: [i8; 4], narrow: [i8; 4]) -> [i32; 3]);
+                    assert_eq!(got, want, "{isa}: {x:?}, {y:?}");
+                }
+            }
+        }
     }
 }

@@ -25,6 +25,7 @@ mod settings_file;
 pub mod text_stream;
 mod tokenizer;
 
+pub use aibit_kernels::limits::read_bandwidth;
 pub use chat::{Chat, ChatFiles, ChatMessage, ChatOptions, ChatTemplate, ChatText, LocalTime};
 pub use defaults::{PackageDefaults, SettingsFiles};
 pub use error::RuntimeError;

@@ -266,6 +266,15 @@ impl Model {
         self.weights.index().tensors().iter().map(|tensor| tensor.bytes() as u64).sum()
     }
 
+    /// Bytes of the matrices that each token reads: those of all linear layers and the head.
+    pub fn bytes_per_token(&self) -> usize {
+        let matrices = self.steps.iter().filter_map(|step| match step {
+            Step::Linear { weight, .. } | Step::Logits { weight, .. } => Some(weight),
+            _ => None,
+        });
+        matrices.map(|matrix| self.data(&matrix.name).len()).sum()
+    }
+
     /// The instruction set of the kernels.
     pub fn isa(&self) -> Isa {
         self.isa

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-use aibit_runtime::{Model, Profile, RuntimeError, Session};
+use aibit_runtime::{Model, Profile, RuntimeError, Session, read_bandwidth};
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 use serde::Serialize;
@@ -16,7 +16,9 @@ use crate::output::{Output, bytes, count};
 ///
 /// Every figure is the mean over the repetitions, with the standard deviation. `pp512` computes a prompt of 512
 /// tokens at once, `tg128` generates 128 tokens one by one, `@ d512` after a context of 512, in tokens per second.
-/// Load time, time to the first token and peak memory are those of `aibit run` in processes of their own.
+/// Load time, time to the first token and peak memory are those of `aibit run` in processes of their own. What
+/// generated tokens read of the weights is given as a share of what this machine's memory can do, measured alike; the
+/// head of the table says how they are read: in how many runs, how many bytes ahead, in how many pieces per thread.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
         aibit bench gpt2.aibit\n  \
@@ -49,6 +51,9 @@ pub(crate) struct Args {
     output: Form,
 }
 
+/// Several times the last cache of most machines.
+const BANDWIDTH_BYTES: usize = 256 << 20;
+
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Form {
     Md,
@@ -59,6 +64,7 @@ enum Form {
 #[derive(Serialize)]
 struct Report {
     isa: &'static str,
+    read_pattern: String,
     profile: &'static str,
     rows: Vec<Row>,
     #[serde(skip)]
@@ -77,6 +83,15 @@ struct Row {
     mean: f64,
     sd: f64,
     samples: Vec<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reads: Option<Reads>,
+}
+
+/// How fast weights are read, and what the memory can do, in GB/s (10⁹ bytes).
+#[derive(Serialize)]
+struct Reads {
+    weights_gb_s: f64,
+    bandwidth_gb_s: f64,
 }
 
 pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
@@ -85,11 +100,11 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
         numbers => numbers.iter().map(|&n| n.into()).collect(),
     };
     let mut rows = Vec::new();
-    let mut isa = "";
+    let (mut isa, mut read_pattern) = ("", String::new());
     for path in &args.archives {
         let archive = open_archive(path)?;
         let model = Model::load(&archive)?;
-        isa = model.isa().name();
+        (isa, read_pattern) = (model.isa().name(), model.isa().read_pattern().to_string());
         check_lengths(args, model.graph().context)?;
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         let parameters =
@@ -98,10 +113,11 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
         let row = |threads: usize, test: String, unit, samples: Vec<f64>| {
             let (mean, sd) = mean_and_deviation(&samples);
             let (model, file_bytes, parameters) = (name.clone(), archive.file_bytes(), parameters as u64);
-            Row { model, file_bytes, parameters, threads, test, unit, mean, sd, samples }
+            Row { model, file_bytes, parameters, threads, test, unit, mean, sd, samples, reads: None }
         };
         for &threads in &threads {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+            let mut bandwidth = None;
             for &depth in &args.n_depth {
                 let tests =
                     args.n_prompt.iter().map(|&n| ("pp", n)).chain(args.n_gen.iter().map(|&n| ("tg", n)));
@@ -111,7 +127,14 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
                     let speeds = pool
                         .install(|| speeds(&model, args, kind == "pp", n, depth))
                         .with_context(|| label.clone())?;
-                    rows.push(row(threads, label, "t/s", speeds));
+                    let mut row = row(threads, label, "t/s", speeds);
+                    if kind == "tg" && depth == 0 {
+                        let bandwidth_gb_s = *bandwidth
+                            .get_or_insert_with(|| read_bandwidth(model.isa(), threads, BANDWIDTH_BYTES));
+                        let weights_gb_s = row.mean * model.bytes_per_token() as f64 / 1e9;
+                        row.reads = Some(Reads { weights_gb_s, bandwidth_gb_s });
+                    }
+                    rows.push(row);
                 }
             }
             for (test, unit, samples) in starts(path, threads, args)? {
@@ -119,7 +142,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    let report = Report { isa, profile: args.profile.name(), rows, form: args.output };
+    let report = Report { isa, read_pattern, profile: args.profile.name(), rows, form: args.output };
     if args.output == Form::Json {
         out.emit_json(&report)?;
     } else {
@@ -241,14 +264,27 @@ impl fmt::Display for Report {
             }
             Form::Md | Form::Json => {
                 let head = [
-                    format!("| model | size | params | threads | test | {} {} |", self.isa, self.profile),
+                    format!(
+                        "| model | size | params | threads | test | {} {}, reads {} |",
+                        self.isa, self.profile, self.read_pattern
+                    ),
                     "| --- | ---: | ---: | ---: | ---: | ---: |".to_owned(),
                 ];
                 let line = |row: &Row| {
                     let (size, parameters) = (bytes(row.file_bytes), count(row.parameters));
+                    let reads = row.reads.as_ref().map(|reads| {
+                        let share = 100.0 * reads.weights_gb_s / reads.bandwidth_gb_s;
+                        format!(", {share:.0} % of {:.1} GB/s", reads.bandwidth_gb_s)
+                    });
                     format!(
-                        "| {} | {size} | {parameters} | {} | {} | {:.2} ± {:.2} {} |",
-                        row.model, row.threads, row.test, row.mean, row.sd, row.unit
+                        "| {} | {size} | {parameters} | {} | {} | {:.2} ± {:.2} {}{} |",
+                        row.model,
+                        row.threads,
+                        row.test,
+                        row.mean,
+                        row.sd,
+                        row.unit,
+                        reads.unwrap_or_default()
                     )
                 };
                 head.into_iter().chain(self.rows.iter().map(line)).collect()

@@ -216,8 +216,12 @@ fn bench() {
     let args =
         ["bench", tiny_int8(), "-p", "16,8", "-n", "4", "-d", "0,32", "-r", "2", "-t", "1,2", "-o", "json"];
     let report = parse_json(&succeeds(shelf(), &args));
-    has(&report, &["isa", "profile", "rows"]);
+    has(&report, &["isa", "read_pattern", "profile", "rows"]);
     let rows = report["rows"].as_array().expect("rows");
+    let reads: Vec<_> = rows.iter().filter(|row| row.get("reads").is_some()).collect();
+    assert_eq!(reads.iter().map(|row| text(&row["test"])).collect::<Vec<_>>(), ["tg4", "tg4"]);
+    assert!(reads.iter().all(|row| row["reads"]["weights_gb_s"].as_f64() > Some(0.0)), "{reads:?}");
+    assert!(reads.iter().all(|row| row["reads"]["bandwidth_gb_s"].as_f64() > Some(0.0)), "{reads:?}");
     let tests: Vec<_> = rows.iter().filter(|row| row["threads"] == 2).map(|row| text(&row["test"])).collect();
     let speeds = ["pp16", "pp8", "tg4", "pp16 @ d32", "pp8 @ d32", "tg4 @ d32"];
     assert_eq!(tests[..8], [&speeds[..], &["load", "first token"]].concat());

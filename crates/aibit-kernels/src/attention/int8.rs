@@ -372,7 +372,6 @@ fn scores_of<S: Simd>(simd: S, group: Group<'_>, Scratch { codes, queries, score
         row += match group.count - row {
             8.. if S::TILE == 4 => score::<S, 8>(simd, group, row, codes, queries, scores),
             4.. if S::TILE == 4 => score::<S, 4>(simd, group, row, codes, queries, scores),
-            2.. if S::TILE == 2 => score::<S, 2>(simd, group, row, codes, queries, scores),
             _ => score::<S, 1>(simd, group, row, codes, queries, scores),
         };
     }
@@ -380,7 +379,8 @@ fn scores_of<S: Simd>(simd: S, group: Group<'_>, Scratch { codes, queries, score
 
 /// [`scores_of`] `MR` rows; returns `MR`.
 ///
-/// Eight rows take 24 registers for sums and three for keys; a query's bytes are broadcast from memory.
+/// Eight rows take 24 registers for sums and three for keys, and one row half of sixteen halves; a query's bytes are
+/// broadcast from memory.
 #[inline(always)]
 fn score<S: Simd, const MR: usize>(
     simd: S,
@@ -421,11 +421,12 @@ fn score<S: Simd, const MR: usize>(
                 let (high_key, low_key) =
                     (simd.load_quads(&high_lines[4 * g + j]), simd.two_bits(low_line, j));
                 for r in 0..MR {
-                    let (high, low) = queries[r][4 * g + j];
+                    // By reference, so that each is broadcast straight from memory.
+                    let (high, low) = &queries[r][4 * g + j];
                     sums[r][0] = simd.dot_codes(sums[r][0], high_key, high);
                     // Narrow: below 4 · 127 a product here, at most 255 · 64 one of the low bytes.
                     sums[r][1] = simd.dot_narrow(sums[r][1], low_key, high.codes);
-                    sums[r][2] = simd.dot_narrow(sums[r][2], high_key, low);
+                    sums[r][2] = simd.dot_narrow(sums[r][2], high_key, *low);
                 }
             }
         }
@@ -575,7 +576,7 @@ fn weigh<S: Simd, const MR: usize, const NC: usize>(
                     let [high, low] =
                         rows[r][block].each_ref().map(|plane| plane.as_chunks::<QUAD>().0[quad]);
                     let high = Factors::not_negative(high);
-                    sums[r][c][0] = simd.dot_codes(sums[r][c][0], value, high);
+                    sums[r][c][0] = simd.dot_codes(sums[r][c][0], value, &high);
                     sums[r][c][1] = simd.dot_narrow(sums[r][c][1], value, low);
                 }
             }

@@ -156,12 +156,12 @@ fn stream(
         let mut row = 0;
         while row < m {
             // The weights are in the first cache when the next rows of `x` meet them.
-            let prefetch = if row == 0 { pattern.prefetch } else { 0 };
+            let pattern = if row == 0 { pattern } else { ReadPattern::FOUR_RUNS };
             let (factors, excess) = (&factors[row * chunks..], &excess[row..]);
             let sums = &mut sums[row * stride..];
             row += match m - row {
-                2.. => dots::<2>(factors, excess, w, prefetch, places, stride, sums),
-                _ => dots::<1>(factors, excess, w, prefetch, places, stride, sums),
+                2.. => dots::<2>(factors, excess, w, pattern, places, stride, sums),
+                _ => dots::<1>(factors, excess, w, pattern, places, stride, sums),
             };
         }
     }
@@ -174,12 +174,12 @@ fn dots<const MR: usize>(
     x: &[Factors],
     excess: &[i32],
     w: [&[i8]; 4],
-    prefetch: usize,
+    pattern: ReadPattern,
     places: &[usize],
     stride: usize,
     sums: &mut [i32],
 ) -> usize {
-    let products = dot4::<MR>(x, w, prefetch);
+    let products = dot4::<MR>(x, w, pattern.runs, pattern.prefetch);
     for r in 0..MR {
         for (place, product) in places.iter().zip(products[r]) {
             sums[place + r * stride] = product.wrapping_add(excess[r]);
@@ -188,38 +188,22 @@ fn dots<const MR: usize>(
     MR
 }
 
+/// The products with four rows of weights, of which `runs` are read side by side.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn dot4<const MR: usize>(x: &[Factors], w: [&[i8]; 4], prefetch: usize) -> [[i32; 4]; MR] {
-    let ones = _mm256_set1_epi16(1);
-    // Loops, not `map`: a closure is not inlined through code without these instructions.
-    let (chunks, stride) = (w[0].len() / 32, w[0].len().div_ceil(32));
-    let mut w_chunks: [&[[i8; 32]]; 4] = [&[]; 4];
-    for c in 0..4 {
-        w_chunks[c] = &w[c].as_chunks().0[..chunks];
-    }
-    let mut rows: [&[Factors]; MR] = [&[]; MR];
-    for r in 0..MR {
-        rows[r] = &x[r * stride..][..stride];
-    }
+fn dot4<const MR: usize>(x: &[Factors], w: [&[i8]; 4], runs: usize, prefetch: usize) -> [[i32; 4]; MR] {
     let mut sums = [[_mm256_setzero_si256(); 4]; MR];
-    for i in 0..chunks {
-        for c in 0..4 {
-            if prefetch > 0 && i % 2 == 0 {
-                _mm_prefetch::<_MM_HINT_T0>(w_chunks[c][i].as_ptr().wrapping_add(prefetch));
-            }
-            let w = load(&w_chunks[c][i]);
-            for r in 0..MR {
-                sums[r][c] = _mm256_add_epi32(sums[r][c], dot(&rows[r][i], w, ones));
-            }
+    match runs {
+        4 => add_products::<MR, 4, 0>(x, w, prefetch, &mut sums),
+        2 => {
+            add_products::<MR, 2, 0>(x, w, prefetch, &mut sums);
+            add_products::<MR, 2, 2>(x, w, prefetch, &mut sums);
         }
-    }
-    if stride > chunks {
-        for c in 0..4 {
-            let w = load(&padded(&w[c][chunks * 32..]));
-            for r in 0..MR {
-                sums[r][c] = _mm256_add_epi32(sums[r][c], dot(&rows[r][chunks], w, ones));
-            }
+        _ => {
+            add_products::<MR, 1, 0>(x, w, prefetch, &mut sums);
+            add_products::<MR, 1, 1>(x, w, prefetch, &mut sums);
+            add_products::<MR, 1, 2>(x, w, prefetch, &mut sums);
+            add_products::<MR, 1, 3>(x, w, prefetch, &mut sums);
         }
     }
     let mut out = [[0; 4]; MR];
@@ -227,6 +211,47 @@ fn dot4<const MR: usize>(x: &[Factors], w: [&[i8]; 4], prefetch: usize) -> [[i32
         out[r] = sum4(sums[r]);
     }
     out
+}
+
+/// Adds the products with `RUNS` rows of weights from row `FIRST` on.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add_products<const MR: usize, const RUNS: usize, const FIRST: usize>(
+    x: &[Factors],
+    w: [&[i8]; 4],
+    prefetch: usize,
+    sums: &mut [[__m256i; 4]; MR],
+) {
+    let ones = _mm256_set1_epi16(1);
+    // Loops, not `map`: a closure is not inlined through code without these instructions.
+    let (chunks, stride) = (w[0].len() / 32, w[0].len().div_ceil(32));
+    let mut w_chunks: [&[[i8; 32]]; RUNS] = [&[]; RUNS];
+    for c in 0..RUNS {
+        w_chunks[c] = &w[FIRST + c].as_chunks().0[..chunks];
+    }
+    let mut rows: [&[Factors]; MR] = [&[]; MR];
+    for r in 0..MR {
+        rows[r] = &x[r * stride..][..stride];
+    }
+    for i in 0..chunks {
+        for c in 0..RUNS {
+            if prefetch > 0 && i % 2 == 0 {
+                _mm_prefetch::<_MM_HINT_T0>(w_chunks[c][i].as_ptr().wrapping_add(prefetch));
+            }
+            let w = load(&w_chunks[c][i]);
+            for r in 0..MR {
+                sums[r][FIRST + c] = _mm256_add_epi32(sums[r][FIRST + c], dot(&rows[r][i], w, ones));
+            }
+        }
+    }
+    if stride > chunks {
+        for c in 0..RUNS {
+            let w = load(&padded(&w[FIRST + c][chunks * 32..]));
+            for r in 0..MR {
+                sums[r][FIRST + c] = _mm256_add_epi32(sums[r][FIRST + c], dot(&rows[r][chunks], w, ones));
+            }
+        }
+    }
 }
 
 #[inline]

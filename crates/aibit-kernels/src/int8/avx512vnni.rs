@@ -93,11 +93,11 @@ fn stream(x: CodeRows<'_>, runs: [&[i8]; RUNS], pattern: ReadPattern, stride: us
         let mut row = 0;
         while row < m {
             // The weights are in the first cache when the next rows of `x` meet them.
-            let prefetch = if row == 0 { pattern.prefetch } else { 0 };
+            let pattern = if row == 0 { pattern } else { ReadPattern::FOUR_RUNS };
             row += match m - row {
-                4.. => dots::<4>(x, row, w, prefetch, places, stride, sums),
-                2.. => dots::<2>(x, row, w, prefetch, places, stride, sums),
-                _ => dots::<1>(x, row, w, prefetch, places, stride, sums),
+                4.. => dots::<4>(x, row, w, pattern, places, stride, sums),
+                2.. => dots::<2>(x, row, w, pattern, places, stride, sums),
+                _ => dots::<1>(x, row, w, pattern, places, stride, sums),
             };
         }
     }
@@ -111,7 +111,7 @@ fn dots<const MR: usize>(
     x: CodeRows<'_>,
     first: usize,
     w: [&[i8]; 4],
-    prefetch: usize,
+    pattern: ReadPattern,
     places: &[usize],
     stride: usize,
     sums: &mut [i32],
@@ -120,7 +120,7 @@ fn dots<const MR: usize>(
     for r in 0..MR {
         rows[r] = x.row(first + r);
     }
-    let products = dot4(rows, w, prefetch);
+    let products = dot4(rows, w, pattern.runs, pattern.prefetch);
     for r in 0..MR {
         let correction = x.sum(first + r).wrapping_mul(128);
         for (place, product) in places.iter().zip(products[r]) {
@@ -130,38 +130,22 @@ fn dots<const MR: usize>(
     MR
 }
 
+/// The products with four rows of weights, of which `runs` are read side by side.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn dot4<const MR: usize>(x: [&[i8]; MR], w: [&[i8]; 4], prefetch: usize) -> [[i32; 4]; MR] {
-    let flip = _mm512_set1_epi8(i8::MIN);
-    // Loops, not `map`: a closure is not inlined through code without these instructions.
-    let chunks = x[0].len() / 64;
-    let mut x_chunks: [&[[i8; 64]]; MR] = [&[]; MR];
-    let mut w_chunks: [&[[i8; 64]]; 4] = [&[]; 4];
-    for r in 0..MR {
-        x_chunks[r] = &x[r].as_chunks().0[..chunks];
-    }
-    for c in 0..4 {
-        w_chunks[c] = &w[c].as_chunks().0[..chunks];
-    }
+fn dot4<const MR: usize>(x: [&[i8]; MR], w: [&[i8]; 4], runs: usize, prefetch: usize) -> [[i32; 4]; MR] {
     let mut sums = [[_mm512_setzero_si512(); 4]; MR];
-    for i in 0..chunks {
-        for c in 0..4 {
-            if prefetch > 0 {
-                _mm_prefetch::<_MM_HINT_T0>(w_chunks[c][i].as_ptr().wrapping_add(prefetch));
-            }
-            let w = _mm512_xor_si512(load(&w_chunks[c][i]), flip);
-            for r in 0..MR {
-                sums[r][c] = _mm512_dpbusd_epi32(sums[r][c], w, load(&x_chunks[r][i]));
-            }
+    match runs {
+        4 => add_products::<MR, 4, 0>(x, w, prefetch, &mut sums),
+        2 => {
+            add_products::<MR, 2, 0>(x, w, prefetch, &mut sums);
+            add_products::<MR, 2, 2>(x, w, prefetch, &mut sums);
         }
-    }
-    if !x[0].len().is_multiple_of(64) {
-        for c in 0..4 {
-            let w = _mm512_xor_si512(load_part(&w[c][chunks * 64..]), flip);
-            for r in 0..MR {
-                sums[r][c] = _mm512_dpbusd_epi32(sums[r][c], w, load_part(&x[r][chunks * 64..]));
-            }
+        _ => {
+            add_products::<MR, 1, 0>(x, w, prefetch, &mut sums);
+            add_products::<MR, 1, 1>(x, w, prefetch, &mut sums);
+            add_products::<MR, 1, 2>(x, w, prefetch, &mut sums);
+            add_products::<MR, 1, 3>(x, w, prefetch, &mut sums);
         }
     }
     let mut out = [[0; 4]; MR];
@@ -169,6 +153,48 @@ fn dot4<const MR: usize>(x: [&[i8]; MR], w: [&[i8]; 4], prefetch: usize) -> [[i3
         out[r] = sum4(sums[r]);
     }
     out
+}
+
+/// Adds the products with `RUNS` rows of weights from row `FIRST` on.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn add_products<const MR: usize, const RUNS: usize, const FIRST: usize>(
+    x: [&[i8]; MR],
+    w: [&[i8]; 4],
+    prefetch: usize,
+    sums: &mut [[__m512i; 4]; MR],
+) {
+    let flip = _mm512_set1_epi8(i8::MIN);
+    // Loops, not `map`: a closure is not inlined through code without these instructions.
+    let chunks = x[0].len() / 64;
+    let mut x_chunks: [&[[i8; 64]]; MR] = [&[]; MR];
+    let mut w_chunks: [&[[i8; 64]]; RUNS] = [&[]; RUNS];
+    for r in 0..MR {
+        x_chunks[r] = &x[r].as_chunks().0[..chunks];
+    }
+    for c in 0..RUNS {
+        w_chunks[c] = &w[FIRST + c].as_chunks().0[..chunks];
+    }
+    for i in 0..chunks {
+        for c in 0..RUNS {
+            if prefetch > 0 {
+                _mm_prefetch::<_MM_HINT_T0>(w_chunks[c][i].as_ptr().wrapping_add(prefetch));
+            }
+            let w = _mm512_xor_si512(load(&w_chunks[c][i]), flip);
+            for r in 0..MR {
+                sums[r][FIRST + c] = _mm512_dpbusd_epi32(sums[r][FIRST + c], w, load(&x_chunks[r][i]));
+            }
+        }
+    }
+    if !x[0].len().is_multiple_of(64) {
+        for c in 0..RUNS {
+            let w = _mm512_xor_si512(load_part(&w[FIRST + c][chunks * 64..]), flip);
+            for r in 0..MR {
+                let x = load_part(&x[r][chunks * 64..]);
+                sums[r][FIRST + c] = _mm512_dpbusd_epi32(sums[r][FIRST + c], w, x);
+            }
+        }
+    }
 }
 
 /// The sum of the lanes of each of four vectors.

@@ -352,7 +352,7 @@ ymm! {
 
     /// As in the INT8 layers: magnitudes of `y` times codes with flipped bits where `y` is negative.
     #[inline(always)]
-    fn dot_codes(self, sums: [__m256i; 2], x: [__m256i; 2], y: Factors) -> [__m256i; 2] {
+    fn dot_codes(self, sums: [__m256i; 2], x: [__m256i; 2], y: &Factors) -> [__m256i; 2] {
         // SAFETY: `self` proves AVX2.
         unsafe {
             let magnitudes = _mm256_set1_epi32(i32::from_le_bytes(y.magnitudes));

@@ -270,7 +270,7 @@ impl Simd for Avx512Vnni {
     }
 
     #[inline(always)]
-    fn dot_codes(self, sums: __m512i, x: __m512i, y: Factors) -> __m512i {
+    fn dot_codes(self, sums: __m512i, x: __m512i, y: &Factors) -> __m512i {
         self.dot_quads(sums, x, y.codes)
     }
 

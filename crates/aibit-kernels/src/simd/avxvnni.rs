@@ -36,7 +36,7 @@ ymm! {
     }
 
     #[inline(always)]
-    fn dot_codes(self, sums: [__m256i; 2], x: [__m256i; 2], y: Factors) -> [__m256i; 2] {
+    fn dot_codes(self, sums: [__m256i; 2], x: [__m256i; 2], y: &Factors) -> [__m256i; 2] {
         self.dot_quads(sums, x, y.codes)
     }
 
