@@ -150,8 +150,13 @@ fn stream(
 ) {
     let (k, m, chunks) = (x.k, x.m(), x.k.div_ceil(32));
     for group in groups(runs.map(|run| run.len() / k), pattern.runs) {
-        let w = group.rows.map(|(run, row)| &runs[run][row * k..][..k]);
-        let places = group.rows.map(|(run, row)| run * m * stride + row);
+        // A loop, not `map`: a closure is not inlined through code without these instructions.
+        let (mut w, mut places): ([&[i8]; 4], _) = ([&[]; 4], [0; 4]);
+        for i in 0..4 {
+            let (run, row) = group.rows[i];
+            w[i] = &runs[run][row * k..][..k];
+            places[i] = run * m * stride + row;
+        }
         let places = &places[..group.count];
         let mut row = 0;
         while row < m {
