@@ -92,6 +92,9 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// Bit `l`: whether the magnitude of lane `l` exceeds `limit`.
     fn beyond(self, x: Self::I32x16, limit: i32) -> u16;
 
+    /// Each lane times 128; it may wrap.
+    fn times_128(self, x: Self::I32x16) -> Self::I32x16;
+
     fn lanes_i32(self, x: &[i32; LANES]) -> Self::I32x16;
     fn store_i32(self, x: Self::I32x16, to: &mut [i32; LANES]);
 
@@ -308,6 +311,11 @@ impl Simd for Scalar {
     #[inline(always)]
     fn beyond(self, x: [i32; LANES], limit: i32) -> u16 {
         (0..LANES).fold(0, |mask, l| mask | u16::from(x[l].abs() > limit) << l)
+    }
+
+    #[inline(always)]
+    fn times_128(self, x: [i32; LANES]) -> [i32; LANES] {
+        x.map(|x| x << 7)
     }
 
     #[inline(always)]

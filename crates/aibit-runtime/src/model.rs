@@ -419,7 +419,7 @@ impl Binder<'_> {
                 output,
             } => Step::Linear {
                 input,
-                weight: self.matrix(weight)?,
+                weight: self.int8_operand(weight, activations)?,
                 bias: self.optional_vector(bias),
                 activations: Activations { precision: precision_of(activations), outlier_threshold },
                 function: function.map(kernel_of),
@@ -438,7 +438,7 @@ impl Binder<'_> {
             }
             Op::Logits { input, ref weight, activations, outlier_threshold } => Step::Logits {
                 input,
-                weight: self.matrix(weight)?,
+                weight: self.int8_operand(weight, activations)?,
                 activations: Activations { precision: precision_of(activations), outlier_threshold },
             },
         })
@@ -455,6 +455,22 @@ impl Binder<'_> {
         }
         let scales = self.scales(scheme, &scheme.parts(name, &shape))?;
         Ok(Matrix { name: name.to_owned(), rows, columns, scheme, scales })
+    }
+
+    /// The matrix of a product with activations in `precision`.
+    fn int8_operand(
+        &self,
+        name: &str,
+        precision: aibit_graph::ActivationPrecision,
+    ) -> Result<Matrix, RuntimeError> {
+        let matrix = self.matrix(name)?;
+        let is_asym = precision == aibit_graph::ActivationPrecision::Int8Asym;
+        if matrix.scheme == Scheme::Int8 && is_asym && matrix.columns > MAX_INT8_ASYM_COLUMNS {
+            let problem = "which has at most 32767 columns where activations have a zero point (int8-asym): longer integer \
+                           sums could overflow";
+            return Err(RuntimeError::Scheme { name: name.to_owned(), scheme: matrix.scheme, problem });
+        }
+        Ok(matrix)
     }
 
     /// Finds a scheme's parts, whose types and shapes were checked when the archive was opened. Scales take part in every
@@ -519,6 +535,9 @@ impl<T: Clone> Elements<T> {
 
 /// Longest row whose integer products cannot leave i32 in any precision of the activations.
 const MAX_INT8_COLUMNS: usize = 65_535;
+
+/// The same with a zero point.
+const MAX_INT8_ASYM_COLUMNS: usize = 32_767;
 
 fn precision_of(precision: aibit_graph::ActivationPrecision) -> ActivationPrecision {
     match precision {

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub use quantize::{ActivationPrecision, QuantizedRows, quantize_rows};
 pub(crate) use quantize::{ByteAlone, Steps, TwoBytesAlone};
 
-use self::finish::{gate_tile, scale_tile};
+use self::finish::{add_outliers, gate_tile, scale_tile};
 #[cfg(target_arch = "x86_64")]
 use self::{ahead::Ahead, groups::groups};
 use crate::{
@@ -36,8 +36,11 @@ use crate::{
 /// The largest `k` for which `k · 128 · 128` fits an `i32`.
 const MAX_K: usize = 131_071;
 
-/// The same for the difference of two sums of codes and of a zero point's: `k · 255 · 128`.
-const MAX_K_ASYM: usize = 65_535;
+/// The same where outliers, at most one element in 128 (or eight), have 128 times a further digit: `2 k · 127 · 128`.
+const MAX_K_DIGITS: usize = 65_535;
+
+/// The same with a zero point, `k · 254 · 128`, and the outliers.
+const MAX_K_ASYM: usize = 32_767;
 
 /// Rows of `x` up to which each is multiplied on its own, straight from the weights as they lie; more
 /// rows repay rearranging a panel of weights first.
@@ -108,16 +111,16 @@ static ONES: [i8; MAX_K_ASYM.next_multiple_of(4)] = [1; MAX_K_ASYM.next_multiple
 ///
 /// | precision | `acc` |
 /// | --- | --- |
-/// | `Int8` | `f32(Σ x·w)` |
-/// | `Int8Asym` | `f32(Σ x·w - zero · Σ w)` |
+/// | `Int8` | `f32(Σ x·w + 128 · Σ first·w)` |
+/// | `Int8Asym` | `f32(Σ x·w + 128 · Σ first·w - zero · Σ w)` |
 /// | `Int8x2` | `fma(f32(Σ high·w), 128, f32(Σ low·w))` |
 ///
-/// If any outlier of the row has a first digit, `acc` becomes `fma(f32(Σ first·w), 128, acc)`, then, if any has a second one,
+/// with sums of outliers' digits beside those of codes. If any outlier of the row has a second digit, `acc` becomes
 /// `fma(f32(Σ second·w), 16384, acc)`.
 ///
 /// # Panics
-/// If `k` of `x` and `w` differ, the bias is not `n` long or `y` not `m · n`, or if `k` exceeds 65 535 for
-/// `Int8Asym`, whose difference could overflow `i32` beyond.
+/// If `k` of `x` and `w` differ, the bias is not `n` long or `y` not `m · n`, or if `k` exceeds 65 535, or 32 767 for
+/// `Int8Asym`: sums could overflow `i32` beyond.
 ///
 /// Source: LLM.int8(), Dettmers et al. 2022 (arXiv:2208.07339), §3, with outliers per row instead of
 /// per column, so that a token's result does not depend on the other tokens of the call.
@@ -132,9 +135,11 @@ pub fn linear_int8(isa: Isa, x: &QuantizedRows, w: &Int8Rowwise<'_>, epilogue: &
         }
     };
     let rows = code_rows("linear_int8", x);
-    for_each_product(isa, rows, x.planes(), w.codes, w.n, y, prepare, |product, _, tile| {
+    for_each_product(isa, rows, x.planes(), w.codes, w.n, y, prepare, |mut product, _, tile| {
+        add_digits(isa, &mut product, x, tile.rows());
+        let product = &product;
         dispatch!(isa => scale_tile(
-            product: Product<'_>, x: &QuantizedRows, w: &Int8Rowwise<'_>, epilogue: &Epilogue<'_>,
+            product: &Product<'_>, x: &QuantizedRows, w: &Int8Rowwise<'_>, epilogue: &Epilogue<'_>,
             tile: &mut Tile<'_, f32>,
         ));
     });
@@ -178,16 +183,24 @@ pub fn linear_int8_gated(
             .map(|rows| &w.codes[rows.start * w.k..rows.end * w.k])
     };
     let rows = code_rows("linear_int8_gated", x);
-    for_each_panel(isa, rows, x.planes(), width, PANEL / 2, panel, y, |product, _, tile| {
+    for_each_panel(isa, rows, x.planes(), width, PANEL / 2, panel, y, |mut product, _, tile| {
+        add_digits(isa, &mut product, x, tile.rows());
+        let product = &product;
         dispatch!(isa => gate_tile(
-            product: Product<'_>, x: &QuantizedRows, w: &Int8Rowwise<'_>, gate: &Epilogue<'_>,
+            product: &Product<'_>, x: &QuantizedRows, w: &Int8Rowwise<'_>, gate: &Epilogue<'_>,
             tile: &mut Tile<'_, f32>,
         ));
     });
 }
 
+/// Adds the first digits of outliers to the sums of a tile's rows.
+fn add_digits(isa: Isa, product: &mut Product<'_>, x: &QuantizedRows, rows: Range<usize>) {
+    dispatch!(isa => add_outliers(product: &mut Product<'_>, x: &QuantizedRows, rows: Range<usize>));
+}
+
 /// The codes of `x` as a product's operand.
 fn code_rows<'a>(name: &str, x: &'a QuantizedRows) -> CodeRows<'a> {
+    assert!(x.k() <= MAX_K_DIGITS, "{name}: k = {} is above {MAX_K_DIGITS}", x.k());
     let ones = (x.precision() == ActivationPrecision::Int8Asym).then(|| {
         assert!(x.k() <= MAX_K_ASYM, "{name}: k = {} is above {MAX_K_ASYM} for Int8Asym", x.k());
         &ONES[..x.k()]
@@ -299,9 +312,8 @@ impl<'a> CodeRows<'a> {
 type Lanes = [i32; LANES];
 
 /// The integer sums of one tile of the output.
-#[derive(Clone, Copy)]
 pub(crate) struct Product<'a> {
-    sums: &'a [i32],
+    sums: &'a mut [i32],
     stride: usize,
     first_row: usize,
     planes: usize,
@@ -311,25 +323,25 @@ pub(crate) struct Product<'a> {
     w: [&'a [i8]; 2],
     /// The same if the kernel rearranged them so: for each quadruple of inputs a line per chunk of sums, which holds the
     /// codes of sixteen outputs with flipped sign bits.
-    quads: Option<&'a [Line]>,
+    panel: Option<&'a [[Line; PANEL / LANES]]>,
 }
 
 impl<'a> Product<'a> {
     /// The sums of one plane of output row `row`, for the rows of the weights and some unused ones after them.
     #[inline(always)]
-    pub(crate) fn row(&self, row: usize, plane: usize) -> &'a [i32] {
+    pub(crate) fn row(&self, row: usize, plane: usize) -> &[i32] {
         &self.sums[((row - self.first_row) * self.planes + plane) * self.stride..][..self.stride]
     }
 
     /// The sums of one row of outliers' digits for chunk `c` of the columns.
     #[inline(always)]
-    fn upper(&self, row: usize, c: usize) -> &'a Lanes {
+    fn upper(&self, row: usize, c: usize) -> &Lanes {
         &self.sums[(self.code_rows + row) * self.stride..][..self.stride].as_chunks().0[c]
     }
 
     /// The sums of the weights' codes for chunk `c` of the columns, where they were asked for: the last row.
     #[inline(always)]
-    fn weight_sums(&self, c: usize) -> &'a Lanes {
+    fn weight_sums(&self, c: usize) -> &Lanes {
         &self.sums[self.sums.len() - self.stride..].as_chunks().0[c]
     }
 }
@@ -403,10 +415,11 @@ pub(crate) fn for_each_product<T: Send>(
                     #[cfg(target_arch = "x86_64")]
                     Level::Avx512Vnni(avx512) => avx512.stream(x, runs, pattern, stride, sums),
                 }
-                for ((tile, sums), w) in tiles.iter_mut().zip(sums.chunks_exact(x.m() * stride)).zip(runs) {
+                for ((tile, sums), w) in tiles.iter_mut().zip(sums.chunks_exact_mut(x.m() * stride)).zip(runs)
+                {
                     let (code_rows, w) = (x.sums.len(), [w, &[][..]]);
                     finish(
-                        Product { sums, stride, first_row: 0, planes, code_rows, w, quads: None },
+                        Product { sums, stride, first_row: 0, planes, code_rows, w, panel: None },
                         floats,
                         tile,
                     );
@@ -463,7 +476,8 @@ fn for_each_panel<'w, T: Send>(
                 Level::Avx512Vnni(avx512) => Some(avx512.product(x, w, next, rearranged, sums)),
             };
             let code_rows = x.sums.len();
-            let product = Product { sums, stride: PANEL, first_row: rows.start, planes, code_rows, w, quads };
+            let panel = quads.map(|quads| quads.as_chunks().0);
+            let product = Product { sums, stride: PANEL, first_row: rows.start, planes, code_rows, w, panel };
             finish(product, floats, tile);
         });
     });

@@ -18,6 +18,10 @@ const TASK: usize = 16 * 1024;
 /// times the largest of the other elements.
 const BOUNDS: usize = 4 * 14;
 
+/// The first of them for which `Int8x2` has outliers. Up to 64 times the others an element leaves these 8 of the 14 bits,
+/// more than one byte has.
+const FINE: usize = 4 * 6;
+
 /// `2^(-j/4)`.
 const QUARTERS: [f32; 4] = [1.0, 0.840_896_4, 0.707_106_77, 0.594_603_55];
 
@@ -44,13 +48,10 @@ const MAX_INT8X2: f32 = 127.0 * 128.0;
 pub(crate) struct Outlier {
     /// The quadruple of columns that it is in.
     pub(crate) quad: u32,
-    /// For each column of the quadruple multiples of [`DIGITS`] in `-127..=127`, zero but for the outlier's own; the first is
-    /// zero for [`ActivationPrecision::Int8x2`].
+    /// For each column of the quadruple multiples of 128 and of 16384, in `-127..=127`, zero but for the outlier's own; the
+    /// first is zero for [`ActivationPrecision::Int8x2`].
     pub(crate) digits: [[i8; 4]; 2],
 }
-
-/// What the digits of outliers are multiples of.
-pub(crate) const DIGITS: [f32; 2] = [128.0, 16384.0];
 
 /// What is known of the outliers of a row.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -82,6 +83,7 @@ pub struct QuantizedRows {
     outliers: Vec<Outlier>,
     /// Per row.
     upper: Vec<Upper>,
+    has_second_digits: bool,
     /// Where the rows are few: each digit that is used as a row of codes, `k` elements, and the sum of each.
     upper_codes: Vec<i8>,
     upper_sums: Vec<i32>,
@@ -189,6 +191,11 @@ impl QuantizedRows {
         &self.upper[row]
     }
 
+    /// Whether any outlier has a second digit.
+    pub(crate) fn has_second_digits(&self) -> bool {
+        self.has_second_digits
+    }
+
     /// Whether each row of codes is multiplied on its own, with the digits of outliers as further rows.
     pub(crate) fn are_few(&self) -> bool {
         self.planes() * self.m() <= FEW_ROWS
@@ -202,6 +209,7 @@ impl QuantizedRows {
     /// Sums up each row's outliers, from the counts that `offsets` holds.
     fn index_outliers(&mut self) {
         self.upper.clear();
+        self.has_second_digits = false;
         self.upper_codes.clear();
         self.upper_sums.clear();
         self.offsets[0] = 0;
@@ -228,6 +236,7 @@ impl QuantizedRows {
                     }
                 }
             }
+            self.has_second_digits |= upper.is_used[1];
             self.upper.push(upper);
         }
     }
@@ -265,7 +274,8 @@ fn planes(precision: ActivationPrecision) -> usize {
 /// Quantizes each row of `x[m, k]` on its own into `out`; `m` is `x.len() / k`.
 ///
 /// First a bound is found that at most [`QuantizedRows::max_outliers`] elements exceed in magnitude: the smallest such of
-/// `fl(fl(absmax · 2^-i) · fl(2^(-j/4)))`, `0 <= j < 4`, `0 <= 4 i + j <= 56`. Over the elements within the bound, and
+/// `fl(fl(absmax · 2^-i) · fl(2^(-j/4)))`, `0 <= j < 4`, `0 <= 4 i + j <= 56`; for `Int8x2` `absmax` where that is above `2^-6` of
+/// it. Over the elements within the bound, and
 /// zero, `bulk` is the largest magnitude, but at least `absmax · 2^-14` (`Int8x2`: `2^-7`), `min` and `max` are the smallest
 /// and the largest value, and `range = fl(max - min)`, but at least `absmax · 2^-13`.
 ///
@@ -358,7 +368,10 @@ fn rows_loop<S: Simd>(simd: S, x: &[f32], k: usize, precision: ActivationPrecisi
         let absmax = absmax(simd, x);
         // Neighbouring rows are much alike.
         near = bound(simd, x, absmax, near);
-        let bound = bound_at(absmax, near);
+        let bound = match precision {
+            ActivationPrecision::Int8x2 if near < FINE => absmax,
+            _ => bound_at(absmax, near),
+        };
         let (range, steps, min) = match precision {
             ActivationPrecision::Int8 => (bulk(simd, x, absmax, bound, 1.0 / 16384.0), 127.0, 0.0),
             ActivationPrecision::Int8x2 => (bulk(simd, x, absmax, bound, 1.0 / 128.0), MAX_INT8X2, 0.0),
@@ -765,14 +778,18 @@ mod tests {
 
     #[test]
     fn two_bytes_hold_fourteen_bits() {
-        // absmax 16256: the code is the rounded value, split as 128 · high + low with low in -64..64; the outlier is
-        // 16384 · 5 - 1920, and -1920 = 128 · -15.
-        let x = [16256.0, -16256.0, 64.0, 63.0, -64.0, -65.0, 0.5, 1.5, 8.0e4];
+        // absmax 16256: the code is the rounded value, split as 128 · high + low with low in -64..64. The outlier is
+        // 16384 · 122 + 1152, and 1152 = 128 · 9.
+        let x = [16256.0, -16256.0, 64.0, 63.0, -64.0, -65.0, 0.5, 1.5, 2.0e6];
         let q = quantized(ActivationPrecision::Int8x2, &x, 9);
-        assert_eq!(q.codes()[..9], [127, -127, 1, 0, 0, -1, 0, 0, -15]);
+        assert_eq!(q.codes()[..9], [127, -127, 1, 0, 0, -1, 0, 0, 9]);
         assert_eq!(q.codes()[9..], [0, 0, -64, 63, -64, 63, 0, 2, 0]);
-        assert_eq!((q.scales(), q.code_sums()), (&[1.0][..], &[-15, -64 + 63 - 64 + 63 + 2][..]));
-        assert_eq!(q.outlier_entries().collect::<Vec<_>>(), [(0, 8, [0, 5])]);
+        assert_eq!((q.scales(), q.code_sums()), (&[1.0][..], &[9, -64 + 63 - 64 + 63 + 2][..]));
+        assert_eq!(q.outlier_entries().collect::<Vec<_>>(), [(0, 8, [0, 122])]);
+        // One that is less than 64 times the others leaves them enough: 16256 · 32.
+        let q = quantized(ActivationPrecision::Int8x2, &[16256.0, 520_192.0], 2);
+        assert_eq!((q.scales(), q.codes()), (&[32.0][..], &[4, 127, -4, 0][..]));
+        assert_eq!(q.outlier_entries().count(), 0);
     }
 
     #[test]

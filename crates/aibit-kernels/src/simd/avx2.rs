@@ -202,6 +202,12 @@ macro_rules! ymm {
             }
 
             #[inline(always)]
+            fn times_128(self, x: [__m256i; 2]) -> [__m256i; 2] {
+                // SAFETY: `self` proves AVX2.
+                unsafe { [_mm256_slli_epi32::<7>(x[0]), _mm256_slli_epi32::<7>(x[1])] }
+            }
+
+            #[inline(always)]
             fn lanes_i32(self, x: &[i32; LANES]) -> [__m256i; 2] {
                 let x = x.as_ptr().cast::<__m256i>();
                 // SAFETY: `self` proves AVX; both halves of sixteen integers; `loadu` needs no alignment.

@@ -162,6 +162,12 @@ impl Simd for Avx512Vnni {
     }
 
     #[inline(always)]
+    fn times_128(self, x: __m512i) -> __m512i {
+        // SAFETY: `self` proves AVX-512F.
+        unsafe { _mm512_slli_epi32::<7>(x) }
+    }
+
+    #[inline(always)]
     fn lanes_i32(self, x: &[i32; LANES]) -> __m512i {
         // SAFETY: `self` proves AVX-512F; sixteen readable integers; `loadu` needs no alignment.
         unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }

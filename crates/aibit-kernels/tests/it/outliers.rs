@@ -46,12 +46,13 @@ fn rows(k: usize) -> Vec<(String, Vec<f32>)> {
 fn by_definition(x: &[f32], precision: ActivationPrecision) -> (f32, Vec<i64>) {
     let absmax = x.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
     let allowed = x.len().div_ceil(128).max(8).min(x.len().div_ceil(16));
-    let mut bounds = (0..=56).map(|j| {
+    let bound = |j: i32| {
         let octave = 0.5_f32.powi(j / 4);
         absmax * octave * (0.5_f64.powf(f64::from(j % 4) / 4.0) as f32)
-    });
-    let few = |bound: &f32| x.iter().filter(|x| x.abs() > *bound).count() <= allowed;
-    let bound = bounds.rfind(few).expect("nothing exceeds the first bound");
+    };
+    let is_few = |j: &i32| x.iter().filter(|x| x.abs() > bound(*j)).count() <= allowed;
+    let j = (0..=56).rfind(is_few).expect("nothing exceeds the first bound");
+    let bound = if precision == ActivationPrecision::Int8x2 && j < 24 { absmax } else { bound(j) };
     let within = || x.iter().copied().filter(|x| x.abs() <= bound);
     let largest = within().fold(0.0_f32, |max, x| max.max(x.abs()));
     let round = |x: f32| i64::from(x.round_ties_even() as i32);
