@@ -3,8 +3,8 @@
 //! Source: bitsandbytes `nn/modules.py` and `functional.py` (`QuantState.as_dict`), transformers
 //! `quantizers/quantizer_bnb_8bit.py`; section 5.3 of `docs/format.md` has the layout.
 
-use aibit_format::{OutputFolder, Scheme};
-use aibit_graph::Role;
+use aibit_format::{OutputFolder, Scheme, entry_names};
+use aibit_graph::{Graph, Op, Role};
 use aibit_quant::{FOUR_BIT_BLOCK, FourBit, NESTED_BLOCK};
 use safetensors::Dtype;
 use serde_json::json;
@@ -50,7 +50,7 @@ pub(crate) fn write(
         }
     }
     let mut config = portable::config(model, None)?;
-    config.insert("quantization_config".into(), quantization_config(bits));
+    config.insert("quantization_config".into(), quantization_config(bits, outlier_threshold(model)?));
     write_model(folder, &tensors, &config, report)
 }
 
@@ -164,11 +164,25 @@ fn python_float(value: f64) -> String {
     if plain.contains('.') { plain } else { format!("{plain}.0") }
 }
 
-/// Activations of this magnitude and beyond are multiplied in 16 bits. LLM.int8()'s own, whatever a package computes with.
-const OUTLIER_THRESHOLD: f32 = 6.0;
+/// LLM.int8()'s outlier threshold: the one that the graph has for all layers with INT8 weights, 0 if these have none, and
+/// otherwise the default of bitsandbytes. Archives made before the threshold was LLM.int8()'s alone have several.
+fn outlier_threshold(model: &Model<'_>) -> Result<f32, ExportError> {
+    const DEFAULT: f32 = 6.0;
+    let graph = Graph::from_json(model.archive.entry(entry_names::GRAPH)?.data)?;
+    let tensors = &model.archive.manifest().tensors;
+    let is_int8 = |weight: &String| tensors.get(weight).is_some_and(|record| record.scheme == Scheme::Int8);
+    let mut thresholds = graph.nodes.iter().filter_map(|op| match op {
+        Op::Linear { weight, outlier_threshold, .. } if is_int8(weight) => {
+            Some(outlier_threshold.unwrap_or(0.0))
+        }
+        _ => None,
+    });
+    let first = thresholds.next().unwrap_or(DEFAULT);
+    Ok(if thresholds.all(|threshold| threshold == first) { first } else { DEFAULT })
+}
 
 /// What transformers writes.
-fn quantization_config(bits: Bits) -> serde_json::Value {
+fn quantization_config(bits: Bits, outlier_threshold: f32) -> serde_json::Value {
     let (quant_type, is_nested) = match bits {
         Bits::Four(Scheme::Nf4) => ("nf4", false),
         Bits::Four(Scheme::Nf4Dq) => ("nf4", true),
@@ -186,7 +200,7 @@ fn quantization_config(bits: Bits) -> serde_json::Value {
         "llm_int8_enable_fp32_cpu_offload": false,
         "llm_int8_has_fp16_weight": false,
         "llm_int8_skip_modules": null,
-        "llm_int8_threshold": OUTLIER_THRESHOLD,
+        "llm_int8_threshold": outlier_threshold,
         "load_in_4bit": is_four,
         "load_in_8bit": !is_four,
         "quant_method": "bitsandbytes",

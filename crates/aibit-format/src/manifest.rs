@@ -26,6 +26,8 @@ pub mod entry_names {
     pub const TOKENIZER: &str = "tokenizer.json";
     /// The tokenizer again, compiled for use where it lies, where it can be.
     pub const TOKENIZER_COMPILED: &str = "tokenizer.bin";
+    /// What low precision costs the model, measured at pack time by the package itself.
+    pub const MEASURED: &str = "measured.json";
     /// Golden ids and logits, made at pack time by the package itself.
     pub const GOLDEN: &str = "golden.json";
 
@@ -35,7 +37,7 @@ pub mod entry_names {
         match name {
             MANIFEST => Some(16 << 20),
             GRAPH => Some(4 << 20),
-            GOLDEN => Some(1 << 20),
+            GOLDEN | MEASURED => Some(1 << 20),
             TOKENIZER => Some(128 << 20),
             "tokenizer_config.json" => Some(16 << 20),
             CONFIG
@@ -116,13 +118,23 @@ pub struct JoinedRows {
 }
 
 /// Which schemes were asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Recipe {
     /// Name of the preset.
     pub preset: String,
     /// Exceptions, in the order given; the last that matches a name counts.
     #[serde(default)]
     pub overrides: Vec<Override>,
+    /// Precisions of activations that were asked for, by the place of a linear layer.
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "json::unique_keys::<_, _, MAX_KEYS>"
+    )]
+    pub activations: BTreeMap<String, String>,
+    /// Precision of cached keys and values that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_cache: Option<String>,
 }
 
 /// An exception to a preset.

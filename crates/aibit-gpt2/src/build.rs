@@ -1,9 +1,6 @@
 //! From configuration to graph and tensors.
 
-use aibit_graph::{
-    ActivationFunction, ActivationPrecision, GraphBuilder, KvPrecision, KvSlot, LLM_INT8_THRESHOLD,
-    LinearLayer, ModelDescription, Op, Role, ValueId,
-};
+use aibit_graph::{GraphBuilder, KvPrecision, KvSlot, LinearLayer, ModelDescription, Op, Role, ValueId};
 
 use crate::Gpt2Config;
 
@@ -33,32 +30,22 @@ pub fn describe(config: &Gpt2Config) -> ModelDescription {
         }
         let slot = b.kv_slot(KvSlot { n_kv_head: config.n_head, head_dim, precision: KvPrecision::F32 });
         let normed = layer_norm(&mut b, &format!("{h}.ln_1"), hidden, config);
-        let qkv = conv1d(&mut b, &format!("{h}.attn.c_attn"), normed, 3 * n_embd, ActivationPrecision::Int8);
+        let qkv = conv1d(&mut b, &format!("{h}.attn.c_attn"), normed, 3 * n_embd);
         let mixed = b.value(&format!("{h}.attn"), n_embd);
         b.push(Op::Attention { qkv, slot, n_head: config.n_head, scale, output: mixed });
-        let projected = conv1d(&mut b, &format!("{h}.attn.c_proj"), mixed, n_embd, ActivationPrecision::Int8);
+        let projected = conv1d(&mut b, &format!("{h}.attn.c_proj"), mixed, n_embd);
         hidden = b.add(&format!("{h}.attn.residual"), hidden, projected);
 
         let normed = layer_norm(&mut b, &format!("{h}.ln_2"), hidden, config);
-        let up = conv1d(&mut b, &format!("{h}.mlp.c_fc"), normed, n_inner, ActivationPrecision::Int8);
+        let up = conv1d(&mut b, &format!("{h}.mlp.c_fc"), normed, n_inner);
         let active = b.value(&format!("{h}.mlp.act"), n_inner);
         b.push(Op::Activation { input: up, function: config.activation, output: active });
-        let down =
-            conv1d(&mut b, &format!("{h}.mlp.c_proj"), active, n_embd, after_activation(config.activation));
+        let down = conv1d(&mut b, &format!("{h}.mlp.c_proj"), active, n_embd);
         hidden = b.add(&format!("{h}.mlp.residual"), hidden, down);
     }
     let normed = layer_norm(&mut b, "transformer.ln_f", hidden, config);
     let tied_to = config.tie_word_embeddings.then_some(wte);
     b.finish(crate::MODEL_TYPE, [config.n_ctx, config.vocab_size], normed, "lm_head.weight", tied_to)
-}
-
-/// How the layer behind an activation function takes its input. Most functions flatten one side, on which a
-/// symmetric scale would waste half of its codes: measured, this layer loses more than all others together.
-fn after_activation(function: ActivationFunction) -> ActivationPrecision {
-    match function {
-        ActivationFunction::Tanh => ActivationPrecision::Int8,
-        _ => ActivationPrecision::Int8Asym,
-    }
 }
 
 fn layer_norm(b: &mut GraphBuilder, name: &str, input: ValueId, config: &Gpt2Config) -> ValueId {
@@ -71,24 +58,9 @@ fn layer_norm(b: &mut GraphBuilder, name: &str, input: ValueId, config: &Gpt2Con
 }
 
 /// GPT-2's linear layers are `Conv1D` modules, whose weight a checkpoint stores as `[in, out]`.
-fn conv1d(
-    b: &mut GraphBuilder,
-    name: &str,
-    input: ValueId,
-    out_features: usize,
-    activations: ActivationPrecision,
-) -> ValueId {
-    let outlier_threshold = LLM_INT8_THRESHOLD;
+fn conv1d(b: &mut GraphBuilder, name: &str, input: ValueId, out_features: usize) -> ValueId {
     let (has_bias, is_transposed) = (true, true);
-    b.linear(LinearLayer {
-        name,
-        input,
-        out_features,
-        has_bias,
-        is_transposed,
-        activations,
-        outlier_threshold,
-    })
+    b.linear(LinearLayer { name, input, out_features, has_bias, is_transposed })
 }
 
 #[cfg(test)]

@@ -5,10 +5,10 @@ use crate::{
     ValueId,
 };
 
-/// Activation magnitude from which LLM.int8() computes in floating point (Dettmers et al. 2022, §3.2).
-pub const LLM_INT8_THRESHOLD: f32 = 6.0;
-
 /// Collects the nodes, values and parameters of a model in the order of execution.
+///
+/// How linear layers take their input, and how keys and values are cached, is not the model's: nodes and slots have the
+/// defaults, and the packer's recipe sets them.
 #[derive(Debug, Default)]
 pub struct GraphBuilder {
     values: Vec<Value>,
@@ -30,11 +30,6 @@ pub struct LinearLayer<'a> {
     pub has_bias: bool,
     /// How checkpoints store its weight.
     pub is_transposed: bool,
-    /// How it takes its input where its weight is quantized.
-    pub activations: ActivationPrecision,
-    /// From which magnitude on its input stays in floating point there, [`LLM_INT8_THRESHOLD`] where nothing better is
-    /// known.
-    pub outlier_threshold: f32,
 }
 
 impl GraphBuilder {
@@ -80,7 +75,7 @@ impl GraphBuilder {
 
     /// Appends a linear layer with its parameters.
     pub fn linear(&mut self, layer: LinearLayer<'_>) -> ValueId {
-        let LinearLayer { name, input, out_features, has_bias, is_transposed, activations, .. } = layer;
+        let LinearLayer { name, input, out_features, has_bias, is_transposed } = layer;
         let shape = [out_features, self.width(input)];
         let origin = if is_transposed { Origin::Transposed } else { Origin::Canonical };
         let weight = self.parameter(&format!("{name}.weight"), &shape, Role::Linear, origin);
@@ -90,8 +85,8 @@ impl GraphBuilder {
             input,
             weight,
             bias,
-            activations,
-            outlier_threshold: Some(layer.outlier_threshold),
+            activations: ActivationPrecision::default(),
+            outlier_threshold: None,
             function: None,
             gate: None,
             residual: None,
@@ -127,8 +122,7 @@ impl GraphBuilder {
         self.push(Op::Logits {
             input,
             weight,
-            // One token of a prompt needs logits, and one token waits for memory: the second byte costs next to nothing.
-            activations: ActivationPrecision::Int8x2,
+            activations: ActivationPrecision::default(),
             outlier_threshold: None,
         });
         let Self { values, nodes, kv_slots, parameters } = self;

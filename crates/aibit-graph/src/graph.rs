@@ -1,5 +1,8 @@
 //! Ops, values and the graph itself.
 
+use std::fmt;
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{BufferPlan, GraphError};
@@ -85,8 +88,37 @@ impl KvPrecision {
 }
 
 impl KvPrecision {
+    /// Every precision, the finest first.
+    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::Int8];
+
+    /// The name in graphs, manifests and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Int8 => "int8",
+        }
+    }
+
     fn is_default(&self) -> bool {
         *self == Self::default()
+    }
+}
+
+impl fmt::Display for KvPrecision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for KvPrecision {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|precision| precision.name() == name).ok_or_else(|| {
+            let known = Self::ALL.map(Self::name).join(", ");
+            format!("unknown precision of cached keys and values `{name}`, known are {known}")
+        })
     }
 }
 
@@ -186,8 +218,8 @@ pub enum Op {
         /// Where the weight is quantized to integers: how the activations are.
         #[serde(default, skip_serializing_if = "ActivationPrecision::is_default")]
         activations: ActivationPrecision,
-        /// Where the weight is quantized to integers: activations of this magnitude and more stay in floating
-        /// point. Absent: none does.
+        /// Where the weight is quantized to integers: the magnitude from which on LLM.int8() keeps activations in
+        /// floating point. Absent: it keeps none. Nothing else uses it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         outlier_threshold: Option<f32>,
         /// Applied to each element after the bias. Absent: none is.
@@ -263,8 +295,37 @@ pub enum ActivationPrecision {
 }
 
 impl ActivationPrecision {
+    /// Every precision.
+    pub const ALL: [Self; 3] = [Self::Int8, Self::Int8Asym, Self::Int8x2];
+
+    /// The name in graphs, manifests and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Int8 => "int8",
+            Self::Int8Asym => "int8-asym",
+            Self::Int8x2 => "int8x2",
+        }
+    }
+
     fn is_default(&self) -> bool {
         *self == Self::default()
+    }
+}
+
+impl fmt::Display for ActivationPrecision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for ActivationPrecision {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|precision| precision.name() == name).ok_or_else(|| {
+            let known = Self::ALL.map(Self::name).join(", ");
+            format!("unknown precision of activations `{name}`, known are {known}")
+        })
     }
 }
 

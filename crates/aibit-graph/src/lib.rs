@@ -15,11 +15,12 @@ mod error;
 mod fuse;
 mod graph;
 mod parameter;
+mod place;
 mod plan;
 mod stored_tensor;
 mod validate;
 
-pub use builder::{GraphBuilder, LLM_INT8_THRESHOLD, LinearLayer};
+pub use builder::{GraphBuilder, LinearLayer};
 pub use config_error::ConfigError;
 pub use config_fields::ConfigFields;
 pub use error::GraphError;
@@ -28,5 +29,6 @@ pub use graph::{
     RopePairing, Value, ValueId,
 };
 pub use parameter::{CheckpointName, ModelDescription, Origin, Parameter, Role};
+pub use place::Place;
 pub use plan::BufferPlan;
 pub use stored_tensor::{StoredTensor, TensorKind};

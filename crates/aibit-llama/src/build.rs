@@ -1,16 +1,11 @@
 //! From configuration to graph and tensors.
 
 use aibit_graph::{
-    ActivationPrecision, Graph, GraphBuilder, KvPrecision, KvSlot, LLM_INT8_THRESHOLD, LinearLayer,
-    LongFrequencies, ModelDescription, Op, Origin, Role, RopePairing, ValueId,
+    Graph, GraphBuilder, KvPrecision, KvSlot, LinearLayer, LongFrequencies, ModelDescription, Op, Origin,
+    Role, RopePairing, ValueId,
 };
 
 use crate::LlamaConfig;
-
-/// From which magnitude on a normalized input stays in floating point. Norms of this family leave most of it small and
-/// some of it large, which spoils one scale for all: with LLM.int8()'s 6.0 the layers of queries, keys and values alone
-/// lose more of SmolLM2's perplexity than all others together (`docs/quantization.md`).
-const NORMED_THRESHOLD: f32 = 1.0;
 
 /// The graph of a model of the family and the tensors it names.
 ///
@@ -20,9 +15,6 @@ const NORMED_THRESHOLD: f32 = 1.0;
 pub fn describe(config: &LlamaConfig) -> ModelDescription {
     let mut b = GraphBuilder::default();
     let &LlamaConfig { n_embd, n_head, n_kv_head, head_dim, n_inner, .. } = config;
-    let [int8, int8x2] = [ActivationPrecision::Int8, ActivationPrecision::Int8x2];
-    let plain = (int8, LLM_INT8_THRESHOLD);
-    let of_normed = (int8, NORMED_THRESHOLD);
     let epsilon = config.rms_norm_epsilon;
 
     let embedding = b.matrix("model.embed_tokens.weight", [config.vocab_size, n_embd], Role::Embedding);
@@ -56,7 +48,7 @@ pub fn describe(config: &LlamaConfig) -> ModelDescription {
         let projections = [("q_proj", n_head), ("k_proj", n_kv_head), ("v_proj", n_kv_head)];
         let parts = projections.map(|(name, heads)| {
             let name = module(&format!("self_attn.{name}"));
-            linear(&mut b, &name, normed, heads * head_dim, config.has_qkv_bias, of_normed)
+            linear(&mut b, &name, normed, heads * head_dim, config.has_qkv_bias)
         });
         let mut qkv = concat(&mut b, &module("self_attn.qkv_proj"), &parts);
         let queries = n_head * head_dim;
@@ -84,26 +76,18 @@ pub fn describe(config: &LlamaConfig) -> ModelDescription {
         let mixed = b.value(&module("self_attn"), queries);
         let scale = (head_dim as f32).sqrt().recip();
         b.push(Op::Attention { qkv: turned, slot, n_head, scale, output: mixed });
-        let output =
-            linear(&mut b, &module("self_attn.o_proj"), mixed, n_embd, config.has_output_bias, plain);
+        let output = linear(&mut b, &module("self_attn.o_proj"), mixed, n_embd, config.has_output_bias);
         hidden = b.add(&module("self_attn.residual"), hidden, output);
 
         let normed = rms_norm(&mut b, &module("post_attention_layernorm"), hidden, epsilon);
         let parts = ["gate_proj", "up_proj"].map(|name| {
             let name = module(&format!("mlp.{name}"));
-            linear(&mut b, &name, normed, n_inner, config.has_mlp_bias, of_normed)
+            linear(&mut b, &name, normed, n_inner, config.has_mlp_bias)
         });
         let gate_up = concat(&mut b, &module("mlp.gate_up_proj"), &parts);
         let gated = b.value(&module("mlp.act"), n_inner);
         b.push(Op::GatedActivation { input: gate_up, function: config.activation, output: gated });
-        let down = linear(
-            &mut b,
-            &module("mlp.down_proj"),
-            gated,
-            n_embd,
-            config.has_mlp_bias,
-            (int8x2, LLM_INT8_THRESHOLD),
-        );
+        let down = linear(&mut b, &module("mlp.down_proj"), gated, n_embd, config.has_mlp_bias);
         hidden = b.add(&module("mlp.residual"), hidden, down);
     }
     let normed = rms_norm(&mut b, "model.norm", hidden, epsilon);
@@ -125,24 +109,9 @@ fn rms_norm(b: &mut GraphBuilder, name: &str, input: ValueId, epsilon: f32) -> V
     output
 }
 
-fn linear(
-    b: &mut GraphBuilder,
-    name: &str,
-    input: ValueId,
-    out_features: usize,
-    has_bias: bool,
-    (activations, outlier_threshold): (ActivationPrecision, f32),
-) -> ValueId {
+fn linear(b: &mut GraphBuilder, name: &str, input: ValueId, out_features: usize, has_bias: bool) -> ValueId {
     let is_transposed = false;
-    b.linear(LinearLayer {
-        name,
-        input,
-        out_features,
-        has_bias,
-        is_transposed,
-        activations,
-        outlier_threshold,
-    })
+    b.linear(LinearLayer { name, input, out_features, has_bias, is_transposed })
 }
 
 /// What the fused layer will be called, once the packer has made one of the parts.

@@ -1,14 +1,17 @@
 //! From source to archive.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use aibit_families::Family;
 use aibit_format::{
     ArchiveWriter, FORMAT_VERSION, FormatError, Manifest, OutputFile, OutputTarget, Override, Provenance,
-    Replace, Source, WeightsLayout, entry_names,
+    Replace, Scheme, Source, WeightsLayout, entry_names,
 };
-use aibit_graph::{CheckpointName, ConfigError, ContextLimit, ModelDescription, Op, Origin};
+use aibit_graph::{
+    ActivationPrecision, CheckpointName, ConfigError, ContextLimit, KvPrecision, ModelDescription, Origin,
+    Place,
+};
 use aibit_runtime::{
     ChatFiles, ChatTemplate, Golden, Model, PackageDefaults, SettingsFiles, Tokenizer, compile_tokenizer,
 };
@@ -31,6 +34,10 @@ pub struct PackOptions {
     pub overrides: Vec<Override>,
     /// Whether values that were quantized before may be quantized again.
     pub requantize: bool,
+    /// How linear layers of a place take their input, instead of what is measured to be good enough.
+    pub activations: BTreeMap<Place, ActivationPrecision>,
+    /// How keys and values are cached, instead of what is measured to be good enough.
+    pub kv_cache: Option<KvPrecision>,
     /// Whether the archive may replace a file that is no archive.
     pub force: bool,
 }
@@ -93,7 +100,7 @@ pub fn pack(
     source.check_is_no_source(&target)?;
     let output = OutputFile::create(target)?;
     let mut config = source.read(entry_names::CONFIG)?.expect("a model source has a config.json");
-    let (family, mut description) = describe(&config)?;
+    let (family, mut description, threshold) = describe(&config)?;
     let tokenizer_files = tokenizer_files::load(source)?;
     let compiled_tokenizer = compile_tokenizer(&tokenizer_files.json)?;
     let tokenizer = match &compiled_tokenizer {
@@ -109,7 +116,7 @@ pub fn pack(
     check_index(source, &checkpoint, family)?;
     if let Some((head, embedding)) = differing_tie(&checkpoint, family, &description)? {
         config = untied(&config)?;
-        (_, description) = describe(&config)?;
+        (_, description, _) = describe(&config)?;
         notes.push(format!(
             "`{head}` differs from `{embedding}`, though config.json ties them (tie_word_embeddings); both are packed, \
              untied"
@@ -123,12 +130,13 @@ pub fn pack(
     let tensors = match_tensors(&checkpoint, family, &plain)?;
     let is_quantized = tensors.iter().any(|t| t.encoding.is_quantized());
     let recipe = CompiledRecipe::new(options.preset, is_quantized, &options.overrides, options.requantize)?;
-    for slot in &mut description.graph.kv_slots {
-        slot.precision = recipe.kv_precision(slot.head_dim, description.graph.context);
-    }
     let typed: Vec<_> = tensors.iter().map(|t| (t.parameter, &t.encoding)).collect();
     let schemes = recipe.schemes(&typed)?;
     let plan = join(&mut description, tensors, schemes);
+    let is_int8: HashSet<&str> =
+        plan.iter().filter(|p| p.scheme == Scheme::Int8).map(|p| p.parameter.name.as_str()).collect();
+    let precision = recipe.precision(options, threshold);
+    precision.prepare(&mut description.graph, |weight| is_int8.contains(weight));
     let layout = weights_layout(&plan)?;
 
     let mut read_files = vec![entry_names::CONFIG];
@@ -142,8 +150,9 @@ pub fn pack(
     let mut files = read_files.into_iter().map(|name| source.digest(name)).collect::<Result<Vec<_>, _>>()?;
     let source_weight_bytes =
         large_files.iter().map(|path| std::fs::metadata(path).map_or(0, |m| m.len())).sum();
-    let golden_share = layout.file_bytes() / 4;
-    progress.start("packing", source_weight_bytes + layout.file_bytes() + golden_share);
+    // What measuring takes, and again golden outputs, in bytes written.
+    let share = layout.file_bytes() / 4;
+    progress.start("packing", source_weight_bytes + layout.file_bytes() + 2 * share);
     let mut archive = ArchiveWriter::new(output)?;
     let digest = |path: &PathBuf| digest_file(path, &mut |bytes| progress.advance(bytes));
     // One thread's work each, the second divided further.
@@ -154,16 +163,6 @@ pub fn pack(
     files.extend(digests?);
     files.sort_by(|a, b| a.name.cmp(&b.name));
     notes.extend(written?);
-    archive.add(entry_names::GRAPH, "application/json", &description.graph.to_json())?;
-    archive.add(entry_names::CONFIG, "application/json", &config)?;
-    archive.add(entry_names::TOKENIZER, "application/json", &tokenizer_files.json)?;
-    if let Some(compiled) = &compiled_tokenizer {
-        archive.add(entry_names::TOKENIZER_COMPILED, "application/octet-stream", compiled)?;
-    }
-    for (name, bytes) in &carried {
-        let media_type = if name.ends_with(".json") { "application/json" } else { "text/plain" };
-        archive.add(name, media_type, bytes)?;
-    }
     let manifest = Manifest {
         format: "aibit".into(),
         version: FORMAT_VERSION,
@@ -172,7 +171,7 @@ pub fn pack(
         entries: Vec::new(),
         tensors: plan.iter().map(|p| (p.parameter.name.clone(), p.record())).collect(),
         tied: description.tied.iter().cloned().collect(),
-        recipe: recipe.record(),
+        recipe: recipe.record(options),
         provenance: Provenance {
             tool: concat!("aibit ", env!("CARGO_PKG_VERSION")).into(),
             source: Source {
@@ -183,17 +182,39 @@ pub fn pack(
         },
     };
     let model = Model::new(description.graph.clone(), archive.weights()?, &manifest)?;
-    let mut done = 0;
-    let golden = Golden::record(&model, &tokenizer, &tokenizer_files.json, &mut |share| {
-        let now = (share * golden_share as f64) as u64;
-        progress.advance(now - done);
-        done = now;
-    })?;
+    let measured = precision.measure(&model, &tokenizer, &mut part_of(progress, share))?;
     drop(model);
+    precision.decide(&mut description.graph, measured.as_ref());
+    archive.add(entry_names::GRAPH, "application/json", &description.graph.to_json())?;
+    archive.add(entry_names::CONFIG, "application/json", &config)?;
+    archive.add(entry_names::TOKENIZER, "application/json", &tokenizer_files.json)?;
+    if let Some(compiled) = &compiled_tokenizer {
+        archive.add(entry_names::TOKENIZER_COMPILED, "application/octet-stream", compiled)?;
+    }
+    for (name, bytes) in &carried {
+        let media_type = if name.ends_with(".json") { "application/json" } else { "text/plain" };
+        archive.add(name, media_type, bytes)?;
+    }
+    let model = Model::new(description.graph.clone(), archive.weights()?, &manifest)?;
+    let golden = Golden::record(&model, &tokenizer, &tokenizer_files.json, &mut part_of(progress, share))?;
+    drop(model);
+    if let Some(measured) = &measured {
+        archive.add(entry_names::MEASURED, "application/json", &measured.to_json())?;
+    }
     archive.add(entry_names::GOLDEN, "application/json", &golden.to_json())?;
     let file_bytes = archive.finish(manifest)?;
     progress.finish();
     Ok(PackReport { notes, ..report(&description, &plan, &layout, source_weight_bytes, file_bytes) })
+}
+
+/// Receives which share of its work a stage has done, from 0 to 1, and advances `progress` by as much of `bytes`.
+fn part_of(progress: &dyn Progress, bytes: u64) -> impl FnMut(f64) + '_ {
+    let mut done = 0;
+    move |share| {
+        let now = (share * bytes as f64) as u64;
+        progress.advance(now - done);
+        done = now;
+    }
 }
 
 fn carried_files(source: &ModelSource) -> Result<Vec<(&'static str, Vec<u8>)>, PackError> {
@@ -276,8 +297,9 @@ fn check_chat_template(
     Ok(failure.into_iter().chain(left_out).collect())
 }
 
-/// Builds the graph of whichever family `config.json` names.
-fn describe(config: &[u8]) -> Result<(Family, ModelDescription), PackError> {
+/// Builds the graph of whichever family `config.json` names. The last is LLM.int8()'s outlier threshold, where the
+/// checkpoint was quantized with one.
+fn describe(config: &[u8]) -> Result<(Family, ModelDescription, Option<f32>), PackError> {
     let fields: serde_json::Map<String, serde_json::Value> =
         serde_json::from_slice(config).map_err(ConfigError::from)?;
     let set = |field: &str| fields.get(field).filter(|value| !value.is_null());
@@ -303,23 +325,7 @@ fn describe(config: &[u8]) -> Result<(Family, ModelDescription), PackError> {
         let (found, supported) = (model_type.chars().take(60).collect(), Family::supported());
         return Err(PackError::Architecture { found, supported });
     };
-    let mut description = family.describe(config)?;
-    if let Some(threshold) = threshold {
-        set_outlier_threshold(&mut description, threshold);
-    }
-    Ok((family, description))
-}
-
-/// Gives layers whose activations may have outliers the checkpoint's own threshold, where 0 means that there are none.
-fn set_outlier_threshold(description: &mut ModelDescription, threshold: f32) {
-    for op in &mut description.graph.nodes {
-        if let Op::Linear { outlier_threshold: Some(value), .. } = op {
-            *value = threshold;
-        }
-        if let Op::Linear { outlier_threshold, .. } = op {
-            *outlier_threshold = outlier_threshold.filter(|threshold| *threshold > 0.0);
-        }
-    }
+    Ok((family, family.describe(config)?, threshold))
 }
 
 /// Checks that every parameter which an index places in a file is there.

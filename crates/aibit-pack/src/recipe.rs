@@ -4,11 +4,12 @@ use std::fmt;
 use std::str::FromStr;
 
 use aibit_format::{Override, Recipe, Scheme};
-use aibit_graph::{KvPrecision, Parameter, Role};
+use aibit_graph::{ActivationPrecision, KvPrecision, Parameter, Place, Role};
 use regex::Regex;
 
-use crate::PackError;
 use crate::encoding::Encoding;
+use crate::precision::{LLM_INT8_THRESHOLD, PrecisionRecipe};
+use crate::{PackError, PackOptions};
 
 /// A named choice of schemes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,17 +164,26 @@ impl CompiledRecipe {
     }
 
     /// The record of this recipe in the manifest.
-    pub(crate) fn record(&self) -> Recipe {
-        let overrides = self.overrides.iter().map(|(_, o)| o.clone()).collect();
-        Recipe { preset: self.preset.name().to_owned(), overrides }
+    pub(crate) fn record(&self, options: &PackOptions) -> Recipe {
+        let name = |(place, precision): (&Place, &ActivationPrecision)| {
+            (place.name().to_owned(), precision.name().to_owned())
+        };
+        Recipe {
+            preset: self.preset.name().to_owned(),
+            overrides: self.overrides.iter().map(|(_, o)| o.clone()).collect(),
+            activations: options.activations.iter().map(name).collect(),
+            kv_cache: options.kv_cache.map(|precision| precision.name().to_owned()),
+        }
     }
 
-    /// See [`Preset`], but F16 where integer sums could overflow. Exceptions are about tensors and change nothing here.
-    pub(crate) fn kv_precision(&self, head_dim: usize, context: usize) -> KvPrecision {
-        let fits = head_dim <= KvPrecision::MAX_INT8_HEAD_DIM && context <= KvPrecision::MAX_INT8_CONTEXT;
-        match self.preset.kv_precision() {
-            KvPrecision::Int8 if !fits => KvPrecision::F16,
-            precision => precision,
+    /// How activations, keys and values are to be treated; `threshold` is the outlier threshold that the checkpoint was
+    /// quantized with, where it was, 0 for no outliers.
+    pub(crate) fn precision(&self, options: &PackOptions, threshold: Option<f32>) -> PrecisionRecipe {
+        PrecisionRecipe {
+            activations: options.activations.clone(),
+            kv_cache: options.kv_cache,
+            preset_kv_cache: self.preset.kv_precision(),
+            threshold: Some(threshold.unwrap_or(LLM_INT8_THRESHOLD)).filter(|threshold| *threshold > 0.0),
         }
     }
 

@@ -6,6 +6,7 @@
 //!   comes out in whole characters.
 //! - [`Chat`]: a conversation, written as the package's [`ChatTemplate`] says, in one session.
 //! - [`perplexity`](fn@perplexity): how well a model predicts a text.
+//! - [`Measurement`]: what low precision costs a package, measured when it is packed.
 //! - [`Golden`]: what a package must give, recorded when it is packed and replayed to verify it.
 //!
 //! Nothing here knows an architecture by name, and no weight is converted or copied when a model is loaded.
@@ -17,6 +18,7 @@ mod generate;
 mod golden;
 pub mod logits_processors;
 mod machine_memory;
+mod measure;
 mod model;
 mod perplexity;
 pub mod sampler;
@@ -31,6 +33,7 @@ pub use defaults::{PackageDefaults, SettingsFiles};
 pub use error::RuntimeError;
 pub use generate::{GenerateOptions, Generation, StopReason, generate};
 pub use golden::{Check, Golden, GoldenRun, GoldenText, GoldenTokenizer, NUMERICS};
+pub use measure::{LayerError, Measurement, SlotError};
 pub use model::Model;
 pub use perplexity::{Divergence, Perplexity, PerplexityOptions, Scored, perplexity};
 pub use session::{KvCache, Profile, Session};

@@ -138,7 +138,7 @@ pub(crate) enum Step {
 /// A matrix `[rows, columns]` in the map.
 #[derive(Debug)]
 pub(crate) struct Matrix {
-    name: String,
+    pub(crate) name: String,
     pub(crate) rows: usize,
     pub(crate) columns: usize,
     scheme: Scheme,
@@ -262,7 +262,7 @@ impl Model {
     }
 
     /// Bytes of all tensors.
-    pub(crate) fn weights_bytes(&self) -> u64 {
+    pub fn weights_bytes(&self) -> u64 {
         self.weights.index().tensors().iter().map(|tensor| tensor.bytes() as u64).sum()
     }
 

@@ -335,7 +335,7 @@ impl<'m> Session<'m> {
         let chunk_len = self.chunk(ids.len());
         self.reserve(chunk_len.min(ids.len()), ids.len(), 1)?;
         for chunk in ids.chunks(chunk_len) {
-            info_span!("layers").in_scope(|| self.pass(chunk));
+            info_span!("layers").in_scope(|| self.pass(chunk, &mut |_, _| {}));
         }
         let last = self.tokens - 1;
         info_span!("logits").in_scope(|| self.compute_logits(last..last + 1));
@@ -357,7 +357,7 @@ impl<'m> Session<'m> {
         let logit_rows = self.logit_rows();
         self.reserve(chunk_len.min(ids.len()), ids.len(), logit_rows.min(ids.len()))?;
         for (chunk_index, chunk) in ids.chunks(chunk_len).enumerate() {
-            self.pass(chunk);
+            self.pass(chunk, &mut |_, _| {});
             for first in (0..chunk.len()).step_by(logit_rows) {
                 self.compute_logits(first..(first + logit_rows).min(chunk.len()));
                 visit(chunk_index * chunk_len + first, &self.logits);
@@ -366,8 +366,24 @@ impl<'m> Session<'m> {
         Ok(())
     }
 
+    /// Appends `ids` in one pass and gives the input of each linear layer and of each attention to `observe`: the step's
+    /// index, and `[tokens, width]`. The head is not computed.
+    ///
+    /// # Errors
+    /// As [`Session::append`].
+    pub(crate) fn append_observed(
+        &mut self,
+        ids: &[u32],
+        observe: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), RuntimeError> {
+        self.check(ids)?;
+        self.reserve(ids.len(), ids.len(), 0)?;
+        self.pass(ids, observe);
+        Ok(())
+    }
+
     /// Tokens of a pass, of a call of so many.
-    fn chunk(&self, tokens: usize) -> usize {
+    pub(crate) fn chunk(&self, tokens: usize) -> usize {
         match self.profile {
             Profile::Fast | Profile::Precise => self.within_bytes(self.token_bytes, CHUNK),
             Profile::Exact => tokens,
@@ -439,8 +455,8 @@ impl<'m> Session<'m> {
         self.logits.try_reserve_exact(elements.saturating_sub(self.logits.len())).map_err(refused)
     }
 
-    /// Runs every node but the logits for `ids`.
-    fn pass(&mut self, ids: &[u32]) {
+    /// Runs every node but the logits for `ids`; `observe` sees the inputs of linear layers and of attention.
+    fn pass(&mut self, ids: &[u32], observe: &mut dyn FnMut(usize, &[f32])) {
         let model = self.model;
         let m = ids.len();
         let past = self.kv.len;
@@ -449,7 +465,7 @@ impl<'m> Session<'m> {
             table.fill(model.vector(turns.frequencies_for(self.kv.capacity)), turns.factor, past, m);
         }
         let arena = self.arena.as_mut::<f32>();
-        for step in &model.steps {
+        for (index, step) in model.steps.iter().enumerate() {
             match step {
                 Step::Embed { table, output } => {
                     embed(model, table, ids, &mut arena[model.arena_range(*output, m)]);
@@ -501,6 +517,7 @@ impl<'m> Session<'m> {
                         in_place(arena, model, *residual, *output, m);
                     }
                     let [x, y] = disjoint(arena, model, [*input, *output], m);
+                    observe(index, x);
                     let bias = bias.as_ref().map(|bias| model.vector(bias));
                     if let Some(gate) = gate {
                         let (quantized, wide) = (&mut self.quantized, self.wide.as_mut::<f32>());
@@ -530,15 +547,9 @@ impl<'m> Session<'m> {
                     gated_activation(model.isa(), *function, x, model.graph().values[*output].width, y);
                 }
                 Step::Attention { qkv, slot, n_head, scale, output } => {
-                    let kv = model.graph().kv_slots[*slot];
-                    let shape = AttentionShape {
-                        n_head: *n_head,
-                        n_kv_head: kv.n_kv_head,
-                        head_dim: kv.head_dim,
-                        scale: *scale,
-                        capacity: self.kv.capacity,
-                    };
+                    let shape = attention_shape(model, *slot, *n_head, *scale, self.kv.capacity);
                     let [qkv, y] = disjoint(arena, model, [*qkv, *output], m);
+                    observe(index, qkv);
                     self.kv.slots[*slot].attend(model.isa(), &shape, qkv, m, past, y);
                 }
                 Step::Logits { .. } => {} // on request, for the rows that are wanted
@@ -560,6 +571,30 @@ impl<'m> Session<'m> {
         let (quantized, logits) = (&mut self.quantized, &mut self.logits);
         linear(model, self.profile, x, weight, &Epilogue::default(), *activations, quantized, logits);
     }
+}
+
+pub(crate) fn attention_shape(
+    model: &Model,
+    slot: usize,
+    n_head: usize,
+    scale: f32,
+    capacity: usize,
+) -> AttentionShape {
+    let KvSlot { n_kv_head, head_dim, .. } = model.graph().kv_slots[slot];
+    AttentionShape { n_head, n_kv_head, head_dim, scale, capacity }
+}
+
+/// Attention of a sequence of [`AttentionShape::capacity`] tokens whose keys and values are kept in `precision`,
+/// `[tokens, n_head · head_dim]`.
+pub(crate) fn attend_once(
+    isa: Isa,
+    shape: &AttentionShape,
+    precision: KvPrecision,
+    qkv: &[f32],
+) -> Result<Vec<f32>, RuntimeError> {
+    let mut y = vec![0.0; shape.capacity * shape.n_head * shape.head_dim];
+    KvSlotData::new(shape, precision)?.attend(isa, shape, qkv, shape.capacity, 0, &mut y);
+    Ok(y)
 }
 
 fn add_values(model: &Model, arena: &mut [f32], a: ValueId, b: ValueId, output: ValueId, m: usize) {
@@ -615,7 +650,7 @@ fn embed(model: &Model, table: &Matrix, ids: &[u32], y: &mut [f32]) {
     clippy::too_many_arguments,
     reason = "the operands of one linear layer, without a name of their own"
 )]
-fn linear(
+pub(crate) fn linear(
     model: &Model,
     profile: Profile,
     x: &[f32],

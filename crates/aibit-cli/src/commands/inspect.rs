@@ -7,7 +7,7 @@ use aibit_format::{Archive, Provenance, Recipe, Scheme, entry_names};
 use aibit_graph::Graph;
 use serde::Serialize;
 
-use super::{ArchiveArg, gguf, open_archive};
+use super::{ArchiveArg, gguf, open_archive, recipe};
 use crate::output::{Output, bytes, count};
 use crate::visible::on_one_line;
 
@@ -20,6 +20,7 @@ use crate::visible::on_one_line;
     after_help = "Examples:\n  \
         aibit inspect gpt2.aibit\n  \
         aibit inspect gpt2.aibit --tensors\n  \
+        aibit inspect gpt2.aibit --recipe\n  \
         aibit inspect model.gguf\n  \
         aibit inspect model.gguf --tokenizer > tokenizer.json\n  \
         aibit inspect gpt2.aibit --json | jq '.tensors[0]'"
@@ -33,6 +34,10 @@ pub(crate) struct Args {
     /// Print the tokenizer instead, as a tokenizer.json
     #[arg(long, conflicts_with = "tensors")]
     tokenizer: bool,
+    /// Print instead in which precision each layer takes its input and keys and values are cached, with the errors that
+    /// were measured when the archive was made
+    #[arg(long, conflicts_with_all = ["tensors", "tokenizer"])]
+    recipe: bool,
 }
 
 #[derive(Serialize)]
@@ -80,6 +85,10 @@ struct EntryLine {
 pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     if args.tokenizer {
         out.emit(&tokenizer(args.archive.path())?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.recipe {
+        out.emit(&recipe::Report::collect(&open_archive(args.archive.path())?)?)?;
         return Ok(ExitCode::SUCCESS);
     }
     if gguf::is_gguf(args.archive.path()) {
@@ -178,9 +187,7 @@ impl fmt::Display for Report {
         for (alias, target) in &self.tied {
             line("tied", format!("{alias} is {target}"))?;
         }
-        let overrides: Vec<_> =
-            self.recipe.overrides.iter().map(|o| format!(", {} = {}", o.pattern, o.scheme)).collect();
-        line("recipe", format!("{}{}", self.recipe.preset, overrides.concat()))?;
+        line("recipe", recipe::recipe_line(&self.recipe))?;
         let source = &self.provenance.source;
         let from = match (&source.repository, &source.revision) {
             (Some(repository), Some(revision)) => format!("{repository} at {revision}"),

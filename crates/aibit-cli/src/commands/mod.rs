@@ -23,6 +23,7 @@ mod gguf;
 pub(crate) mod inspect;
 mod message_input;
 pub(crate) mod pack;
+mod recipe;
 pub(crate) mod run;
 mod stop_string;
 mod text;

@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use aibit_format::Override;
+use aibit_graph::{ActivationPrecision, KvPrecision, Place};
 use aibit_pack::hub::{self, HubOptions};
 use aibit_pack::{ModelSource, PackOptions, PackReport, Preset, pack};
 use serde::Serialize;
@@ -23,7 +24,8 @@ use crate::signals;
     after_help = "Examples:\n  \
         aibit pack ./gpt2 -o gpt2.aibit\n  \
         aibit pack openai-community/gpt2 -o gpt2.aibit -q bnb-int8\n  \
-        aibit pack ./gpt2 -o gpt2.aibit --tensor-type 'h\\.11\\.mlp.*weight=f16' --tensor-type wte=f16"
+        aibit pack ./gpt2 -o gpt2.aibit --tensor-type 'h\\.11\\.mlp.*weight=f16' --tensor-type wte=f16\n  \
+        aibit pack ./qwen -o qwen.aibit --kv-cache f16 --activations norm=int8x2 --activations gate=int8x2"
 )]
 pub(crate) struct Args {
     /// A model folder, a weight file beside its config.json, a GGUF file, or the name of a model on the hub
@@ -45,6 +47,16 @@ pub(crate) struct Args {
     /// int8-g32, int4-g32, nf4, fp4, nf4-dq, fp4-dq); may be repeated, the last match counts
     #[arg(long, value_name = "PATTERN=SCHEME", value_parser = parse_override)]
     tensor_type: Vec<Override>,
+    /// How linear layers of a place take their input in front of int8 weights, instead of what is measured to be good enough;
+    /// may be repeated
+    ///
+    /// Places: norm (behind a norm), attention (behind attention), gate (behind the activation function of an MLP), head,
+    /// other. Precisions: int8 (one byte), int8-asym (one byte and a zero point), int8x2 (two bytes).
+    #[arg(long, value_name = "PLACE=PRECISION", value_parser = parse_activations)]
+    activations: Vec<(Place, ActivationPrecision)>,
+    /// How keys and values are cached: f32, f16 or int8 [default: by preset, and finer where measured to be needed]
+    #[arg(long, value_name = "PRECISION")]
+    kv_cache: Option<KvPrecision>,
     /// Replace a file that is no archive
     #[arg(long)]
     force: bool,
@@ -61,6 +73,11 @@ pub(crate) struct Args {
 fn parse_override(text: &str) -> Result<Override, String> {
     let (pattern, scheme) = text.rsplit_once('=').ok_or("it has no `=`: write PATTERN=SCHEME")?;
     Ok(Override { pattern: pattern.to_owned(), scheme: scheme.parse()? })
+}
+
+fn parse_activations(text: &str) -> Result<(Place, ActivationPrecision), String> {
+    let (place, precision) = text.split_once('=').ok_or("it has no `=`: write PLACE=PRECISION")?;
+    Ok((place.parse()?, precision.parse()?))
 }
 
 #[derive(Serialize)]
@@ -89,6 +106,8 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
         preset: args.quantize,
         overrides: args.tensor_type.clone(),
         requantize: args.requantize,
+        activations: args.activations.iter().copied().collect(),
+        kv_cache: args.kv_cache,
         force: args.force,
     };
     options.target(&args.output)?; // before anything is fetched

@@ -328,6 +328,17 @@ fn a_pickle_that_runs_code() {
 // Options of `pack`.
 
 #[test]
+fn precisions_that_cannot_be() {
+    let model = Tiny::new();
+    let with = |option: &str, value: &str| pack(&model, &[option, value]).lines().next().map(str::to_owned);
+    let first_line = |option, value| with(option, value).expect("a message");
+    assert_snapshot!(first_line("--activations", "norm"), @"error: invalid value 'norm' for '--activations <PLACE=PRECISION>': it has no `=`: write PLACE=PRECISION");
+    assert_snapshot!(first_line("--activations", "mlp=int8"), @"error: invalid value 'mlp=int8' for '--activations <PLACE=PRECISION>': unknown place `mlp`, known are norm, attention, gate, head, other");
+    assert_snapshot!(first_line("--activations", "norm=f16"), @"error: invalid value 'norm=f16' for '--activations <PLACE=PRECISION>': unknown precision of activations `f16`, known are int8, int8-asym, int8x2");
+    assert_snapshot!(first_line("--kv-cache", "int4"), @"error: invalid value 'int4' for '--kv-cache <PRECISION>': unknown precision of cached keys and values `int4`, known are f32, f16, int8");
+}
+
+#[test]
 fn tensor_types_that_cannot_be() {
     let model = Tiny::new();
     let with = |tensor_type: &str| pack(&model, &["--tensor-type", tensor_type]);

@@ -140,6 +140,22 @@ fn inspect() {
 }
 
 #[test]
+fn inspect_with_recipe() {
+    let report = json(shelf(), &["inspect", "--recipe", small_int8()]);
+    insta::assert_snapshot!("inspect_recipe", structure(&report));
+    let (layers, slots) = (report["layers"].as_array(), report["kv_slots"].as_array());
+    assert_eq!(
+        (layers.map(Vec::len), slots.map(Vec::len)),
+        (Some(25), Some(6)),
+        "six blocks of four layers, and the head"
+    );
+    // Nothing was measured, and nothing has a choice.
+    let report = json(shelf(), &["inspect", "--recipe", small_f32()]);
+    assert_eq!(report.get("measured_tokens"), None);
+    assert!(report["layers"].as_array().expect("layers").iter().all(|layer| layer["reason"] == "default"));
+}
+
+#[test]
 fn offsets_of_tensors_are_places_in_the_file() {
     let file = fs::read(shelf().join(tiny_int8())).expect("an archive");
     let report = json(shelf(), &["inspect", tiny_int8()]);

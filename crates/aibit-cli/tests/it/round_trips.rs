@@ -177,6 +177,24 @@ fn layers_that_bitsandbytes_quantizes_come_back_with_their_codes() {
 }
 
 #[test]
+fn the_outlier_threshold_of_a_checkpoint_comes_back() {
+    let subject = &subjects()[0];
+    subject.pack("bnb-int8", "a.aibit");
+    subject.run(&["export", "a.aibit", "--to", "bnb", "-o", "out"]);
+    let path = subject.around.path().join("out/config.json");
+    for threshold in [3.5, 0.0] {
+        let mut config = read_json(&path);
+        config["quantization_config"]["llm_int8_threshold"] = json!(threshold);
+        fs::write(&path, config.to_string()).expect("config");
+        subject.run(&["pack", "out", "-o", "b.aibit"]);
+        subject.run(&["export", "b.aibit", "--to", "bnb", "-o", "again"]);
+        let config = read_json(&subject.around.path().join("again/config.json"));
+        assert_eq!(config["quantization_config"]["llm_int8_threshold"], threshold);
+        fs::remove_dir_all(subject.around.path().join("again")).expect("removed");
+    }
+}
+
+#[test]
 fn folders_of_floats_come_back_with_their_values() {
     for subject in subjects() {
         for (preset, dtype) in [("f32", "f32"), ("f16", "f16"), ("int8", "f32"), ("int4-g32", "f32")] {

@@ -19,8 +19,8 @@ fn succeeds(folder: &Path, args: &[&str]) -> String {
 fn settings() -> insta::Settings {
     let mut settings = insta::Settings::clone_current();
     settings.add_filter(r"aibit \d+\.\d+\.\d+", "aibit [VERSION]");
-    settings.add_filter(r"(?m)^(golden|manifest)\.json .*$", "$1.json [SIZE AND OFFSET]");
-    settings.add_filter(r"(entry (golden|manifest)\.json: )\d+ bytes", "$1[SIZE] bytes");
+    settings.add_filter(r"(?m)^(measured|golden|manifest)\.json .*$", "$1.json [SIZE AND OFFSET]");
+    settings.add_filter(r"(entry (measured|golden|manifest)\.json: )\d+ bytes", "$1[SIZE] bytes");
     settings.add_filter(r"\d+ bytes, every header", "[SIZE] bytes, every header");
     settings
 }
@@ -57,6 +57,21 @@ fn inspect_shows_exceptions_to_the_preset() {
     succeeds(folder.path(), &[&["pack", source, "-o", "out.aibit"], exceptions.as_slice()].concat());
     let report = succeeds(folder.path(), &["inspect", "out.aibit"]);
     settings().bind(|| insta::assert_snapshot!("inspect_exceptions", report));
+}
+
+#[test]
+fn inspect_with_recipe() {
+    let folder = temporary_folder();
+    let source = models::Tiny::new();
+    let source = source.path().to_str().expect("a UTF-8 path");
+    let options =
+        ["--activations", "gate=int8x2", "--kv-cache", "f16", "--tensor-type", "attn.c_proj.weight=f16"];
+    succeeds(folder.path(), &[&["pack", source, "-o", "out.aibit"], options.as_slice()].concat());
+    let report = succeeds(folder.path(), &["inspect", "out.aibit", "--recipe"]);
+    let mut settings = settings();
+    settings.add_filter(r"\d\.\d{4}\b", "[ERR]");
+    settings.add_filter(r" +\d+\.\d ", " [ABSMAX] ");
+    settings.bind(|| insta::assert_snapshot!("inspect_recipe", report));
 }
 
 #[test]

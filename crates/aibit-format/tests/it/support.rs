@@ -125,7 +125,7 @@ pub(crate) fn manifest() -> Manifest {
         entries: Vec::new(),
         tensors: BTreeMap::new(),
         tied: BTreeMap::new(),
-        recipe: Recipe { preset: "int8".to_owned(), overrides: Vec::new() },
+        recipe: Recipe { preset: "int8".to_owned(), ..Recipe::default() },
         provenance: Provenance {
             tool: "aibit 0.1.0".to_owned(),
             source: Source {

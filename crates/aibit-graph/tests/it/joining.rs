@@ -195,7 +195,7 @@ fn layers_that_differ_in_anything_but_tensors_stay_apart() {
         },
         |op| {
             let Op::Linear { outlier_threshold, .. } = op else { unreachable!() };
-            *outlier_threshold = None;
+            *outlier_threshold = Some(6.0);
         },
         |op| {
             let Op::Linear { function, .. } = op else { unreachable!() };
@@ -243,7 +243,7 @@ fn layers_that_differ_in_anything_but_tensors_stay_apart() {
 fn change_all(op: &mut Op) {
     let Op::Linear { activations, outlier_threshold, function, .. } = op else { unreachable!() };
     *activations = ActivationPrecision::Int8x2;
-    *outlier_threshold = None;
+    *outlier_threshold = Some(6.0);
     *function = Some(ActivationFunction::Relu);
 }
 

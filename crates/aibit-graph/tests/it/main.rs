@@ -5,6 +5,7 @@ mod gated_ops;
 mod interpreter;
 mod joining;
 mod json;
+mod places;
 mod plans;
 mod support;
 mod validation;

@@ -133,16 +133,7 @@ pub(crate) mod gated_node {
 
 /// A linear layer that reads `input`.
 pub(crate) fn layer<'a>(name: &'a str, input: usize, out_features: usize, has_bias: bool) -> LinearLayer<'a> {
-    let activations = ActivationPrecision::Int8;
-    LinearLayer {
-        name,
-        input,
-        out_features,
-        has_bias,
-        is_transposed: false,
-        activations,
-        outlier_threshold: aibit_graph::LLM_INT8_THRESHOLD,
-    }
+    LinearLayer { name, input, out_features, has_bias, is_transposed: false }
 }
 
 /// Two query heads of four elements, which are normalized and turned, and share one head of keys and values; a gated

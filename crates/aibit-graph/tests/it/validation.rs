@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 
 use aibit_graph::{
     ActivationFunction, ActivationPrecision, Graph, GraphBuilder, GraphError, KvPrecision, KvSlot,
-    LLM_INT8_THRESHOLD, LinearLayer, LongFrequencies, ModelDescription, Op, Role, RopePairing, StoredTensor,
-    TensorKind, Value,
+    LinearLayer, LongFrequencies, ModelDescription, Op, Role, RopePairing, StoredTensor, TensorKind, Value,
 };
 
 use crate::support::{CONTEXT, VOCABULARY, check_refused, node, sample, validate};
@@ -473,8 +472,6 @@ fn everything() -> ModelDescription {
         out_features: 8,
         has_bias: true,
         is_transposed: false,
-        activations: ActivationPrecision::Int8,
-        outlier_threshold: LLM_INT8_THRESHOLD,
     });
     b.finish("test", [CONTEXT, VOCABULARY], up, "head", None)
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use aibit_families::Family;
 use aibit_format::{Archive, Dtype, Scheme, entry_names};
-use aibit_graph::{Graph, KvPrecision, Op};
+use aibit_graph::{ActivationPrecision, Graph, KvPrecision, Op};
 use aibit_kernels::Isa;
 use aibit_pack::Preset;
 use aibit_runtime::{Model, Profile, Session, Tokenizer};
@@ -113,6 +113,14 @@ fn the_stored_graph_is_fused_and_gives_the_bits_of_the_plain_one() {
         let stored = Model::load(&archive).expect("model");
         assert!(stored.graph().nodes.len() < plain.nodes.len());
         plain.kv_slots.clone_from(&stored.graph().kv_slots);
+        for op in &mut plain.nodes {
+            let (Op::Linear { weight, activations, outlier_threshold, .. }
+            | Op::Logits { weight, activations, outlier_threshold, .. }) = op
+            else {
+                continue;
+            };
+            (*activations, *outlier_threshold) = precisions(stored.graph(), weight);
+        }
         let plain = Model::new(plain, archive.weights().clone(), archive.manifest()).expect("model");
         for profile in Profile::ALL {
             let bits =
@@ -120,6 +128,19 @@ fn the_stored_graph_is_fused_and_gives_the_bits_of_the_plain_one() {
             assert_eq!(bits(&stored), bits(&plain), "{preset:?} in {profile}");
         }
     }
+}
+
+fn precisions(graph: &Graph, of: &str) -> (ActivationPrecision, Option<f32>) {
+    let of_layer = |op: &Op| match op {
+        Op::Linear { weight, activations, outlier_threshold, .. }
+        | Op::Logits { weight, activations, outlier_threshold, .. }
+            if weight == of =>
+        {
+            Some((*activations, *outlier_threshold))
+        }
+        _ => None,
+    };
+    graph.nodes.iter().find_map(of_layer).expect("a layer with this weight")
 }
 
 #[test]

@@ -8,5 +8,6 @@ mod golden_models;
 mod golden_rope;
 mod hub;
 mod packing;
+mod precision;
 mod support;
 mod torch;

@@ -369,7 +369,7 @@ fn archive(path: &Path, compiled: Option<&[u8]>) -> Archive {
         entries: Vec::new(),
         tensors: [("w".to_owned(), tensor)].into(),
         tied: [].into(),
-        recipe: Recipe { preset: "none".to_owned(), overrides: Vec::new() },
+        recipe: Recipe { preset: "none".to_owned(), ..Recipe::default() },
         provenance: Provenance {
             tool: "test".to_owned(),
             source: Source { repository: None, revision: None, files: Vec::new() },
