@@ -68,7 +68,9 @@ pub(super) fn measure(rounds: usize, given: Option<&Path>) -> anyhow::Result<Str
          Instruction set {isa}, {} threads.\n\n",
         std::thread::available_parallelism().map_or(1, usize::from)
     );
-    page.push_str(&layers(isa, rounds)?);
+    let layers = layers(isa, rounds)?;
+    eprintln!("{layers}");
+    page.push_str(&layers);
     page.push_str(&models(&aibit, rounds)?);
     Ok(page)
 }
