@@ -5,7 +5,7 @@ use aibit_kernels::{ActivationPrecision, AttentionShape, Epilogue, QuantizedRows
 use serde::{Deserialize, Serialize};
 use tracing::info_span;
 
-use crate::model::{Activations, Matrix, MatrixView, Step};
+use crate::model::{Activations, MAX_INT8_ASYM_COLUMNS, Matrix, MatrixView, Step};
 use crate::session::{attend_once, attention_shape, linear};
 use crate::{Model, Profile, RuntimeError, Session};
 
@@ -31,7 +31,7 @@ pub struct LayerError {
     pub weight: String,
     /// With one byte per activation.
     pub int8: f32,
-    /// With one byte and a zero point.
+    /// With one byte and a zero point; as without one where rows are too long for it.
     pub int8_asym: f32,
 }
 
@@ -125,11 +125,10 @@ impl Products {
             self.multiply(model, weight, precision, x, &mut found);
             relative_error(&exact, &found, weight.rows)
         };
-        Some(LayerError {
-            weight: weight.name.clone(),
-            int8: error(ActivationPrecision::Int8),
-            int8_asym: error(ActivationPrecision::Int8Asym),
-        })
+        let int8 = error(ActivationPrecision::Int8);
+        let has_asym = weight.columns <= MAX_INT8_ASYM_COLUMNS;
+        let int8_asym = if has_asym { error(ActivationPrecision::Int8Asym) } else { int8 };
+        Some(LayerError { weight: weight.name.clone(), int8, int8_asym })
     }
 
     fn slot_error(

@@ -537,7 +537,7 @@ impl<T: Clone> Elements<T> {
 const MAX_INT8_COLUMNS: usize = 65_535;
 
 /// The same with a zero point.
-const MAX_INT8_ASYM_COLUMNS: usize = 32_767;
+pub(crate) const MAX_INT8_ASYM_COLUMNS: usize = 32_767;
 
 fn precision_of(precision: aibit_graph::ActivationPrecision) -> ActivationPrecision {
     match precision {

@@ -104,7 +104,7 @@ impl PartialEq for QuantizedRows {
 }
 
 impl QuantizedRows {
-    /// The most outliers that a row of `k` elements can have: one in 128, but eight where the row has 128 elements or more.
+    /// The most outliers that a row of `k` elements can have: one in 128, in rows of fewer than 1024 eight, but never more than one in 16.
     ///
     /// Each costs a prompt as much as four other elements, so all of them add a thirty-second to the products of a long row.
     pub fn max_outliers(k: usize) -> usize {
