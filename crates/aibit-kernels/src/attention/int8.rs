@@ -3,6 +3,9 @@
 //! An error of a value is averaged over what a row attends to; one of a key goes through the exponential. So keys have
 //! two bits more, which cost a quarter of a byte and one product in three.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+
 use std::cell::RefCell;
 use std::sync::{Mutex, PoisonError};
 
@@ -10,7 +13,7 @@ use super::AttentionShape;
 use crate::{
     epilogue::store,
     int8::{ByteAlone, Steps, TwoBytesAlone},
-    isa::{Isa, dispatch},
+    isa::{Isa, Level, dispatch},
     math::{ROUND, exp},
     simd::{Factors, LANES, Simd},
     team,
@@ -275,6 +278,10 @@ struct Scratch {
     rests: Vec<u8>,
     /// Of each row and quadruple of elements: the high bytes, the low bytes.
     queries: Vec<(Factors, [i8; 4])>,
+    #[cfg(target_arch = "x86_64")]
+    query_words: Vec<avx2::QueryQuad>,
+    #[cfg(target_arch = "x86_64")]
+    key_words: Vec<avx2::KeyQuad>,
     /// Scores, then weights, of a group of rows.
     scores: Vec<[f32; BLOCK]>,
     /// The two bytes of each weight, high bytes first.
@@ -348,7 +355,12 @@ fn head_rows(
         let length = count * group.blocks();
         scratch.scores.resize(scratch.scores.len().max(length), [0.0; BLOCK]);
         // Three functions of their own, or the constants of one take the registers of the next.
-        dispatch!(isa => scores_of(group: Group<'_>, scratch: &mut Scratch));
+        match isa.level() {
+            // A single row would not repay what making words of keys costs.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2(simd) if count > 2 && d <= avx2::MAX_HEAD_DIM => avx2::scores(simd, group, scratch),
+            _ => dispatch!(isa => scores_of(group: Group<'_>, scratch: &mut Scratch)),
+        }
         let Scratch { scores, weights, .. } = scratch;
         weights.resize(weights.len().max(length), [[0; BLOCK]; 2]);
         let (scores, weights) = (&mut scores[..length], &mut weights[..length]);
