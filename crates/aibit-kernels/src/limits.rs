@@ -15,7 +15,7 @@ use crate::read::ReadPattern;
 use crate::simd::{LANES, Simd};
 
 /// Measurements of which the best counts: enough for a quiet moment on a machine that does other things as well.
-const PASSES: usize = 40;
+pub const PASSES: usize = 40;
 
 /// Words of 64 bits in a cache line.
 const LINE: usize = 8;
@@ -29,16 +29,17 @@ const READS: [(usize, usize); 6] = [(1, 0), (4, 0), (8, 0), (1, 4 << 10), (1, 16
 /// How fast `threads` threads read memory together, in GB/s (10⁹ bytes).
 ///
 /// They read `bytes` bytes, which should be several times the last cache, each its own part. One, four and eight
-/// streams of pages in each part are tried, and one and four with cache lines asked for ahead; the fastest counts.
+/// streams of pages in each part are tried, and one and four with cache lines asked for ahead; the fastest of `passes`
+/// each counts: [`PASSES`] for the machine's best, a few for what it does at the moment.
 ///
 /// # Panics
-/// If `threads` is zero.
-pub fn read_bandwidth(isa: Isa, threads: usize, bytes: usize) -> f64 {
+/// If `threads` or `passes` is zero.
+pub fn read_bandwidth(isa: Isa, threads: usize, bytes: usize, passes: usize) -> f64 {
     // Written to, for memory that was only reserved would be one page of zeros.
     let data: Vec<u64> = (0..bytes as u64 / 8).collect();
     let part = data.len() / threads;
     let seconds = |(streams, prefetch)| {
-        best_seconds(threads, |thread| {
+        best_seconds(threads, passes, |thread| {
             let part = &data[thread * part..][..part];
             black_box(read(isa, part, streams, prefetch));
         })
@@ -122,19 +123,19 @@ fn peak(threads: usize, work: impl Fn(usize) -> u64 + Sync) -> f64 {
         rounds *= 2;
     }
     let multiply_adds = work(rounds) * threads as u64;
-    let seconds = best_seconds(threads, |_| _ = black_box(work(rounds)));
+    let seconds = best_seconds(threads, PASSES, |_| _ = black_box(work(rounds)));
     2.0 * multiply_adds as f64 / seconds / 1e9
 }
 
 /// The shortest of several times from the common start of `threads` calls of `work` to the end of the last.
-fn best_seconds(threads: usize, work: impl Fn(usize) + Sync) -> f64 {
-    assert!(threads > 0, "a measurement needs a thread");
+fn best_seconds(threads: usize, passes: usize, work: impl Fn(usize) + Sync) -> f64 {
+    assert!(threads > 0 && passes > 0, "a measurement needs a thread and a pass");
     let barrier = Barrier::new(threads);
     std::thread::scope(|scope| {
         for thread in 1..threads {
             let (barrier, work) = (&barrier, &work);
             scope.spawn(move || {
-                for _ in 0..PASSES {
+                for _ in 0..passes {
                     barrier.wait();
                     work(thread);
                     barrier.wait();
@@ -148,7 +149,7 @@ fn best_seconds(threads: usize, work: impl Fn(usize) + Sync) -> f64 {
             barrier.wait();
             start.elapsed().as_secs_f64()
         };
-        (0..PASSES).map(pass).fold(f64::INFINITY, f64::min)
+        (0..passes).map(pass).fold(f64::INFINITY, f64::min)
     })
 }
 
@@ -339,8 +340,11 @@ mod tests {
     fn every_limit_is_a_number_on_every_instruction_set() {
         for isa in Isa::available() {
             for threads in [1, 2] {
-                let limits =
-                    [read_bandwidth(isa, threads, 1 << 20), int8_peak(isa, threads), f32_peak(isa, threads)];
+                let limits = [
+                    read_bandwidth(isa, threads, 1 << 20, 2),
+                    int8_peak(isa, threads),
+                    f32_peak(isa, threads),
+                ];
                 assert!(limits.iter().all(|limit| limit.is_finite() && *limit > 0.0), "{isa}: {limits:?}");
             }
         }

@@ -149,8 +149,9 @@ impl Bench {
     /// How fast memory is read in this round, in bytes per second.
     fn read_bandwidth(&mut self, threads: usize) -> anyhow::Result<()> {
         let isa = Isa::selected()?;
-        let (bandwidth, disturbed) =
-            self.undisturbed(|_| Ok(1e9 * limits::read_bandwidth(isa, threads, BANDWIDTH_BYTES)))?;
+        let (bandwidth, disturbed) = self.undisturbed(|_| {
+            Ok(1e9 * limits::read_bandwidth(isa, threads, BANDWIDTH_BYTES, limits::PASSES))
+        })?;
         self.add(MACHINE, READ, threads, vec![bandwidth], disturbed);
         Ok(())
     }

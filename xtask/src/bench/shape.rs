@@ -66,7 +66,7 @@ impl Limits {
     fn measure(isa: Isa, threads: usize) -> Self {
         Self {
             threads,
-            bandwidth: limits::read_bandwidth(isa, threads, BANDWIDTH_BYTES),
+            bandwidth: limits::read_bandwidth(isa, threads, BANDWIDTH_BYTES, limits::PASSES),
             int8: limits::int8_peak(isa, threads),
             f32: limits::f32_peak(isa, threads),
         }

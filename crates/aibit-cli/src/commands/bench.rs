@@ -117,20 +117,25 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
         };
         for &threads in &threads {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
-            let mut bandwidth = None;
             for &depth in &args.n_depth {
                 let tests =
                     args.n_prompt.iter().map(|&n| ("pp", n)).chain(args.n_gen.iter().map(|&n| ("tg", n)));
                 for (kind, n) in tests.filter(|&(_, n)| n > 0) {
                     let label =
                         if depth == 0 { format!("{kind}{n}") } else { format!("{kind}{n} @ d{depth}") };
+                    let mut bandwidths = Vec::new();
+                    // A machine's bandwidth may change within seconds, so it is measured beside each repetition.
+                    let before = || {
+                        if kind == "tg" && depth == 0 {
+                            bandwidths.push(read_bandwidth(model.isa(), threads, BANDWIDTH_BYTES, 2));
+                        }
+                    };
                     let speeds = pool
-                        .install(|| speeds(&model, args, kind == "pp", n, depth))
+                        .install(|| speeds(&model, args, kind == "pp", n, depth, before))
                         .with_context(|| label.clone())?;
                     let mut row = row(threads, label, "t/s", speeds);
-                    if kind == "tg" && depth == 0 {
-                        let bandwidth_gb_s = *bandwidth
-                            .get_or_insert_with(|| read_bandwidth(model.isa(), threads, BANDWIDTH_BYTES));
+                    if !bandwidths.is_empty() {
+                        let (bandwidth_gb_s, _) = mean_and_deviation(&bandwidths);
                         let weights_gb_s = row.mean * model.bytes_per_token() as f64 / 1e9;
                         row.reads = Some(Reads { weights_gb_s, bandwidth_gb_s });
                     }
@@ -168,13 +173,14 @@ fn check_lengths(args: &Args, context: usize) -> Result<(), Advised> {
     Ok(())
 }
 
-/// Tokens per second of each repetition; a first one warms caches and does not count.
+/// Tokens per second of each repetition; a first one warms caches and does not count. `before` comes before each that does.
 fn speeds(
     model: &Model,
     args: &Args,
     prefill: bool,
     n: usize,
     depth: usize,
+    mut before: impl FnMut(),
 ) -> Result<Vec<f64>, RuntimeError> {
     let mut session = Session::new(model, args.profile, depth + n)?;
     // Which tokens makes no difference to the speed; they only have to exist.
@@ -185,6 +191,9 @@ fn speeds(
         session.truncate(0);
         if depth > 0 {
             session.append(&ids[..depth])?;
+        }
+        if repetition > 0 {
+            before();
         }
         let start = Instant::now();
         if prefill {
