@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::models::{self, Tiny};
-use crate::support::{self, ids, refuses, run, shelf, small_f32, succeeds, temporary_folder, text};
+use crate::support::{self, Numbers, ids, refuses, run, shelf, small_f32, succeeds, temporary_folder, text};
 use crate::verification::rebuild;
 
 /// `fixtures/golden/generation`: the ids that transformers generates with settings of every kind.
@@ -359,18 +359,7 @@ fn sampling_settings_are_completed_as_transformers_does() {
     }
 }
 
-/// Numbers that look random and are the same every time (splitmix64).
-struct Numbers(u64);
-
 impl Numbers {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % limit as u64) as usize
-    }
-
     fn settings(&mut self) -> Value {
         let mut settings = json!({});
         for _ in 0..=self.below(4) {

@@ -8,7 +8,9 @@ use aibit_format::{Archive, ArchiveWriter, FormatError, entry_names};
 use serde_json::{Value, json};
 
 use crate::models::Tiny;
-use crate::support::{Outcome, refuses, run, shelf, small_int8, succeeds, temporary_folder, tiny_int8};
+use crate::support::{
+    Numbers, Outcome, refuses, run, shelf, small_int8, succeeds, temporary_folder, tiny_int8,
+};
 
 /// Writes an archive of the entries of another, each changed by `edit`, with digests that fit.
 pub(crate) fn rebuild(from: &Path, to: &Path, mut edit: impl FnMut(&str, &mut Vec<u8>)) {
@@ -21,19 +23,6 @@ pub(crate) fn rebuild(from: &Path, to: &Path, mut edit: impl FnMut(&str, &mut Ve
         writer.add(entry.name, &record.expect("listed").media_type, &data).expect("add");
     }
     writer.finish(old.manifest().clone()).expect("finish");
-}
-
-/// Numbers that look random and are the same every time (splitmix64).
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % limit as u64) as usize
-    }
 }
 
 /// An archive in a file of its own, of which single bytes are changed and restored.

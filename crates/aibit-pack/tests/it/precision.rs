@@ -7,9 +7,11 @@ use aibit_format::{Archive, Override, Scheme, entry_names};
 use aibit_graph::{ActivationPrecision, Graph, KvPrecision, Op, Place};
 use aibit_pack::{Measured, ModelSource, PackOptions, Preset, pack};
 use aibit_runtime::{Model, Profile};
+use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
 use tempfile::TempDir;
 
-use crate::support::{Golden, all_logits, gathered, packed};
+use crate::support::{Golden, all_logits, gathered, largest_difference, packed};
 
 fn folder(variant: &str) -> TempDir {
     gathered(&[variant, "tiny-gpt2/tokenizer"])
@@ -196,4 +198,66 @@ fn what_is_not_int8_needs_no_measurement() {
     let weights: Vec<_> = measured.layers.iter().map(|layer| layer.weight.as_str()).collect();
     assert_eq!(weights, ["model.layers.1.mlp.down_proj.weight"]);
     assert_eq!(measured.slots, []);
+}
+
+/// A GPT-2 folder with each inner neuron `times` times, at a share of its weight: the same function.
+fn widened(folder: &Path, times: usize) {
+    let path = folder.join("model.safetensors");
+    let file = std::fs::read(&path).expect("weights");
+    let tensors = SafeTensors::deserialize(&file).expect("safetensors");
+    let mut wide = BTreeMap::new();
+    for (name, tensor) in tensors.iter() {
+        let (mut shape, mut data) = (tensor.shape().to_vec(), tensor.data().to_vec());
+        if name.contains("mlp.c_fc") {
+            let row = 4 * shape.last().expect("a dimension");
+            data = data.chunks_exact(row).flat_map(|row| row.repeat(times)).collect();
+            *shape.last_mut().expect("a dimension") *= times;
+        } else if name.ends_with("mlp.c_proj.weight") {
+            for value in data.as_chunks_mut().0 {
+                *value = (f32::from_le_bytes(*value) / times as f32).to_le_bytes();
+            }
+            data = data.repeat(times);
+            shape[0] *= times;
+        }
+        wide.insert(name.to_owned(), (shape, data));
+    }
+    let views = wide.iter().map(|(name, (shape, data))| {
+        (name, TensorView::new(safetensors::Dtype::F32, shape.clone(), data).expect("a tensor"))
+    });
+    let out = safetensors::serialize(views, None).expect("safetensors");
+    std::fs::write(path, out).expect("weights");
+    let path = folder.join("config.json");
+    let config = std::fs::read_to_string(&path).expect("config.json");
+    let n_inner = format!("\"n_inner\": {}", 256 * times);
+    std::fs::write(path, config.replace("\"n_inner\": null", &n_inner)).expect("config.json");
+}
+
+#[test]
+fn rows_too_long_for_a_zero_point_never_get_one() {
+    let folder = folder("tiny-gpt2/fp32");
+    widened(folder.path(), 129);
+    let (_out, archive) = packed(folder.path(), Preset::Int8);
+    let entry = archive.entry(entry_names::MEASURED).expect("a measurement");
+    let Measured { errors, .. } = Measured::from_json(entry.data).expect("a measurement");
+    let long: Vec<_> = errors.layers.iter().filter(|layer| layer.weight.contains("mlp.c_proj")).collect();
+    assert_eq!(long.len(), 2);
+    for layer in long {
+        assert_eq!(layer.int8_asym, layer.int8, "{}: 33,024 inputs", layer.weight);
+    }
+    let golden = Golden::load("tiny-gpt2");
+    let model = Model::load(&archive).expect("model");
+    let logits = all_logits(&model, Profile::Precise, &golden.ids("input_ids"));
+    let difference = largest_difference(&logits, &golden.f64s("logits.fp32_in_f64"));
+    assert!(difference <= 0.1, "largest difference {difference}");
+
+    let source = ModelSource::open(folder.path()).expect("a model");
+    let options = PackOptions {
+        preset: Some(Preset::Int8),
+        activations: BTreeMap::from([(Place::Gate, ActivationPrecision::Int8Asym)]),
+        ..PackOptions::default()
+    };
+    let out = tempfile::tempdir().expect("temporary folder");
+    let error = pack(&source, &out.path().join("model.aibit"), &options, &()).expect_err("too long");
+    let text = format!("{error:?} {error}");
+    assert!(text.contains("32767") && text.contains("mlp.c_proj"), "{text}");
 }
