@@ -101,6 +101,8 @@ fn stream(x: CodeRows<'_>, runs: [&[i8]; RUNS], pattern: ReadPattern, stride: us
             let pattern = if row == 0 { pattern } else { ReadPattern::FOUR_RUNS };
             row += match m - row {
                 4.. => dots::<4>(x, row, w, pattern, places, stride, sums),
+                // One row and its outliers' digits, most often.
+                3 => dots::<3>(x, row, w, pattern, places, stride, sums),
                 2.. => dots::<2>(x, row, w, pattern, places, stride, sums),
                 _ => dots::<1>(x, row, w, pattern, places, stride, sums),
             };

@@ -158,6 +158,8 @@ macro_rules! kernels {
                         // The weights are in the first cache when the next rows of `x` meet them.
                         let pattern = if row == 0 { pattern } else { ReadPattern::FOUR_RUNS };
                         row += match m - row {
+                            // One row and its outliers' digits, most often.
+                            3 => dots::<3>(x, row, w, pattern, places, stride, sums),
                             2.. => dots::<2>(x, row, w, pattern, places, stride, sums),
                             _ => dots::<1>(x, row, w, pattern, places, stride, sums),
                         };
