@@ -186,9 +186,9 @@ impl Bound {
     fn share(self, isa: Isa, seconds: f64) -> Option<String> {
         let threads = rayon::current_num_threads();
         let (amount, unit, what, limit): (_, _, _, fn(Isa, usize) -> f64) = match self {
-            Self::Memory(bytes) => {
-                (bytes, "GB/s", "bandwidth", |isa, n| limits::read_bandwidth(isa, n, COLD_BYTES))
-            }
+            Self::Memory(bytes) => (bytes, "GB/s", "bandwidth", |isa, n| {
+                limits::read_bandwidth(isa, n, COLD_BYTES, limits::PASSES)
+            }),
             Self::Integer(operations) => (operations, "GOPS", "int8 peak", limits::int8_peak),
             Self::Float(operations) => (operations, "GFLOPS", "f32 peak", limits::f32_peak),
             Self::Cache => return None,
