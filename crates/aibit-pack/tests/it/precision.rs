@@ -11,7 +11,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use tempfile::TempDir;
 
-use crate::support::{Golden, all_logits, gathered, largest_difference, packed};
+use crate::support::{Golden, all_logits, gathered, packed};
 
 fn folder(variant: &str) -> TempDir {
     gathered(&[variant, "tiny-gpt2/tokenizer"])
@@ -234,23 +234,25 @@ fn widened(folder: &Path, times: usize) {
 
 #[test]
 fn rows_too_long_for_a_zero_point_never_get_one() {
-    let folder = folder("tiny-gpt2/fp32");
-    widened(folder.path(), 129);
-    let (_out, archive) = packed(folder.path(), Preset::Int8);
+    let source = folder("tiny-gpt2/fp32");
+    widened(source.path(), 128);
+    let (_out, archive) = packed(source.path(), Preset::Int8);
     let entry = archive.entry(entry_names::MEASURED).expect("a measurement");
     let Measured { errors, .. } = Measured::from_json(entry.data).expect("a measurement");
     let long: Vec<_> = errors.layers.iter().filter(|layer| layer.weight.contains("mlp.c_proj")).collect();
     assert_eq!(long.len(), 2);
     for layer in long {
-        assert_eq!(layer.int8_asym, layer.int8, "{}: 33,024 inputs", layer.weight);
+        assert_eq!(layer.int8_asym, layer.int8, "{}: 32,768 inputs", layer.weight);
     }
-    let golden = Golden::load("tiny-gpt2");
-    let model = Model::load(&archive).expect("model");
-    let logits = all_logits(&model, Profile::Precise, &golden.ids("input_ids"));
-    let difference = largest_difference(&logits, &golden.f64s("logits.fp32_in_f64"));
-    assert!(difference <= 0.1, "largest difference {difference}");
+    // The codes are those of the narrow model, each so many times, so the logits are the same but for rounding.
+    let (_narrow_out, narrow) = packed(folder("tiny-gpt2/fp32").path(), Preset::Int8);
+    let ids = Golden::load("tiny-gpt2").ids("input_ids");
+    let [wide, narrow] = [&archive, &narrow]
+        .map(|archive| all_logits(&Model::load(archive).expect("model"), Profile::Precise, &ids));
+    let difference = wide.iter().zip(&narrow).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(difference <= 5e-3, "largest difference {difference}");
 
-    let source = ModelSource::open(folder.path()).expect("a model");
+    let source = ModelSource::open(source.path()).expect("a model");
     let options = PackOptions {
         preset: Some(Preset::Int8),
         activations: BTreeMap::from([(Place::Gate, ActivationPrecision::Int8Asym)]),
