@@ -13,7 +13,7 @@ use super::AttentionShape;
 use crate::{
     epilogue::store,
     int8::{ByteAlone, Steps, TwoBytesAlone},
-    isa::{Isa, Level, dispatch},
+    isa::{Isa, dispatch},
     math::{ROUND, exp},
     simd::{Factors, LANES, Simd},
     team,
@@ -356,9 +356,11 @@ fn head_rows(
         scratch.scores.resize(scratch.scores.len().max(length), [0.0; BLOCK]);
         // Three functions of their own, or the constants of one take the registers of the next.
         match isa.level() {
-            // A single row would not repay what making words of keys costs.
+            // One or two rows would not repay what making words of keys costs.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2(simd) if count > 2 && d <= avx2::MAX_HEAD_DIM => avx2::scores(simd, group, scratch),
+            crate::isa::Level::Avx2(simd) if count > 2 && d <= avx2::MAX_HEAD_DIM => {
+                avx2::scores(simd, group, scratch);
+            }
             _ => dispatch!(isa => scores_of(group: Group<'_>, scratch: &mut Scratch)),
         }
         let Scratch { scores, weights, .. } = scratch;
