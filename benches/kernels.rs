@@ -1,4 +1,4 @@
-//! The kernels on the shapes of GPT-2 (124M), on every instruction set of this CPU, with rayon's threads.
+//! The kernels on the shapes of GPT-2 (124M), on every instruction set of this CPU, on as many threads as there are cores.
 //!
 //! After each measurement stands its best time as a share of what bounds it: of the bandwidth of memory where every
 //! weight is read once, of the multiply-adds that the instruction set can do where weights are used many times.
@@ -8,9 +8,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use aibit_kernels::{
-    Activation, ActivationPrecision, AttentionShape, Epilogue, FloatMatrix, Int8Rowwise, Isa, QuantizedRows,
-    activate, add_assign, attention, embed_int8, layer_norm, limits, linear_float, linear_int8,
-    quantize_rows,
+    Activation, ActivationPrecision, AttentionShape, Context, Epilogue, FloatMatrix, Int8Rowwise, Isa,
+    KvDtype, KvRun, PAGE, QuantizedRows, Threads, activate, add_assign, attention, embed_int8, layer_norm,
+    limits, linear_float, linear_int8, quantize_rows,
 };
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -33,6 +33,12 @@ const PREFILL: usize = 128;
 /// What one token reads is far more than any cache holds, so decode is measured on this many bytes of weights in turn.
 const COLD_BYTES: usize = 256 << 20;
 
+/// Every instruction set, on as many threads as there are cores.
+fn contexts() -> impl Iterator<Item = Context> {
+    let threads = Threads::team(std::thread::available_parallelism().map_or(1, usize::from));
+    Isa::available().into_iter().map(move |isa| Context { isa, threads: threads.clone() })
+}
+
 fn linear_layers(c: &mut Criterion) {
     let mut group = group(c, "linear_int8");
     for (name, n, k) in LAYERS {
@@ -52,21 +58,21 @@ fn linear_layers(c: &mut Criterion) {
     for (name, n, k) in [LAYERS[2], LAYERS[4]] {
         let w = copies(n * k * 4, || floats(n * k));
         let x = floats(k);
-        for isa in Isa::available() {
+        for cx in contexts() {
             let (mut turn, mut y) = (w.iter().cycle(), vec![0.0; n]);
-            measure(&mut group, isa, &format!("decode_{name}_f32"), Bound::Memory(n * k * 4), || {
+            measure(&mut group, &cx, &format!("decode_{name}_f32"), Bound::Memory(n * k * 4), || {
                 let w = FloatMatrix::F32(turn.next().expect("endless"));
-                linear_float(isa, &x, w, 1, n, k, &Epilogue::default(), &mut y);
+                linear_float(&cx, &x, w, 1, n, k, &Epilogue::default(), &mut y);
             });
         }
     }
     let (name, n, k) = LAYERS[2];
     let (x, w) = (floats(PREFILL * k), floats(n * k));
-    for isa in Isa::available() {
+    for cx in contexts() {
         let mut y = vec![0.0; PREFILL * n];
         let operations = 2 * PREFILL * n * k;
-        measure(&mut group, isa, &format!("prefill_{name}_f32"), Bound::Float(operations), || {
-            linear_float(isa, &x, FloatMatrix::F32(&w), PREFILL, n, k, &Epilogue::default(), &mut y);
+        measure(&mut group, &cx, &format!("prefill_{name}_f32"), Bound::Float(operations), || {
+            linear_float(&cx, &x, FloatMatrix::F32(&w), PREFILL, n, k, &Epilogue::default(), &mut y);
         });
     }
     group.finish();
@@ -81,12 +87,12 @@ fn decode_int8(
 ) {
     let (w, absmax) = (copies(n * k, || codes(n * k)), vec![1.0; n]);
     let (mut x, mut y) = (QuantizedRows::default(), vec![0.0; n]);
-    for isa in Isa::available() {
-        quantize_rows(isa, &floats(k), k, precision, &mut x);
+    for cx in contexts() {
+        quantize_rows(&cx, &floats(k), k, precision, &mut x);
         let mut turn = w.iter().cycle();
-        measure(group, isa, &format!("decode_{name}_{precision:?}"), Bound::Memory(n * k + 4 * n), || {
+        measure(group, &cx, &format!("decode_{name}_{precision:?}"), Bound::Memory(n * k + 4 * n), || {
             let w = Int8Rowwise::new(turn.next().expect("endless"), &absmax, n, k);
-            linear_int8(isa, &x, &w, &Epilogue::default(), &mut y);
+            linear_int8(&cx, &x, &w, &Epilogue::default(), &mut y);
         });
     }
 }
@@ -103,21 +109,21 @@ fn prefill_int8(
     let (mut x, mut y) = (QuantizedRows::default(), vec![0.0; PREFILL * n]);
     // Two bytes for each activation are two products.
     let planes = if precision == ActivationPrecision::Int8x2 { 2 } else { 1 };
-    for isa in Isa::available() {
-        quantize_rows(isa, &floats(PREFILL * k), k, precision, &mut x);
+    for cx in contexts() {
+        quantize_rows(&cx, &floats(PREFILL * k), k, precision, &mut x);
         let operations = 2 * planes * PREFILL * n * k;
-        measure(group, isa, &format!("prefill_{name}_{precision:?}"), Bound::Integer(operations), || {
-            linear_int8(isa, &x, &w, &Epilogue::default(), &mut y);
+        measure(group, &cx, &format!("prefill_{name}_{precision:?}"), Bound::Integer(operations), || {
+            linear_int8(&cx, &x, &w, &Epilogue::default(), &mut y);
         });
     }
 }
 
 fn attention_layers(c: &mut Criterion) {
     let mut group = group(c, "attention");
-    let shape = AttentionShape { n_head: 12, n_kv_head: 12, head_dim: 64, scale: 0.125, capacity: 1024 };
+    let shape = AttentionShape { n_head: 12, n_kv_head: 12, head_dim: 64, scale: 0.125 };
     // The caches of all layers, as a token meets them.
-    let caches: Vec<_> =
-        (0..N_LAYER).map(|_| (floats(shape.cache_len()), floats(shape.cache_len()))).collect();
+    let page = shape.page_bytes(KvDtype::F32).expect("a small page") / size_of::<f32>();
+    let caches: Vec<Vec<f32>> = (0..N_LAYER).map(|_| floats(1024 / PAGE * page)).collect();
     for (name, m, past) in [("decode_at_512", 1, 512), ("decode_at_1000", 1, 1000), ("prefill512", 512, 0)] {
         let (qkv, mut y) = (floats(m * shape.qkv_width()), vec![0.0; m * N_EMBD]);
         let pairs: usize = (0..m).map(|i| past + i + 1).sum();
@@ -125,11 +131,13 @@ fn attention_layers(c: &mut Criterion) {
             1 => Bound::Memory(2 * N_EMBD * (past + 1) * size_of::<f32>()),
             _ => Bound::Float(4 * N_EMBD * pairs),
         };
-        for isa in Isa::available() {
+        for cx in contexts() {
             let mut turn = caches.iter().cycle();
-            measure(&mut group, isa, name, bound, || {
-                let (keys, values) = turn.next().expect("endless");
-                attention(isa, &shape, &qkv, m, past, keys, values, &mut y);
+            measure(&mut group, &cx, name, bound, || {
+                let pages =
+                    turn.next().expect("endless").chunks_exact(page).map(bytemuck::cast_slice).collect();
+                let run = KvRun { rows: m, past, pages };
+                attention(&cx, &shape, KvDtype::F32, &qkv, &[run], &mut y);
             });
         }
     }
@@ -145,23 +153,23 @@ fn between_layers(c: &mut Criterion) {
         let (mut y, mut rows) = (x.clone(), QuantizedRows::default());
         let mut wide = floats(m * 4 * N_EMBD);
         let ids: Vec<u32> = (0..m as u32).map(|i| i * 37 % 1024).collect();
-        for isa in Isa::available() {
+        for cx in contexts() {
             for precision in
                 [ActivationPrecision::Int8, ActivationPrecision::Int8Asym, ActivationPrecision::Int8x2]
             {
-                measure(&mut group, isa, &format!("{name}_quantize_{precision:?}"), Bound::Cache, || {
-                    quantize_rows(isa, &x, N_EMBD, precision, &mut rows);
+                measure(&mut group, &cx, &format!("{name}_quantize_{precision:?}"), Bound::Cache, || {
+                    quantize_rows(&cx, &x, N_EMBD, precision, &mut rows);
                 });
             }
-            measure(&mut group, isa, &format!("{name}_layer_norm"), Bound::Cache, || {
-                layer_norm(isa, &x, N_EMBD, &weight, Some(&weight), 1e-5, &mut y);
+            measure(&mut group, &cx, &format!("{name}_layer_norm"), Bound::Cache, || {
+                layer_norm(&cx, &x, N_EMBD, &weight, Some(&weight), 1e-5, &mut y);
             });
-            measure(&mut group, isa, &format!("{name}_gelu"), Bound::Cache, || {
-                activate(isa, Activation::GeluTanh, &mut wide);
+            measure(&mut group, &cx, &format!("{name}_gelu"), Bound::Cache, || {
+                activate(&cx, Activation::GeluTanh, &mut wide);
             });
-            measure(&mut group, isa, &format!("{name}_add"), Bound::Cache, || add_assign(isa, &mut y, &x));
+            measure(&mut group, &cx, &format!("{name}_add"), Bound::Cache, || add_assign(&cx, &mut y, &x));
         }
-        measure(&mut group, Isa::SCALAR, &format!("{name}_embed_int8"), Bound::Cache, || {
+        measure(&mut group, &Isa::SCALAR.into(), &format!("{name}_embed_int8"), Bound::Cache, || {
             embed_int8(&table, &ids, &mut y);
         });
     }
@@ -183,8 +191,8 @@ enum Bound {
 
 impl Bound {
     /// What `seconds` are as a share of what this CPU can do, in words.
-    fn share(self, isa: Isa, seconds: f64) -> Option<String> {
-        let threads = rayon::current_num_threads();
+    fn share(self, cx: &Context, seconds: f64) -> Option<String> {
+        let (isa, threads) = (cx.isa, cx.threads.count());
         let (amount, unit, what, limit): (_, _, _, fn(Isa, usize) -> f64) = match self {
             Self::Memory(bytes) => (bytes, "GB/s", "bandwidth", |isa, n| {
                 limits::read_bandwidth(isa, n, COLD_BYTES, limits::PASSES)
@@ -208,7 +216,7 @@ impl Bound {
 /// Measures `work` and prints the best time's share of its bound.
 fn measure(
     group: &mut BenchmarkGroup<'_, WallTime>,
-    isa: Isa,
+    cx: &Context,
     name: &str,
     bound: Bound,
     mut work: impl FnMut(),
@@ -217,7 +225,7 @@ fn measure(
         group.throughput(Throughput::Elements(amount as u64));
     }
     let mut best = f64::INFINITY;
-    group.bench_function(BenchmarkId::new(isa.name(), name), |bench| {
+    group.bench_function(BenchmarkId::new(cx.isa.name(), name), |bench| {
         bench.iter_custom(|iterations| {
             let start = Instant::now();
             (0..iterations).for_each(|_| work());
@@ -227,7 +235,7 @@ fn measure(
         });
     });
     // A filter on the command line may have left it out.
-    if let Some(share) = Some(best).filter(|best| best.is_finite()).and_then(|best| bound.share(isa, best)) {
+    if let Some(share) = Some(best).filter(|best| best.is_finite()).and_then(|best| bound.share(cx, best)) {
         eprintln!("{:24}best {:.1} us: {share}\n", "", 1e6 * best);
     }
 }

@@ -6,8 +6,9 @@ use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use aibit_cpu::Model;
 use aibit_format::Archive;
-use aibit_runtime::{Model, Profile, Session, Tokenizer};
+use aibit_runtime::{Profile, Session, Tokenizer};
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 

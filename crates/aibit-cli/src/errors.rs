@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::{fmt, io};
 
+use aibit_cpu::LoadError;
 use aibit_export::ExportError;
 use aibit_format::FormatError;
 use aibit_gguf::GgufError;
@@ -80,6 +81,9 @@ fn library_hint(error: &anyhow::Error) -> Option<&'static str> {
         if let Some(e) = e.downcast_ref::<FormatError>() {
             return format_hint(e);
         }
+        if let Some(LoadError::Format(e)) = e.downcast_ref::<LoadError>() {
+            return format_hint(e);
+        }
         if let Some(e) = e.downcast_ref::<RuntimeError>() {
             return match e {
                 RuntimeError::Format(e) => format_hint(e),
@@ -125,6 +129,9 @@ fn code_of(error: &(dyn Error + 'static)) -> Option<&'static str> {
     }
     if let Some(e) = error.downcast_ref::<FormatError>() {
         return Some(format_code(e));
+    }
+    if let Some(e) = error.downcast_ref::<LoadError>() {
+        return Some(load_code(e));
     }
     if let Some(e) = error.downcast_ref::<RuntimeError>() {
         return Some(runtime_code(e));
@@ -177,22 +184,28 @@ fn format_code(error: &FormatError) -> &'static str {
     }
 }
 
+fn load_code(error: &LoadError) -> &'static str {
+    match error {
+        LoadError::Format(e) => format_code(e),
+        LoadError::Graph(_) | LoadError::Scheme { .. } => "graph",
+        LoadError::Isa(_) => "isa",
+        _ => "model",
+    }
+}
+
 fn runtime_code(error: &RuntimeError) -> &'static str {
     match error {
         RuntimeError::Format(e) => format_code(e),
-        RuntimeError::Graph(_) => "graph",
-        RuntimeError::Isa(_) => "isa",
         RuntimeError::Sampler(_) => "sampling",
         RuntimeError::Stop(_) => "stop_string",
         RuntimeError::Tokenizer(_) => "tokenizer",
         RuntimeError::Golden(_) => "damaged",
         RuntimeError::Settings { .. } => "settings",
         RuntimeError::ChatTemplate { .. } => "chat_template",
-        RuntimeError::Scheme { .. } => "graph",
         RuntimeError::TokenId { .. } | RuntimeError::TokenBeyond { .. } => "token_id",
         RuntimeError::ContextFull { .. } => "context_full",
         RuntimeError::EmptyPrompt => "empty_prompt",
-        RuntimeError::Memory { .. } => "memory",
+        RuntimeError::Memory { .. } | RuntimeError::PagesExhausted { .. } => "memory",
         RuntimeError::TextTooShort { .. } => "text_too_short",
         RuntimeError::Window { .. } | RuntimeError::SecondHalf { .. } => "window",
         RuntimeError::NotComparable(_) => "not_comparable",
@@ -208,6 +221,7 @@ fn pack_code(error: &PackError) -> &'static str {
         PackError::Config(_) | PackError::Setting { .. } => "config",
         PackError::Architecture { .. } => "architecture",
         PackError::Recipe(_) | PackError::Scheme { .. } | PackError::Requantize { .. } => "recipe",
+        PackError::Load(e) => load_code(e),
         PackError::Runtime(e) | PackError::CarriedSetting(e) => runtime_code(e),
         _ => "source",
     }

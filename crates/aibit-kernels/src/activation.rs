@@ -1,7 +1,8 @@
 //! Activation functions, in place or as a gate.
 
 use crate::{
-    isa::{Isa, dispatch},
+    Context,
+    isa::dispatch,
     math::{exp, sigmoid, tanh},
     simd::Simd,
     tiles::for_each_piece,
@@ -31,11 +32,16 @@ pub enum Activation {
 }
 
 /// Applies `activation` to every element of `x`.
-pub fn activate(isa: Isa, activation: Activation, x: &mut [f32]) {
+pub fn activate(cx: &Context, activation: Activation, x: &mut [f32]) {
     if x.len() >= 2 * CHUNK {
-        for_each_piece(x, CHUNK, |_, x| dispatch!(isa => apply_to(activation: Activation, x: &mut [f32])));
+        for_each_piece(
+            &cx.threads,
+            x,
+            CHUNK,
+            |_, x| dispatch!(cx.isa => apply_to(activation: Activation, x: &mut [f32])),
+        );
     } else {
-        dispatch!(isa => apply_to(activation: Activation, x: &mut [f32]));
+        dispatch!(cx.isa => apply_to(activation: Activation, x: &mut [f32]));
     }
 }
 
@@ -46,7 +52,7 @@ pub fn activate(isa: Isa, activation: Activation, x: &mut [f32]) {
 /// If `width` is zero, `y` is not whole rows, or `x` is not twice as long.
 ///
 /// Source: Shazeer 2020 (arXiv:2002.05202), §2.
-pub fn gated_activation(isa: Isa, activation: Activation, x: &[f32], width: usize, y: &mut [f32]) {
+pub fn gated_activation(cx: &Context, activation: Activation, x: &[f32], width: usize, y: &mut [f32]) {
     assert!(
         width > 0 && y.len().is_multiple_of(width) && x.len() == 2 * y.len(),
         "gated_activation: x has {} elements, y {} in rows of {width}",
@@ -54,11 +60,13 @@ pub fn gated_activation(isa: Isa, activation: Activation, x: &[f32], width: usiz
         y.len()
     );
     let run = |x: &[f32], y: &mut [f32]| {
-        dispatch!(isa => gate_loop(activation: Activation, x: &[f32], width: usize, y: &mut [f32]));
+        dispatch!(cx.isa => gate_loop(activation: Activation, x: &[f32], width: usize, y: &mut [f32]));
     };
     if y.len() >= 2 * CHUNK {
         let rows = CHUNK.div_ceil(width);
-        for_each_piece(y, rows * width, |index, y| run(&x[2 * index * rows * width..][..2 * y.len()], y));
+        for_each_piece(&cx.threads, y, rows * width, |index, y| {
+            run(&x[2 * index * rows * width..][..2 * y.len()], y)
+        });
     } else {
         run(x, y);
     }
@@ -120,11 +128,12 @@ fn gelu_erf(x: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Isa;
 
     fn check(activation: Activation, want: impl Fn(f64) -> f64) {
         let x: Vec<f32> = (-2000..2000).map(|i| i as f32 * 0.005).collect();
         let mut y = x.clone();
-        activate(Isa::SCALAR, activation, &mut y);
+        activate(&Isa::SCALAR.into(), activation, &mut y);
         for (x, y) in x.iter().zip(y) {
             let want = want(f64::from(*x));
             // A few roundings of values around |x|.
@@ -152,7 +161,7 @@ mod tests {
         let (width, m) = (3, 20_000);
         let x: Vec<f32> = (0..2 * width * m).map(|i| (i % 13) as f32 - 6.0).collect();
         let mut y = vec![0.0; width * m];
-        gated_activation(Isa::SCALAR, Activation::Relu, &x, width, &mut y);
+        gated_activation(&Isa::SCALAR.into(), Activation::Relu, &x, width, &mut y);
         for (i, y) in y.iter().enumerate() {
             let gate = 2 * width * (i / width) + i % width;
             assert_eq!(*y, x[gate].max(0.0) * x[gate + width], "{i}");
@@ -164,7 +173,7 @@ mod tests {
         for activation in [Activation::GeluTanh, Activation::GeluErf, Activation::Silu, Activation::QuickGelu]
         {
             let mut x = [1e30, -1e30, f32::MAX, f32::MIN];
-            activate(Isa::SCALAR, activation, &mut x);
+            activate(&Isa::SCALAR.into(), activation, &mut x);
             assert_eq!(x, [1e30, 0.0, f32::MAX, 0.0], "{activation:?}");
         }
     }

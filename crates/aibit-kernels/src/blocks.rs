@@ -6,9 +6,9 @@ use aibit_quant::{FOUR_BIT_BLOCK, FourBit, GROUP, NESTED_BLOCK};
 use half::f16;
 
 use crate::{
-    Epilogue,
+    Context, Epilogue,
     float::{ROW_BLOCK, tile_of},
-    isa::{Isa, dispatch},
+    isa::dispatch,
     simd::{LANES, Simd},
     tiles::{Tile, for_each_tile},
 };
@@ -200,7 +200,7 @@ impl<'a> BlockMatrix<'a> {
 /// # Panics
 /// If `x` is not `m · k`, the bias not `n` or `y` not `m · n` long.
 pub fn linear_blocks(
-    isa: Isa,
+    cx: &Context,
     x: &[f32],
     w: &BlockMatrix<'_>,
     m: usize,
@@ -212,9 +212,9 @@ pub fn linear_blocks(
     assert_eq!(y.len(), m * n, "linear_blocks: elements of y, m · n with m = {m}, n = {n}");
     epilogue.check("linear_blocks", n);
     let column_block = (SCRATCH / k.max(1)).clamp(1, COLUMN_BLOCK);
-    for_each_tile(y, n, ROW_BLOCK, column_block, m * n * k >= PARALLEL, |tile| {
+    for_each_tile(cx.threads_if(m * n * k >= PARALLEL), y, n, ROW_BLOCK, column_block, |tile| {
         ROWS.with_borrow_mut(|rows| {
-            dispatch!(isa => multiply(
+            dispatch!(cx.isa => multiply(
                 x: &[f32], w: &BlockMatrix<'_>, epilogue: &Epilogue<'_>, rows: &mut Vec<f32>, tile: &mut Tile<'_, f32>,
             ));
         });
@@ -248,11 +248,11 @@ fn multiply<S: Simd>(
 ///
 /// # Panics
 /// If `y` is not `ids.len() · k` long, or an id is not below `n`.
-pub fn embed_blocks(isa: Isa, w: &BlockMatrix<'_>, ids: &[u32], y: &mut [f32]) {
+pub fn embed_blocks(cx: &Context, w: &BlockMatrix<'_>, ids: &[u32], y: &mut [f32]) {
     crate::embed::check(ids, w.n, w.k, y);
     for (i, id) in ids.iter().enumerate() {
         let (row, y) = (*id as usize, &mut y[i * w.k..][..w.k]);
-        dispatch!(isa => dequantize_row(w: &BlockMatrix<'_>, row: usize, y: &mut [f32]));
+        dispatch!(cx.isa => dequantize_row(w: &BlockMatrix<'_>, row: usize, y: &mut [f32]));
     }
 }
 

@@ -1,15 +1,12 @@
 //! Sums of two vectors, element by element.
 
-use crate::{
-    isa::{Isa, dispatch},
-    simd::Simd,
-};
+use crate::{Context, isa::dispatch, simd::Simd};
 
 /// Writes `a + b` to `y`, element by element.
 ///
 /// # Panics
 /// If the three lengths differ.
-pub fn add(isa: Isa, a: &[f32], b: &[f32], y: &mut [f32]) {
+pub fn add(cx: &Context, a: &[f32], b: &[f32], y: &mut [f32]) {
     assert!(
         a.len() == b.len() && a.len() == y.len(),
         "add: a has {} elements, b {}, y {}",
@@ -17,16 +14,16 @@ pub fn add(isa: Isa, a: &[f32], b: &[f32], y: &mut [f32]) {
         b.len(),
         y.len()
     );
-    dispatch!(isa => add_loop(a: &[f32], b: &[f32], y: &mut [f32]));
+    dispatch!(cx.isa => add_loop(a: &[f32], b: &[f32], y: &mut [f32]));
 }
 
 /// Adds `b` to `a` in place, element by element.
 ///
 /// # Panics
 /// If the lengths differ.
-pub fn add_assign(isa: Isa, a: &mut [f32], b: &[f32]) {
+pub fn add_assign(cx: &Context, a: &mut [f32], b: &[f32]) {
     assert_eq!(a.len(), b.len(), "add_assign: lengths of a and b");
-    dispatch!(isa => add_assign_loop(a: &mut [f32], b: &[f32]));
+    dispatch!(cx.isa => add_assign_loop(a: &mut [f32], b: &[f32]));
 }
 
 #[inline(always)]

@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 
 use crate::{
-    Epilogue,
+    Context, Epilogue,
     isa::{Isa, dispatch},
     simd::{LANES, Simd},
     tiles::{Tile, for_each_tile},
@@ -68,7 +68,7 @@ pub fn dot_f32(isa: Isa, a: &[f32], b: &[f32]) -> f32 {
 /// If `x` is not `m · k`, `w` not `n · k`, the bias not `n` or `y` not `m · n` long.
 #[expect(clippy::too_many_arguments, reason = "two matrices, their three sizes, an epilogue and an output")]
 pub fn linear_float(
-    isa: Isa,
+    cx: &Context,
     x: &[f32],
     w: FloatMatrix<'_>,
     m: usize,
@@ -83,8 +83,8 @@ pub fn linear_float(
     epilogue.check("linear_float", n);
     let row_bytes = (k * w.bytes_per_element()).max(1);
     let column_block = if m == 1 { (128 * 1024 / row_bytes).next_multiple_of(16) } else { 64 };
-    for_each_tile(y, n, ROW_BLOCK, column_block.max(16), m * n * k >= PARALLEL, |tile| {
-        dispatch!(isa => tile_loop(x: &[f32], w: FloatMatrix<'_>, k: usize, epilogue: &Epilogue<'_>, tile: &mut Tile<'_, f32>));
+    for_each_tile(cx.threads_if(m * n * k >= PARALLEL), y, n, ROW_BLOCK, column_block.max(16), |tile| {
+        dispatch!(cx.isa => tile_loop(x: &[f32], w: FloatMatrix<'_>, k: usize, epilogue: &Epilogue<'_>, tile: &mut Tile<'_, f32>));
     });
 }
 
@@ -278,7 +278,7 @@ mod tests {
         let mut y = [0.0; 4];
         let (x, w) = ([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [1.0, 0.0, -1.0, 2.0, 2.0, 2.0]);
         linear_float(
-            Isa::SCALAR,
+            &Isa::SCALAR.into(),
             &x,
             FloatMatrix::F32(&w),
             2,
@@ -294,7 +294,7 @@ mod tests {
     fn no_inputs_give_the_bias() {
         let mut y = [9.0; 4];
         linear_float(
-            Isa::best(),
+            &Isa::best().into(),
             &[],
             FloatMatrix::F32(&[]),
             2,
@@ -322,7 +322,7 @@ mod tests {
     #[should_panic(expected = "n · k with n = 2, k = 3")]
     fn a_wrong_shape_panics_with_the_sizes() {
         linear_float(
-            Isa::SCALAR,
+            &Isa::SCALAR.into(),
             &[0.0; 3],
             FloatMatrix::F32(&[0.0; 5]),
             1,

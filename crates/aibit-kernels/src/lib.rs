@@ -12,9 +12,9 @@
 //! NaN stays NaN, but the payload of a NaN is not specified.
 //!
 //! [`Isa`] picks the instruction set at run time. Shapes are checked in the public functions, before
-//! any thread starts; a violated shape rule is a panic that prints both shapes. The current rayon pool says how
-//! many threads a kernel may use; the threads are the crate's own, which begin and end the hundred short parallel
-//! regions of a token faster than a pool made for longer work.
+//! any thread starts; a violated shape rule is a panic that prints both shapes. A [`Context`] hands in the instruction set
+//! and the [`Threads`]: a team of the crate's own, which begins and ends the hundred short parallel regions of a token
+//! faster than a pool made for longer work, a rayon pool of the caller's, or the calling thread alone.
 //!
 //! Weights are `[out, in]` row-major and `y[m, n] = x[m, k] · w[n, k]ᵀ`. They may come straight from
 //! a memory map: alignment beyond that of the element is never assumed.
@@ -25,8 +25,10 @@
 )]
 
 mod activation;
+pub mod array;
 mod attention;
 mod blocks;
+mod context;
 mod elementwise;
 mod embed;
 mod epilogue;
@@ -40,13 +42,14 @@ mod norm;
 mod read;
 mod rope;
 mod simd;
-mod team;
+mod threads;
 mod tiles;
 
 pub use activation::{Activation, activate, gated_activation};
 pub use aibit_quant::FourBit;
-pub use attention::{AttentionShape, Int8Kv, KvElement, attention, attention_int8, store_kv, store_kv_int8};
+pub use attention::{AttentionShape, KvDtype, KvPlace, KvRun, PAGE, attention, store_kv};
 pub use blocks::{BlockMatrix, BlockScales, embed_blocks, linear_blocks};
+pub use context::Context;
 pub use elementwise::{add, add_assign};
 pub use embed::{embed_float, embed_int8};
 pub use epilogue::Epilogue;
@@ -60,3 +63,4 @@ pub use math::{exp, tanh};
 pub use norm::{layer_norm, rms_norm, rms_norm_runs};
 pub use read::ReadPattern;
 pub use rope::{RopeShape, RopeTable, rope};
+pub use threads::Threads;

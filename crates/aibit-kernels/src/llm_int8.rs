@@ -4,9 +4,8 @@ use aibit_quant::{dequantize_int8, quantize_int8_activations, round_through_bf16
 use ndarray::ArrayView2;
 
 use crate::{
-    Epilogue,
+    Context, Epilogue,
     int8::{CodeRows, Int8Rowwise, Product, code_sums, for_each_product},
-    isa::Isa,
     simd::{LANES, Scalar},
     tiles::Tile,
 };
@@ -53,7 +52,7 @@ impl ActivationDtype {
 ///
 /// Source: bitsandbytes, `MatMul8bitLt` and its CPU back end; Dettmers et al. 2022 (arXiv:2208.07339), §3.
 pub fn linear_llm_int8(
-    isa: Isa,
+    cx: &Context,
     x: &[f32],
     dtype: ActivationDtype,
     w: &Int8Rowwise<'_>,
@@ -84,7 +83,7 @@ pub fn linear_llm_int8(
         rest: Epilogue { bias: None, ..*epilogue },
     };
     for_each_product(
-        isa,
+        cx,
         rows,
         1,
         w.codes(),

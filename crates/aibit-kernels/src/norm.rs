@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use crate::{
-    isa::{Isa, dispatch},
+    Context,
+    isa::dispatch,
     simd::{Simd, lane_sum},
     tiles::for_each_piece,
 };
@@ -24,7 +25,7 @@ const TASK: usize = 16 * 1024;
 ///
 /// Source: Ba et al. 2016 (arXiv:1607.06450), §3; the biased variance is PyTorch's.
 pub fn layer_norm(
-    isa: Isa,
+    cx: &Context,
     x: &[f32],
     width: usize,
     weight: &[f32],
@@ -44,10 +45,12 @@ pub fn layer_norm(
     }
     let rows = TASK.div_ceil(width);
     let run = |x: &[f32], y: &mut [f32]| {
-        dispatch!(isa => rows_loop(x: &[f32], width: usize, weight: &[f32], bias: Option<&[f32]>, epsilon: f32, y: &mut [f32]));
+        dispatch!(cx.isa => rows_loop(x: &[f32], width: usize, weight: &[f32], bias: Option<&[f32]>, epsilon: f32, y: &mut [f32]));
     };
     if x.len() > 2 * TASK {
-        for_each_piece(y, rows * width, |index, y| run(&x[index * rows * width..][..y.len()], y));
+        for_each_piece(&cx.threads, y, rows * width, |index, y| {
+            run(&x[index * rows * width..][..y.len()], y)
+        });
     } else {
         run(x, y);
     }
@@ -92,7 +95,7 @@ fn rows_loop<S: Simd>(
 /// If `weight` is empty, `x` and `y` differ in length or are not whole rows.
 ///
 /// Source: Zhang and Sennrich 2019 (arXiv:1910.07467), equation 4.
-pub fn rms_norm(isa: Isa, x: &[f32], weight: &[f32], epsilon: f32, y: &mut [f32]) {
+pub fn rms_norm(cx: &Context, x: &[f32], weight: &[f32], epsilon: f32, y: &mut [f32]) {
     let width = weight.len();
     assert!(
         width > 0 && x.len().is_multiple_of(width),
@@ -102,10 +105,12 @@ pub fn rms_norm(isa: Isa, x: &[f32], weight: &[f32], epsilon: f32, y: &mut [f32]
     assert_eq!(x.len(), y.len(), "rms_norm: lengths of x and y");
     let rows = TASK.div_ceil(width);
     let run = |x: &[f32], y: &mut [f32]| {
-        dispatch!(isa => rms_loop(x: &[f32], weight: &[f32], epsilon: f32, y: &mut [f32]));
+        dispatch!(cx.isa => rms_loop(x: &[f32], weight: &[f32], epsilon: f32, y: &mut [f32]));
     };
     if x.len() > 2 * TASK {
-        for_each_piece(y, rows * width, |index, y| run(&x[index * rows * width..][..y.len()], y));
+        for_each_piece(&cx.threads, y, rows * width, |index, y| {
+            run(&x[index * rows * width..][..y.len()], y)
+        });
     } else {
         run(x, y);
     }
@@ -117,7 +122,7 @@ pub fn rms_norm(isa: Isa, x: &[f32], weight: &[f32], epsilon: f32, y: &mut [f32]
 /// # Panics
 /// If `weight` is empty, `x` is not whole rows, or `range` is not whole runs within a row.
 pub fn rms_norm_runs(
-    isa: Isa,
+    cx: &Context,
     x: &mut [f32],
     width: usize,
     range: Range<usize>,
@@ -136,11 +141,11 @@ pub fn rms_norm_runs(
     );
     let range = &range;
     let run = |x: &mut [f32]| {
-        dispatch!(isa => rms_runs_loop(x: &mut [f32], width: usize, range: &Range<usize>, weight: &[f32], epsilon: f32));
+        dispatch!(cx.isa => rms_runs_loop(x: &mut [f32], width: usize, range: &Range<usize>, weight: &[f32], epsilon: f32));
     };
     if x.len() > 2 * TASK {
         let rows = TASK.div_ceil(width);
-        for_each_piece(x, rows * width, |_, x| run(x));
+        for_each_piece(&cx.threads, x, rows * width, |_, x| run(x));
     } else {
         run(x);
     }
@@ -183,15 +188,16 @@ fn rms_factor(x: &[f32], epsilon: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Isa;
 
     #[test]
     fn a_root_mean_square_worked_out_by_hand() {
         // The squares' mean is 12.5; with epsilon 3.5 the factor is 1/4.
         let mut y = [0.0; 4];
-        rms_norm(Isa::SCALAR, &[3.0, 4.0, -3.0, 4.0], &[1.0, 2.0], 3.5, &mut y);
+        rms_norm(&Isa::SCALAR.into(), &[3.0, 4.0, -3.0, 4.0], &[1.0, 2.0], 3.5, &mut y);
         assert_eq!(y, [0.75, 2.0, -0.75, 2.0]);
         let mut x = [9.0, 3.0, 4.0, -3.0, 4.0, 9.0];
-        rms_norm_runs(Isa::SCALAR, &mut x, 6, 1..5, &[1.0, 2.0], 3.5);
+        rms_norm_runs(&Isa::SCALAR.into(), &mut x, 6, 1..5, &[1.0, 2.0], 3.5);
         assert_eq!(x, [9.0, 0.75, 2.0, -0.75, 2.0, 9.0]);
     }
 
@@ -200,7 +206,7 @@ mod tests {
         // mean 2.5, variance 1.25; with epsilon 1.0 the factor is 1/1.5.
         let mut y = [0.0; 4];
         layer_norm(
-            Isa::SCALAR,
+            &Isa::SCALAR.into(),
             &[1.0, 2.0, 3.0, 4.0],
             4,
             &[1.5, 1.5, 3.0, 3.0],
@@ -209,7 +215,7 @@ mod tests {
             &mut y,
         );
         assert_eq!(y, [-1.5, 0.5, 1.0, 4.0]);
-        layer_norm(Isa::SCALAR, &[1.0, 2.0, 3.0, 4.0], 4, &[1.5, 1.5, 3.0, 3.0], None, 1.0, &mut y);
+        layer_norm(&Isa::SCALAR.into(), &[1.0, 2.0, 3.0, 4.0], 4, &[1.5, 1.5, 3.0, 3.0], None, 1.0, &mut y);
         assert_eq!(y, [-1.5, -0.5, 1.0, 3.0]);
     }
 }

@@ -2,16 +2,12 @@
 
 use std::collections::TryReserveError;
 
-use crate::{
-    isa::{Isa, dispatch},
-    simd::Simd,
-    tiles::for_each_piece,
-};
+use crate::{Context, isa::dispatch, simd::Simd, tiles::for_each_piece};
 
 /// Rows handed to a thread at a time: this many elements or more.
 const TASK: usize = 16 * 1024;
 
-/// Cosines and sines of a run of positions.
+/// Cosines and sines of the positions of a batch's rows.
 #[derive(Debug, Default)]
 pub struct RopeTable {
     pairs: usize,
@@ -29,16 +25,28 @@ impl RopeTable {
         self.rows.try_reserve_exact(elements.saturating_sub(self.rows.len()))
     }
 
-    /// Fills the table for positions `past..past + m`: the angle of a pair is its frequency, in radians per position,
-    /// times the position, rounded to f32; `factor` multiplies its cosine and sine.
+    /// Removes every position.
+    pub fn clear(&mut self) {
+        self.rows.clear();
+    }
+
+    /// Appends positions `past..past + m`: the angle of a pair is its frequency, in radians per position, times the
+    /// position, rounded to f32; `factor` multiplies its cosine and sine.
     ///
     /// # Panics
-    /// If `frequencies` is empty.
-    pub fn fill(&mut self, frequencies: &[f32], factor: f32, past: usize, m: usize) {
+    /// If `frequencies` is empty, or not as many as those of the positions before.
+    pub fn append(&mut self, frequencies: &[f32], factor: f32, past: usize, m: usize) {
         assert!(!frequencies.is_empty(), "a rope table of no frequencies");
+        assert!(
+            self.rows.is_empty() || self.pairs == frequencies.len(),
+            "a rope table of {} frequencies, then {}",
+            self.pairs,
+            frequencies.len()
+        );
         self.pairs = frequencies.len();
-        self.rows.resize(m * 2 * self.pairs, 0.0);
-        for (row, position) in self.rows.chunks_exact_mut(2 * self.pairs).zip(past..) {
+        let filled = self.rows.len();
+        self.rows.resize(filled + m * 2 * self.pairs, 0.0);
+        for (row, position) in self.rows[filled..].chunks_exact_mut(2 * self.pairs).zip(past..) {
             let (cosines, sines) = row.split_at_mut(self.pairs);
             for ((cosine, sine), frequency) in cosines.iter_mut().zip(sines).zip(frequencies) {
                 // One implementation for every platform: archives compute the same bits everywhere.
@@ -69,7 +77,7 @@ pub struct RopeShape {
 /// If `x` is not as many whole rows as the table has, or heads or pairs do not fit.
 ///
 /// Source: Su et al. 2021 (arXiv:2104.09864), equation 34.
-pub fn rope(isa: Isa, shape: RopeShape, table: &RopeTable, x: &mut [f32]) {
+pub fn rope(cx: &Context, shape: RopeShape, table: &RopeTable, x: &mut [f32]) {
     let RopeShape { width, heads, head_dim, is_adjacent } = shape;
     let pairs = table.pairs;
     assert!(
@@ -81,15 +89,15 @@ pub fn rope(isa: Isa, shape: RopeShape, table: &RopeTable, x: &mut [f32]) {
         for (row, angles) in x.chunks_exact_mut(width).zip(rows.chunks_exact(2 * pairs)) {
             let turned = &mut row[..heads * head_dim];
             if is_adjacent {
-                dispatch!(isa => adjacent_loop(turned: &mut [f32], head_dim: usize, angles: &[f32]));
+                dispatch!(cx.isa => adjacent_loop(turned: &mut [f32], head_dim: usize, angles: &[f32]));
             } else {
-                dispatch!(isa => half_loop(turned: &mut [f32], head_dim: usize, angles: &[f32]));
+                dispatch!(cx.isa => half_loop(turned: &mut [f32], head_dim: usize, angles: &[f32]));
             }
         }
     };
     if x.len() > 2 * TASK {
         let rows = TASK.div_ceil(width);
-        for_each_piece(x, rows * width, |index, x| {
+        for_each_piece(&cx.threads, x, rows * width, |index, x| {
             run(&table.rows[index * rows * 2 * pairs..][..x.len() / width * 2 * pairs], x);
         });
     } else {
@@ -123,6 +131,7 @@ fn adjacent_loop<S: Simd>(_: S, heads: &mut [f32], head_dim: usize, angles: &[f3
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Isa;
 
     /// Against the definition in f64, on more rows than one thread takes.
     #[test]
@@ -131,12 +140,13 @@ mod tests {
         let frequencies = [1.0, 0.25, 0.01, 1e-4];
         let x: Vec<f32> = (0..width * m).map(|i| ((i * 37) % 101) as f32 / 50.0 - 1.0).collect();
         let mut table = RopeTable::default();
-        table.fill(&frequencies, factor, past, m);
+        table.append(&frequencies, factor, past, 1500);
+        table.append(&frequencies, factor, past + 1500, m - 1500);
         for is_adjacent in [false, true] {
             let shape = RopeShape { width, heads, head_dim, is_adjacent };
             for isa in Isa::available() {
                 let mut y = x.clone();
-                rope(isa, shape, &table, &mut y);
+                rope(&isa.into(), shape, &table, &mut y);
                 for (i, got) in y.iter().enumerate() {
                     let (row, column) = (i / width, i % width);
                     let at = column % head_dim;

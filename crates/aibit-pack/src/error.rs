@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 
+use aibit_cpu::LoadError;
 use aibit_format::{FormatError, Scheme};
 use aibit_gguf::GgufError;
 use aibit_graph::ConfigError;
@@ -135,6 +136,9 @@ pub enum PackError {
         /// What to do.
         advice: &'static str,
     },
+    /// The finished package cannot be loaded.
+    #[error("the package does not run: {0}")]
+    Load(#[from] LoadError),
     /// The finished package does not run.
     #[error("the package does not run: {0}")]
     Runtime(#[from] RuntimeError),

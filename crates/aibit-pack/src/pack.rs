@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
+use aibit_cpu::{Model, Threads};
 use aibit_families::Family;
 use aibit_format::{
     ArchiveWriter, FORMAT_VERSION, FormatError, Manifest, OutputFile, OutputTarget, Override, Provenance,
@@ -13,7 +14,7 @@ use aibit_graph::{
     Place,
 };
 use aibit_runtime::{
-    ChatFiles, ChatTemplate, Golden, Model, PackageDefaults, SettingsFiles, Tokenizer, compile_tokenizer,
+    ChatFiles, ChatTemplate, Golden, PackageDefaults, SettingsFiles, Tokenizer, compile_tokenizer,
 };
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +41,9 @@ pub struct PackOptions {
     pub kv_cache: Option<KvPrecision>,
     /// Whether the archive may replace a file that is no archive.
     pub force: bool,
+    /// The threads that measure the package and record its golden outputs. Quantizing and writing use the current rayon
+    /// pool.
+    pub threads: Threads,
 }
 
 impl PackOptions {
@@ -182,6 +186,7 @@ pub fn pack(
         },
     };
     let model = Model::new(description.graph.clone(), archive.weights()?, &manifest)?;
+    let model = model.with_threads(options.threads.clone());
     let measured = precision.measure(&model, &tokenizer, &mut part_of(progress, share))?;
     drop(model);
     precision.decide(&mut description.graph, measured.as_ref());
@@ -196,6 +201,7 @@ pub fn pack(
         archive.add(name, media_type, bytes)?;
     }
     let model = Model::new(description.graph.clone(), archive.weights()?, &manifest)?;
+    let model = model.with_threads(options.threads.clone());
     let golden = Golden::record(&model, &tokenizer, &tokenizer_files.json, &mut part_of(progress, share))?;
     drop(model);
     if let Some(measured) = &measured {

@@ -1,6 +1,5 @@
 use aibit_format::FormatError;
-use aibit_graph::{ContextLimit, GraphError};
-use aibit_kernels::IsaError;
+use aibit_graph::ContextLimit;
 
 use crate::sampler::SamplerError;
 use crate::text_stream::StopError;
@@ -12,12 +11,6 @@ pub enum RuntimeError {
     /// The archive is broken.
     #[error(transparent)]
     Format(#[from] FormatError),
-    /// The graph does not fit the weights, or this build.
-    #[error(transparent)]
-    Graph(#[from] GraphError),
-    /// The instruction set asked for is not there.
-    #[error(transparent)]
-    Isa(#[from] IsaError),
     /// A sampling option is out of range, or the logits are not numbers.
     #[error(transparent)]
     Sampler(#[from] SamplerError),
@@ -45,16 +38,6 @@ pub enum RuntimeError {
         file: &'static str,
         /// What is wrong, with the line of the template where that is known.
         problem: String,
-    },
-    /// A stored tensor cannot be executed in its place in the graph.
-    #[error("tensor `{name}` is stored as {scheme}, {problem}")]
-    Scheme {
-        /// Name of the tensor.
-        name: String,
-        /// Its scheme.
-        scheme: aibit_format::Scheme,
-        /// Why that does not fit.
-        problem: &'static str,
     },
     /// A token id beyond the vocabulary.
     #[error("token id {id} is not in the vocabulary of {vocabulary} ids")]
@@ -105,6 +88,12 @@ pub enum RuntimeError {
         what: &'static str,
         /// How much; `None` if no `usize` can say.
         bytes: Option<usize>,
+    },
+    /// Every page of the KV cache is in use.
+    #[error("all {pages} pages of the KV cache are in use; end a sequence, or allow for more pages")]
+    PagesExhausted {
+        /// Pages that there may be.
+        pages: usize,
     },
     /// A text too short to be scored.
     #[error("the text has {tokens} tokens, at least 2 are needed to predict one from another")]

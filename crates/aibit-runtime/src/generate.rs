@@ -71,7 +71,7 @@ pub struct Generation {
 /// [`RuntimeError::TokenBeyond`] for a token that the model has no row for, [`RuntimeError::Sampler`] and
 /// [`RuntimeError::Stop`] for options out of range.
 pub fn generate(
-    session: &mut Session<'_>,
+    session: &mut Session,
     tokenizer: &Tokenizer,
     prompt: &[u32],
     options: &GenerateOptions,
@@ -82,7 +82,7 @@ pub fn generate(
 
 /// As [`generate`], where the session ends with the first `computed` ids of `prompt`.
 pub(crate) fn generate_after(
-    session: &mut Session<'_>,
+    session: &mut Session,
     tokenizer: &Tokenizer,
     prompt: &[u32],
     computed: usize,
@@ -90,7 +90,7 @@ pub(crate) fn generate_after(
     on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
 ) -> Result<Generation, RuntimeError> {
     let start = Instant::now();
-    tokenizer.check_ids(&prompt[computed..], session.model().graph().vocabulary)?;
+    tokenizer.check_ids(&prompt[computed..], session.limits().vocabulary)?;
     let mut sampler = Sampler::new(options.sampler.clone(), options.processors.clone())?;
     let mut stream = TextStream::new(options.stop_strings.clone())?;
     let mut history = prompt.to_vec();
@@ -128,7 +128,7 @@ pub(crate) fn generate_after(
         if options.max_tokens.is_some_and(|max| history.len() - prompt.len() >= max) {
             break StopReason::Length; // before a pass whose result nobody reads
         }
-        if session.kv().len() == session.kv().capacity() {
+        if session.len() == session.capacity() {
             break StopReason::Context;
         }
         let step_start = Instant::now();

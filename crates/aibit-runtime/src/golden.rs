@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::sampler::largest;
-use crate::{Model, Profile, RuntimeError, Session, Tokenizer};
+use crate::{Executor, Profile, RuntimeError, Session, Tokenizer};
 
 /// Version of the arithmetic of profile `fast`: results are bit-equal across machines, instruction sets and
 /// threads while this number stays. Whoever changes a rounding or an order of summation raises it.
@@ -121,12 +121,12 @@ impl Golden {
     /// # Errors
     /// Whatever keeps the package from running; [`RuntimeError::Tokenizer`] where no text gives tokens of the model.
     pub fn record(
-        model: &Model,
+        model: &dyn Executor,
         tokenizer: &Tokenizer,
         tokenizer_json: &[u8],
         on_pass: &mut dyn FnMut(f64),
     ) -> Result<Self, RuntimeError> {
-        let extent = Extent::of(model.weights_bytes());
+        let extent = Extent::of(model.limits().weights_bytes);
         let mut passes = 0;
         let mut passed = || {
             passes += 1;
@@ -136,11 +136,11 @@ impl Golden {
         for text in TEXTS {
             cases.push(GoldenText { text: text.to_owned(), ids: tokenizer.encode(text)? });
         }
-        let vocabulary = model.graph().vocabulary;
+        let vocabulary = model.limits().vocabulary;
         let mut runs = Vec::new();
         for case in &cases {
             // Short enough for the smallest context; without tokens that the model has no row for.
-            let length = (model.graph().context / 2).clamp(1, extent.prompt_tokens);
+            let length = (model.limits().context / 2).clamp(1, extent.prompt_tokens);
             let prompt = case.ids.iter().copied().take(length).take_while(|&id| (id as usize) < vocabulary);
             let prompt: Vec<u32> = prompt.collect();
             if !prompt.is_empty() && runs.len() < extent.prompts {
@@ -184,7 +184,7 @@ impl Golden {
     /// Whatever keeps the package from running.
     pub fn replay(
         &self,
-        model: &Model,
+        model: &dyn Executor,
         tokenizer: &Tokenizer,
         tokenizer_json: &[u8],
     ) -> Result<Vec<Check>, RuntimeError> {
@@ -268,17 +268,18 @@ fn compare(name: String, expected: &[u32], found: &[u32]) -> Check {
 
 /// Appends `prompt` to an empty sequence, and up to `continuation` tokens, each the likeliest after those before.
 fn run(
-    model: &Model,
+    model: &dyn Executor,
     prompt: &[u32],
     continuation: usize,
     passed: &mut dyn FnMut(),
 ) -> Result<GoldenRun, RuntimeError> {
+    let vocabulary = model.limits().vocabulary;
     let mut session = Session::new(model, Profile::Fast, prompt.len() + continuation)?;
     let mut digest = Sha256::new();
     let mut last = Vec::new();
     session.append_all(prompt, |_, logits| {
         digest.update(bytemuck::cast_slice::<f32, u8>(logits));
-        last = logits[logits.len() - model.graph().vocabulary..].to_vec();
+        last = logits[logits.len() - vocabulary..].to_vec();
     })?;
     passed();
     let top = top_five(&last);
@@ -287,7 +288,7 @@ fn run(
     while greedy_ids.len() < continuation {
         let (id, _) = largest(logits)?;
         greedy_ids.push(id);
-        if greedy_ids.len() == continuation || session.kv().len() == session.kv().capacity() {
+        if greedy_ids.len() == continuation || session.len() == session.capacity() {
             break; // nobody reads what comes then
         }
         logits = session.append(&[id])?;

@@ -1,25 +1,23 @@
-//! Executes the graph that an archive carries.
+//! From text to text by way of an executor.
 //!
-//! - [`Model`]: an archive's graph with its tensors found in the map. Immutable, shared between sequences.
-//! - [`Session`]: one sequence, its KV cache and its buffers. Prefill and decode are one code path.
+//! - [`Executor`]: what computes a model, on the CPU or another device; [`Sequences`]: any number of sequences that go
+//!   through passes together, their KV caches in pages.
+//! - [`Session`]: one sequence. Prefill and decode are one code path.
 //! - [`generate`](fn@generate): prompt to continuation, with a [`sampler`], stop conditions, and text that
 //!   comes out in whole characters.
 //! - [`Chat`]: a conversation, written as the package's [`ChatTemplate`] says, in one session.
 //! - [`perplexity`](fn@perplexity): how well a model predicts a text.
-//! - [`Measurement`]: what low precision costs a package, measured when it is packed.
 //! - [`Golden`]: what a package must give, recorded when it is packed and replayed to verify it.
 //!
-//! Nothing here knows an architecture by name, and no weight is converted or copied when a model is loaded.
+//! Nothing here knows an architecture or a device by name.
 
 mod chat;
 mod defaults;
 mod error;
+mod executor;
 mod generate;
 mod golden;
 pub mod logits_processors;
-mod machine_memory;
-mod measure;
-mod model;
 mod perplexity;
 pub mod sampler;
 mod session;
@@ -27,16 +25,16 @@ mod settings_file;
 pub mod text_stream;
 mod tokenizer;
 
-pub use aibit_kernels::limits::read_bandwidth;
 pub use chat::{Chat, ChatFiles, ChatMessage, ChatOptions, ChatTemplate, ChatText, LocalTime};
 pub use defaults::{PackageDefaults, SettingsFiles};
 pub use error::RuntimeError;
+pub use executor::{
+    Batch, Executor, Limits, PAGE, PageUse, Profile, Run, SequenceId, Sequences, UnknownProfile, check_ids,
+};
 pub use generate::{GenerateOptions, Generation, StopReason, generate};
 pub use golden::{Check, Golden, GoldenRun, GoldenText, GoldenTokenizer, NUMERICS};
-pub use measure::{LayerError, Measurement, SlotError};
-pub use model::Model;
 pub use perplexity::{Divergence, Perplexity, PerplexityOptions, Scored, perplexity};
-pub use session::{KvCache, Profile, Session};
+pub use session::Session;
 pub use tokenizer::{
     CompiledBytes, Tokenizer, check_components as check_tokenizer_components, compile as compile_tokenizer,
 };

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::{Model, Profile, RuntimeError, Session};
+use crate::{Executor, Profile, RuntimeError, Session};
 
 /// Windows over a text.
 #[derive(Debug, Clone, Copy)]
@@ -72,13 +72,13 @@ pub struct Divergence {
 /// [`RuntimeError::TextTooShort`], [`RuntimeError::Window`], [`RuntimeError::SecondHalf`], [`RuntimeError::TokenId`], and
 /// [`RuntimeError::NotComparable`] for a base of another vocabulary or a shorter context.
 pub fn perplexity(
-    model: &Model,
-    base: Option<&Model>,
+    model: &dyn Executor,
+    base: Option<&dyn Executor>,
     ids: &[u32],
     options: &PerplexityOptions,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Perplexity, RuntimeError> {
-    let context = model.graph().context;
+    let context = model.limits().context;
     let window = options.window.unwrap_or(context);
     let stride = options.stride.unwrap_or(window);
     if !(2..=context).contains(&window) || !(1..=window).contains(&stride) {
@@ -91,9 +91,9 @@ pub fn perplexity(
     if second_half && (window < 3 || stride != window || ids.len() < window) {
         return Err(RuntimeError::SecondHalf { window, stride, tokens: ids.len() });
     }
-    let vocabulary = model.graph().vocabulary;
+    let vocabulary = model.limits().vocabulary;
     if let Some(base) = base {
-        let (theirs, theirs_context) = (base.graph().vocabulary, base.graph().context);
+        let (theirs, theirs_context) = (base.limits().vocabulary, base.limits().context);
         if theirs != vocabulary || theirs_context < window {
             return Err(RuntimeError::NotComparable(format!(
                 "the model has {vocabulary} token ids and windows of {window}, the base {theirs} and a context of \

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use aibit_kernels::{
-    ActivationPrecision, Epilogue, FloatMatrix, Int8Rowwise, Isa, QuantizedRows, linear_float, linear_int8,
-    quantize_rows,
+    ActivationPrecision, Context, Epilogue, FloatMatrix, Int8Rowwise, Isa, QuantizedRows, Threads,
+    linear_float, linear_int8, quantize_rows,
 };
-use anyhow::Context;
+use anyhow::Context as _;
 
 use super::rescaled;
 use super::results::median;
@@ -61,14 +61,18 @@ pub(super) fn measure(rounds: usize, given: Option<&Path>) -> anyhow::Result<Str
         Some(path) => path.to_owned(),
         None => e2e::build()?.0,
     };
-    let isa = Isa::selected()?;
+    let cx = Context {
+        isa: Isa::selected()?,
+        threads: Threads::team(std::thread::available_parallelism().map_or(1, usize::from)),
+    };
     let mut page = format!(
         "# Speed and error by the values of activations\n\n\
          Written by `cargo xtask bench --values`: {rounds} rounds, within which all values take their turns; medians. \
-         Instruction set {isa}, {} threads.\n\n",
-        std::thread::available_parallelism().map_or(1, usize::from)
+         Instruction set {}, {} threads.\n\n",
+        cx.isa,
+        cx.threads.count()
     );
-    let layers = layers(isa, rounds)?;
+    let layers = layers(&cx, rounds)?;
     eprintln!("{layers}");
     page.push_str(&layers);
     page.push_str(&models(&aibit, rounds)?);
@@ -76,7 +80,7 @@ pub(super) fn measure(rounds: usize, given: Option<&Path>) -> anyhow::Result<Str
 }
 
 /// The times of layers, by distribution, and their errors.
-fn layers(isa: Isa, rounds: usize) -> anyhow::Result<String> {
+fn layers(cx: &Context, rounds: usize) -> anyhow::Result<String> {
     let normal = Normal::new();
     let codes: Vec<i8> =
         normal.take(stream(1, "weights"), WEIGHTS).iter().map(|z| (z * 29.0).round() as i8).collect();
@@ -99,9 +103,9 @@ fn layers(isa: Isa, rounds: usize) -> anyhow::Result<String> {
                         let start = Instant::now();
                         for _ in 0..calls {
                             let codes = weights.next().context("weights")?;
-                            quantize_rows(isa, x, k, precision, &mut rows);
+                            quantize_rows(cx, x, k, precision, &mut rows);
                             let w = Int8Rowwise::new(codes, &absmax, n, k);
-                            linear_int8(isa, &rows, &w, &Epilogue::default(), &mut y);
+                            linear_int8(cx, &rows, &w, &Epilogue::default(), &mut y);
                         }
                         if round > 0 {
                             samples.push(1e6 * start.elapsed().as_secs_f64() / f64::from(calls));
@@ -148,15 +152,15 @@ fn layers(isa: Isa, rounds: usize) -> anyhow::Result<String> {
     for (name, of) in DISTRIBUTIONS {
         let x = of.rows(&normal, name, m, k);
         let (mut exact, mut y) = (vec![0.0; m * n], vec![0.0; m * n]);
-        linear_float(isa, &x, FloatMatrix::F32(&weights), m, n, k, &Epilogue::default(), &mut exact);
+        linear_float(cx, &x, FloatMatrix::F32(&weights), m, n, k, &Epilogue::default(), &mut exact);
         let squares =
             |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>();
         write!(text, "| {name} |")?;
         for (_, precision) in PRECISIONS {
             let mut rows = QuantizedRows::default();
-            quantize_rows(isa, &x, k, precision, &mut rows);
+            quantize_rows(cx, &x, k, precision, &mut rows);
             let absmax = vec![1.0; n];
-            linear_int8(isa, &rows, &Int8Rowwise::new(codes, &absmax, n, k), &Epilogue::default(), &mut y);
+            linear_int8(cx, &rows, &Int8Rowwise::new(codes, &absmax, n, k), &Epilogue::default(), &mut y);
             let error = squares(&mut y.iter().zip(&exact).map(|(a, b)| a - b));
             write!(text, " {:.3} % |", 100.0 * (error / squares(&mut exact.iter().copied())).sqrt())?;
         }

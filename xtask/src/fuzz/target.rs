@@ -4,12 +4,13 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use aibit_cpu::Model;
 use aibit_format::{Archive, check_values, entry_names};
 use aibit_pack::{ModelSource, PackOptions, pack};
 use aibit_runtime::sampler::{SamplerError, SamplerOptions};
 use aibit_runtime::{
-    ChatFiles, ChatMessage, ChatTemplate, GenerateOptions, Golden, LocalTime, Model, PackageDefaults,
-    Profile, RuntimeError, Session, Tokenizer, compile_tokenizer, generate,
+    ChatFiles, ChatMessage, ChatTemplate, GenerateOptions, Golden, LocalTime, PackageDefaults, Profile,
+    RuntimeError, Session, Tokenizer, compile_tokenizer, generate,
 };
 use clap::ValueEnum;
 

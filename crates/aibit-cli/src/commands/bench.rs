@@ -3,7 +3,8 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-use aibit_runtime::{Model, Profile, RuntimeError, Session, read_bandwidth};
+use aibit_cpu::{Model, Threads, read_bandwidth};
+use aibit_runtime::{Batch, Executor, PAGE, Profile, Run, RuntimeError, SequenceId};
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 use serde::Serialize;
@@ -15,14 +16,16 @@ use crate::output::{Output, bytes, count};
 /// Measure speed, load time and memory
 ///
 /// Every figure is the mean over the repetitions, with the standard deviation. `pp512` computes a prompt of 512
-/// tokens at once, `tg128` generates 128 tokens one by one, `@ d512` after a context of 512, in tokens per second.
+/// tokens at once, `tg128` generates 128 tokens one by one, `b8` for eight sequences at once, `@ d512` after a context of
+/// 512, in tokens per second of all sequences together.
 /// Load time, time to the first token and peak memory are those of `aibit run` in processes of their own. What
-/// generated tokens read of the weights is given as a share of what this machine's memory can do, measured alike; the
-/// head of the table says how they are read: in how many runs, how many bytes ahead, in how many pieces per thread.
+/// generated tokens read of the weights is given as a share of what this machine's memory can do, measured beside each
+/// repetition; the head of the table says how they are read: in how many runs, how many bytes ahead, in how many pieces per thread.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
         aibit bench gpt2.aibit\n  \
-        aibit bench gpt2.aibit -p 128,512 -n 128 -t 1,2 -r 5 -o json")]
+        aibit bench gpt2.aibit -p 128,512 -n 128 -t 1,2 -r 5 -o json\n  \
+        aibit bench gpt2.aibit -p 0 --batch 1,2,4,8,16")]
 pub(crate) struct Args {
     /// The archives
     #[arg(value_name = "FILE", required = true)]
@@ -39,6 +42,9 @@ pub(crate) struct Args {
     /// Repetitions, after one that does not count
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     repetitions: u16,
+    /// Numbers of sequences that generate at once; the speed is that of all together
+    #[arg(short, long, value_name = "N,...", value_delimiter = ',', default_value = "1", value_parser = sequences)]
+    batch: Vec<usize>,
     /// Numbers of threads [default: one per core]
     #[arg(short, long, value_name = "N,...", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Vec<u16>,
@@ -49,6 +55,14 @@ pub(crate) struct Args {
     /// Form of the table
     #[arg(short, long, value_enum, default_value_t = Form::Md)]
     output: Form,
+}
+
+/// A number of sequences.
+fn sequences(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(sequences @ 1..=1024) => Ok(sequences),
+        _ => Err("allowed are 1 to 1024".to_owned()),
+    }
 }
 
 /// Several times the last cache of most machines.
@@ -104,7 +118,8 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     for path in &args.archives {
         let archive = open_archive(path)?;
         let model = Model::load(&archive)?;
-        (isa, read_pattern) = (model.isa().name(), model.isa().read_pattern().to_string());
+        let kernels = model.context().isa;
+        (isa, read_pattern) = (kernels.name(), kernels.read_pattern().to_string());
         check_lengths(args, model.graph().context)?;
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         let parameters =
@@ -116,27 +131,29 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
             Row { model, file_bytes, parameters, threads, test, unit, mean, sd, samples, reads: None }
         };
         for &threads in &threads {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+            let model = model.with_threads(Threads::team(threads));
             for &depth in &args.n_depth {
-                let tests =
-                    args.n_prompt.iter().map(|&n| ("pp", n)).chain(args.n_gen.iter().map(|&n| ("tg", n)));
-                for (kind, n) in tests.filter(|&(_, n)| n > 0) {
-                    let label =
-                        if depth == 0 { format!("{kind}{n}") } else { format!("{kind}{n} @ d{depth}") };
+                let prompts = args.n_prompt.iter().map(|&n| Test { kind: "pp", n, depth, batch: 1 });
+                let generations = args
+                    .batch
+                    .iter()
+                    .flat_map(|&batch| args.n_gen.iter().map(move |&n| Test { kind: "tg", n, depth, batch }));
+                for test in prompts.chain(generations).filter(|test| test.n > 0) {
+                    let label = test.label();
                     let mut bandwidths = Vec::new();
                     // A machine's bandwidth may change within seconds, so it is measured beside each repetition.
                     let before = || {
-                        if kind == "tg" && depth == 0 {
-                            bandwidths.push(read_bandwidth(model.isa(), threads, BANDWIDTH_BYTES, 2));
+                        if test.kind == "tg" && depth == 0 {
+                            bandwidths.push(read_bandwidth(kernels, threads, BANDWIDTH_BYTES, 2));
                         }
                     };
-                    let speeds = pool
-                        .install(|| speeds(&model, args, kind == "pp", n, depth, before))
-                        .with_context(|| label.clone())?;
+                    let speeds = speeds(&model, args, test, before).with_context(|| label.clone())?;
                     let mut row = row(threads, label, "t/s", speeds);
                     if !bandwidths.is_empty() {
                         let (bandwidth_gb_s, _) = mean_and_deviation(&bandwidths);
-                        let weights_gb_s = row.mean * model.bytes_per_token() as f64 / 1e9;
+                        // A pass reads the weights once for all of its sequences.
+                        let passes = row.mean / test.batch as f64;
+                        let weights_gb_s = passes * model.bytes_per_token() as f64 / 1e9;
                         row.reads = Some(Reads { weights_gb_s, bandwidth_gb_s });
                     }
                     rows.push(row);
@@ -173,38 +190,79 @@ fn check_lengths(args: &Args, context: usize) -> Result<(), Advised> {
     Ok(())
 }
 
-/// Tokens per second of each repetition; a first one warms caches and does not count. `before` comes before each that does.
+/// One line of the table.
+#[derive(Clone, Copy)]
+struct Test {
+    /// `pp`, a prompt in one call, or `tg`, token after token.
+    kind: &'static str,
+    /// Tokens of each sequence.
+    n: usize,
+    /// Tokens before them.
+    depth: usize,
+    /// Sequences at once.
+    batch: usize,
+}
+
+impl Test {
+    fn label(self) -> String {
+        let Self { kind, n, depth, batch } = self;
+        let mut label = format!("{kind}{n}");
+        if batch > 1 {
+            label.push_str(&format!(" b{batch}"));
+        }
+        if depth > 0 {
+            label.push_str(&format!(" @ d{depth}"));
+        }
+        label
+    }
+}
+
+/// Tokens per second, of all sequences together, of each repetition; a first one warms caches and does not count. `before`
+/// comes before each that does.
 fn speeds(
     model: &Model,
     args: &Args,
-    prefill: bool,
-    n: usize,
-    depth: usize,
+    test: Test,
     mut before: impl FnMut(),
 ) -> Result<Vec<f64>, RuntimeError> {
-    let mut session = Session::new(model, args.profile, depth + n)?;
+    let Test { kind, n, depth, batch } = test;
+    let pages = (depth + n).div_ceil(PAGE).saturating_mul(batch);
+    let mut sequences = model.sequences(args.profile, pages)?;
+    let ids: Vec<SequenceId> = (0..batch).map(|_| sequences.start(depth + n)).collect();
     // Which tokens makes no difference to the speed; they only have to exist.
     let vocabulary = model.graph().vocabulary;
-    let ids: Vec<u32> = (0..depth + n).map(|i| (i % vocabulary * 7919 % vocabulary) as u32).collect();
+    let token = |i: usize| (i % vocabulary * 7919 % vocabulary) as u32;
+    let tokens: Vec<u32> = (0..depth + n).map(token).collect();
+    let runs: Vec<Run> = ids.iter().map(|&sequence| Run { sequence, len: 1 }).collect();
+    let (rows, wanted): (usize, Vec<usize>) = (sequences.rows_per_pass(), (0..batch).collect());
     let mut samples = Vec::new();
     for repetition in 0..=args.repetitions {
-        session.truncate(0);
-        if depth > 0 {
-            session.append(&ids[..depth])?;
+        for &sequence in &ids {
+            sequences.truncate(sequence, 0);
+            for tokens in tokens[..depth].chunks(rows) {
+                sequences.forward(&Batch { tokens, runs: &[Run { sequence, len: tokens.len() }] })?;
+            }
         }
         if repetition > 0 {
             before();
         }
         let start = Instant::now();
-        if prefill {
-            session.append(&ids[depth..])?;
+        if kind == "pp" {
+            let mut last = 0;
+            for tokens in tokens[depth..].chunks(rows) {
+                sequences.forward(&Batch { tokens, runs: &[Run { sequence: ids[0], len: tokens.len() }] })?;
+                last = tokens.len() - 1;
+            }
+            sequences.logits(&[last])?;
         } else {
-            for id in &ids[depth..] {
-                session.append(std::slice::from_ref(id))?;
+            for position in depth..depth + n {
+                let tokens: Vec<u32> = (0..batch).map(|sequence| token(position + sequence)).collect();
+                sequences.forward(&Batch { tokens: &tokens, runs: &runs })?;
+                sequences.logits(&wanted)?;
             }
         }
         if repetition > 0 {
-            samples.push(n as f64 / start.elapsed().as_secs_f64());
+            samples.push((batch * n) as f64 / start.elapsed().as_secs_f64());
         }
     }
     Ok(samples)

@@ -10,10 +10,10 @@ use super::{ArchiveArg, open_archive, watch_for_interrupt};
 use crate::clock;
 use crate::errors::{self, Advised};
 use crate::output::Output;
+use aibit_cpu::Model;
 use aibit_format::Archive;
 use aibit_runtime::{
-    Chat, ChatOptions, ChatTemplate, GenerateOptions, Generation, Model, PackageDefaults, RuntimeError,
-    Tokenizer,
+    Chat, ChatOptions, ChatTemplate, GenerateOptions, Generation, PackageDefaults, RuntimeError, Tokenizer,
 };
 
 const HELP: &str = "\
@@ -62,10 +62,10 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
             "a conversation is no JSON object; `aibit run FILE -p TEXT --chat --json` answers one message";
         return Err(Advised::new("usage", message).into());
     }
-    args.generation.threads.start()?;
+    let threads = args.generation.threads.start()?;
     let archive = open_archive(args.archive.path())?;
     let template = template(&archive)?;
-    let model = Model::load(&archive)?;
+    let model = Model::load(&archive)?.with_threads(threads);
     let tokenizer = Tokenizer::load(&archive)?;
     let defaults = PackageDefaults::load(&archive, &tokenizer, model.graph().vocabulary)?;
     let options = args.generation.options(&defaults)?;

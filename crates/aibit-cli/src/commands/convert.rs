@@ -47,9 +47,10 @@ impl fmt::Display for Report {
 }
 
 pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
-    args.threads.start()?;
+    let threads = args.threads.start_all()?;
     signals::remove_partials_on_signals()?;
-    let options = PackOptions { preset: Some(Preset::Keep), force: args.force, ..PackOptions::default() };
+    let options =
+        PackOptions { preset: Some(Preset::Keep), force: args.force, threads, ..PackOptions::default() };
     let target = options.target(&args.output)?;
     let (from, file_bytes) = match open_archive(&args.archive) {
         // In place as well: it is mapped, and loses nothing but its older container.

@@ -37,10 +37,11 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
-    args.threads.start()?;
+    let threads = args.threads.start_all()?;
     signals::remove_partials_on_signals()?;
     let progress = out.progress();
-    let (first, second) = (Opened::any(&args.first, &progress)?, Opened::any(&args.second, &progress)?);
+    let (first, second) =
+        (Opened::any(&args.first, &threads, &progress)?, Opened::any(&args.second, &threads, &progress)?);
     drop(progress);
     let all = !(args.codes || args.tensors || args.metadata);
     let options = DiffOptions {

@@ -2,10 +2,11 @@ use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use aibit_cpu::Model;
 use aibit_format::{Archive, entry_names};
 use aibit_pack::Progress;
 use aibit_runtime::{
-    Model, Perplexity, PerplexityOptions, Profile, RuntimeError, Scored, Tokenizer, perplexity,
+    Executor, Perplexity, PerplexityOptions, Profile, RuntimeError, Scored, Tokenizer, perplexity,
 };
 use serde::Serialize;
 
@@ -103,9 +104,9 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
             "--chat is not supported by `eval`: a text is measured as it is, without the chat template";
         return Err(Advised::new("unsupported", message).into());
     }
-    let threads = args.threads.start()?;
+    let threads = args.threads.start_all()?;
     let archive = open_archive(args.archive.path())?;
-    let model = Model::load(&archive)?;
+    let model = Model::load(&archive)?.with_threads(threads.clone());
     let tokenizer = Tokenizer::load(&archive)?;
     let text = text::read(&args.ppl, text::LONGEST_TEXT)?;
     let text = if args.trim { text::without_line_ends(&text) } else { &text };
@@ -121,7 +122,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
                     format!("their tokenizers give {} and {} ids for the text", ids.len(), base_ids.len());
                 return Err(RuntimeError::NotComparable(problem).into());
             }
-            Some(Model::load(&base)?)
+            Some(Model::load(&base)?.with_threads(threads.clone()))
         }
     };
     let first_token = first_token(args, &archive, &tokenizer)?;
@@ -135,18 +136,19 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     let bar = out.progress();
     bar.start_count("predicting", ids.len() as u64);
     let mut done = 0;
-    let result = perplexity(&model, base.as_ref(), &ids, &options, &mut |tokens| {
-        bar.advance((tokens - done) as u64);
-        done = tokens;
-    })?;
+    let result =
+        perplexity(&model, base.as_ref().map(|base| base as &dyn Executor), &ids, &options, &mut |tokens| {
+            bar.advance((tokens - done) as u64);
+            done = tokens;
+        })?;
     drop(bar);
     out.emit(&Report {
         result,
         second_half: args.second_half,
         bos_per_window: first_token.is_some(),
         profile: args.profile.name(),
-        isa: model.isa().name(),
-        threads,
+        isa: model.context().isa.name(),
+        threads: threads.count(),
     })?;
     Ok(ExitCode::SUCCESS)
 }

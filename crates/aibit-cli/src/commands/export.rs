@@ -2,6 +2,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use aibit_cpu::Threads;
 use aibit_export::{
     ActivationDtype, Diff, DiffOptions, ExportOptions, ExportReport, FloatDtype, Target, TensorDiff,
     check_compressed_tensors, check_own_tensors, diff, export,
@@ -91,7 +92,7 @@ impl fmt::Display for Report {
 }
 
 pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
-    args.threads.start()?;
+    let threads = args.threads.start_all()?;
     signals::remove_partials_on_signals()?;
     let replace = if args.force { Replace::Any } else { Replace::Nothing };
     let target = match args.to.is_folder() {
@@ -104,7 +105,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
         ExportOptions { requantize: args.requantize, dtype: args.dtype, activations: args.activations };
     let exported = export(&archive, args.to, target, &options)?;
     let check = match args.check {
-        true => Some(check(&archive, args.to, exported.partial_path(), out)?),
+        true => Some(check(&archive, args.to, exported.partial_path(), &threads, out)?),
         false => None,
     };
     let is_lost = check.as_ref().is_some_and(|found| is_lost(found, args));
@@ -130,13 +131,19 @@ fn is_lost(found: &Diff, args: &Args) -> bool {
 }
 
 /// What differs between the archive and the export that was written to `path`.
-fn check(archive: &Archive, target: Target, path: &Path, out: &Output) -> anyhow::Result<Diff> {
+fn check(
+    archive: &Archive,
+    target: Target,
+    path: &Path,
+    threads: &Threads,
+    out: &Output,
+) -> anyhow::Result<Diff> {
     Ok(match target {
         Target::CompressedTensors => check_compressed_tensors(archive, path)?,
         Target::Safetensors => check_own_tensors(archive, path)?,
         Target::Hf | Target::Bnb | Target::Gguf => {
             let progress = out.progress();
-            let written = Opened::any(path, &progress)?;
+            let written = Opened::any(path, threads, &progress)?;
             drop(progress);
             let options = DiffOptions { codes: true, tensors: true, metadata: false };
             diff(archive, &written.archive, &options)?

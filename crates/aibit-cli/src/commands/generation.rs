@@ -1,8 +1,9 @@
 //! How text is generated: the options that `run` and `chat` share.
 
+use aibit_cpu::Model;
 use aibit_runtime::sampler::SamplerOptions;
 use aibit_runtime::text_stream::TextStream;
-use aibit_runtime::{GenerateOptions, Model, PackageDefaults, Profile, RuntimeError, Session};
+use aibit_runtime::{GenerateOptions, PackageDefaults, Profile, RuntimeError, Session};
 
 use super::{ThreadsArg, stop_string};
 use crate::output::Output;
@@ -124,7 +125,7 @@ impl GenerationArgs {
     }
 
     /// An empty sequence with the context asked for, or all that the model has; a note says where that is less.
-    pub(crate) fn session<'m>(&self, model: &'m Model, out: &Output) -> Result<Session<'m>, RuntimeError> {
+    pub(crate) fn session(&self, model: &Model, out: &Output) -> Result<Session, RuntimeError> {
         let context = model.graph().context;
         let capacity = match self.ctx_size {
             None | Some(0) => context,

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use aibit_cpu::Threads;
 use aibit_format::{Archive, FileKind, PartialFolder, entry_names};
 use aibit_pack::{ModelSource, PackError, PackOptions, Preset, Progress, pack};
 use anyhow::Context;
@@ -59,16 +60,20 @@ pub(crate) struct ThreadsArg {
 }
 
 impl ThreadsArg {
-    /// Starts the threads, once, and tells how many there are.
-    pub(crate) fn start(&self) -> anyhow::Result<usize> {
-        let threads = match self.threads {
-            Some(threads) => threads.into(),
-            None => default_threads()?,
-        };
-        // This thread computes as well: handing each layer over to others would cost a wake-up.
-        let pool = rayon::ThreadPoolBuilder::new().use_current_thread().num_threads(threads);
+    /// Starts the threads of the kernels.
+    pub(crate) fn start(&self) -> anyhow::Result<Threads> {
+        Ok(Threads::team(self.count()?))
+    }
+
+    /// Starts as many threads for work that is not a kernel's, packing for instance, and those of the kernels.
+    pub(crate) fn start_all(&self) -> anyhow::Result<Threads> {
+        let pool = rayon::ThreadPoolBuilder::new().use_current_thread().num_threads(self.count()?);
         pool.build_global().context("cannot start the threads")?;
-        Ok(rayon::current_num_threads())
+        self.start()
+    }
+
+    fn count(&self) -> anyhow::Result<usize> {
+        self.threads.map_or_else(default_threads, |threads| Ok(threads.into()))
     }
 }
 
@@ -150,7 +155,7 @@ pub(crate) struct Opened {
 
 impl Opened {
     /// Opens an archive, or packs any other source, as it is, to a temporary one.
-    pub(crate) fn any(path: &Path, progress: &dyn Progress) -> anyhow::Result<Self> {
+    pub(crate) fn any(path: &Path, threads: &Threads, progress: &dyn Progress) -> anyhow::Result<Self> {
         let not_an_archive = match Archive::open(path) {
             Ok(archive) => return Ok(Self { archive, _folder: None }),
             Err(error) => error,
@@ -164,7 +169,8 @@ impl Opened {
         let folder = PartialFolder::create(&std::env::temp_dir(), "opened")
             .context("cannot create a temporary folder")?;
         let target = folder.path().join("packed.aibit");
-        let options = PackOptions { preset: Some(Preset::Keep), ..PackOptions::default() };
+        let threads = threads.clone();
+        let options = PackOptions { preset: Some(Preset::Keep), threads, ..PackOptions::default() };
         pack(&source, &target, &options, progress)?;
         Ok(Self { archive: Archive::open(&target)?, _folder: Some(folder) })
     }

@@ -100,7 +100,7 @@ impl fmt::Display for Report {
 }
 
 pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
-    args.threads.start()?;
+    let threads = args.threads.start_all()?;
     signals::remove_partials_on_signals()?;
     let options = PackOptions {
         preset: args.quantize,
@@ -109,6 +109,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
         activations: args.activations.iter().copied().collect(),
         kv_cache: args.kv_cache,
         force: args.force,
+        threads,
     };
     options.target(&args.output)?; // before anything is fetched
     let progress = out.progress();

@@ -4,10 +4,10 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use aibit_cpu::LayerError;
 use aibit_format::{Archive, FormatError, Recipe, Scheme, entry_names};
 use aibit_graph::{ActivationPrecision, Graph, KvPrecision, Op, Place};
 use aibit_pack::Measured;
-use aibit_runtime::LayerError;
 use serde::Serialize;
 
 use crate::visible::on_one_line;

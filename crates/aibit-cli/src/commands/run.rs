@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
-use aibit_runtime::{ChatMessage, Generation, Model, PackageDefaults, StopReason, Tokenizer, generate};
+use aibit_cpu::Model;
+use aibit_runtime::{ChatMessage, Generation, PackageDefaults, StopReason, Tokenizer, generate};
 use serde::Serialize;
 use tracing::info_span;
 
@@ -103,7 +104,8 @@ impl fmt::Display for Report {
 pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     args.unsupported.refuse()?;
     let recorder = args.timings.then(|| Recorder::install(out.start())).transpose()?;
-    let threads = info_span!("threads").in_scope(|| args.generation.threads.start())?;
+    let team = info_span!("threads").in_scope(|| args.generation.threads.start())?;
+    let threads = team.count();
     let archive = if args.check {
         match verify::open_checked(args.archive.path(), &out.progress())? {
             Ok(archive) => archive,
@@ -120,7 +122,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     } else {
         open_archive(args.archive.path())?
     };
-    let model = Model::load(&archive)?;
+    let model = Model::load(&archive)?.with_threads(team);
     let tokenizer = Tokenizer::load(&archive)?;
     let defaults = PackageDefaults::load(&archive, &tokenizer, model.graph().vocabulary)?;
     let options = args.generation.options(&defaults)?;
@@ -172,7 +174,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
         prompt_ids.len(),
         generation.ids.len(),
         args.generation.profile,
-        model.isa().name(),
+        model.context().isa.name(),
     );
     if stream {
         out.write("\n")?;
@@ -186,7 +188,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
             timings,
             peak_rss_bytes: peak_rss_bytes(),
             profile: args.generation.profile.name(),
-            isa: model.isa().name(),
+            isa: model.context().isa.name(),
             threads,
         })?;
     }

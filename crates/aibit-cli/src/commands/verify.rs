@@ -2,9 +2,10 @@ use std::fmt;
 use std::path::Path;
 use std::process::ExitCode;
 
+use aibit_cpu::{Model, Threads};
 use aibit_format::{Archive, FileKind, FormatError, check_values, entry_names};
 use aibit_pack::Progress;
-use aibit_runtime::{Check, Golden, Model, RuntimeError, Tokenizer};
+use aibit_runtime::{Check, Golden, Tokenizer};
 use serde::Serialize;
 use tracing::info_span;
 
@@ -57,7 +58,7 @@ impl fmt::Display for Report {
 }
 
 pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
-    args.threads.start()?;
+    let threads = args.threads.start()?;
     let path = args.archive.path();
     readable(path)?;
     let progress = out.progress();
@@ -65,7 +66,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
         Ok(archive) => {
             let mut checks = checks(&archive, &progress);
             if args.run {
-                match replay_golden(&archive) {
+                match replay_golden(&archive, threads) {
                     Ok(replayed) => checks.extend(replayed),
                     Err(e) => checks.push(check("golden outputs", Err(e.to_string()))),
                 }
@@ -130,11 +131,11 @@ fn checks(archive: &Archive, progress: &dyn Progress) -> Vec<Check> {
     checks
 }
 
-fn replay_golden(archive: &Archive) -> Result<Vec<Check>, RuntimeError> {
-    let model = Model::load(archive)?;
+fn replay_golden(archive: &Archive, threads: Threads) -> anyhow::Result<Vec<Check>> {
+    let model = Model::load(archive)?.with_threads(threads);
     let tokenizer = Tokenizer::load(archive)?;
     let golden = Golden::from_json(archive.entry(entry_names::GOLDEN)?.data)?;
-    golden.replay(&model, &tokenizer, archive.entry(entry_names::TOKENIZER)?.data)
+    Ok(golden.replay(&model, &tokenizer, archive.entry(entry_names::TOKENIZER)?.data)?)
 }
 
 fn check(name: &str, outcome: Result<String, String>) -> Check {

@@ -2,8 +2,9 @@
 
 use std::fs;
 
+use aibit_cpu::Model;
 use aibit_format::Archive;
-use aibit_runtime::{Model, Profile, Session, Tokenizer};
+use aibit_runtime::{Profile, Session, Tokenizer};
 use serde_json::Value;
 
 use crate::models::Tiny;

@@ -142,7 +142,7 @@ fn wide_values_and_tables_of_angles_shorten_a_pass() {
     assert_eq!((code, stderr.as_str()), (Some(0), ""));
 }
 
-/// More keys and values per token than any machine has memory for all tokens of: the cache may be reserved, but
+/// A gigabyte of keys and values for sixty-four tokens: what a longer prompt needs is refused before it is computed, and
 /// neither the process nor the machine dies of it.
 #[test]
 fn a_cache_beyond_the_memory_is_refused_by_its_size() {
@@ -166,8 +166,9 @@ fn a_cache_beyond_the_memory_is_refused_by_its_size() {
     });
     let table = ("table", Scheme::F32, vec![512, 8], vec![0; 4 * 512 * 8]);
     write(&folder.path().join("deep.aibit"), &[table], &graph);
+    let prompt = [PROMPT; 2].join(" ");
     let Outcome { code, stdout, stderr } =
-        run_within(2000, folder.path(), &["run", "deep.aibit", "-p", "a", "-n", "100000", "-t", "1"]);
+        run_within(2000, folder.path(), &["run", "deep.aibit", "-p", &prompt, "-n", "100000", "-t", "1"]);
     assert_eq!((code, stdout.as_str()), (Some(2), ""), "{stderr}");
     assert!(stderr.contains("no memory for the KV cache: "), "{stderr}");
 }

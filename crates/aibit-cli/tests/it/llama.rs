@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use aibit_cpu::Model;
 use aibit_format::Archive;
 use aibit_gguf::Gguf;
-use aibit_runtime::{Model, Profile, Session};
+use aibit_runtime::{Profile, Session};
 use safetensors::{Dtype, SafeTensors};
 use tempfile::TempDir;
 

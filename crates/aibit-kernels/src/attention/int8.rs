@@ -7,27 +7,19 @@
 mod avx2;
 
 use std::cell::RefCell;
-use std::sync::{Mutex, PoisonError};
 
-use super::AttentionShape;
+use super::{AttentionShape, KvPlace, PAGE, Rows};
 use crate::{
-    epilogue::store,
+    epilogue::store as store_vector,
     int8::{ByteAlone, Steps, TwoBytesAlone},
     isa::{Isa, dispatch},
     math::{ROUND, exp},
     simd::{Factors, LANES, Simd},
-    team,
-    tiles::{Tile, for_each_tile},
+    tiles::Tile,
 };
 
-/// Multiplications in a call below which one thread is faster than two.
-const PARALLEL: usize = 128 * 1024;
-
-/// Elements of keys in a call from which heads are stored in parallel.
-const STORE_PARALLEL: usize = 16 * 1024;
-
 /// Rows of queries in a tile; what the last level of cache holds of a head's keys and values serves all of them.
-const ROW_BLOCK: usize = 32;
+pub(super) const ROW_BLOCK: usize = 32;
 
 /// Rows of queries whose scores are kept at a time.
 const GROUP: usize = 8;
@@ -48,227 +40,123 @@ const STEPS_X2: f32 = 127.0 * 128.0;
 const QUAD: usize = 4;
 
 /// The largest number of positions for which `positions · 127 · 127` fits an `i32`.
-const MAX_POSITIONS: usize = 131_072;
+pub(super) const MAX_POSITIONS: usize = 131_072;
 
-/// The keys and values of one layer as codes, with scales for each head and position.
+/// Blocks of a page.
+const PAGE_BLOCKS: usize = PAGE / BLOCK;
+
+/// The sizes of one head's part of a page of codes, in lines of 64 bytes.
 ///
-/// A value is `x ≈ scale · code`, a key `x ≈ scale · (high + low / 4)`, `code` and `high` in `-127..=127` and `low` in
-/// `-2..=1`. What a place that was never stored to holds does not matter.
-#[derive(Debug)]
-pub struct Int8Kv<'a> {
-    /// [`AttentionShape::int8_keys_len`] bytes, `[n_kv_head, capacity / 16, lines, 16, 4]`, quotients here rounded up.
-    /// Sixteen positions lie together, and of each of them four elements, so that one `vpdpbusd` multiplies sixteen
-    /// keys with four elements of a query. Of the lines of a block the first `head_dim / 4` hold `high` with its sign
-    /// bit flipped (`high + 128`), four elements each; the other `head_dim / 16` hold `low + 2` in two bits, line `g`
-    /// those of the lines `4g..4g + 4`, the first in the lowest bits.
-    pub keys: &'a mut [u8],
-    /// [`AttentionShape::int8_values_len`] bytes, `[n_kv_head, capacity / 4, head_dim / 16, 16, 4]`, the capacity rounded
-    /// up to a multiple of 16 and the other quotient rounded up: codes with their sign bits flipped. Four positions lie
-    /// together, so that one `vpdpbusd` multiplies sixteen elements of each with a weight.
-    pub values: &'a mut [u8],
-    /// [`AttentionShape::int8_scales_len`] scales of keys, `[n_kv_head, capacity]` with the capacity rounded up to a
-    /// multiple of 16.
-    pub key_scales: &'a mut [f32],
-    /// As many scales of values.
-    pub value_scales: &'a mut [f32],
+/// A page holds the keys of all heads, then the values, the scales of keys and the scales of values. A value is
+/// `x ≈ scale · code`, a key `x ≈ scale · (high + low / 4)`, `code` and `high` in `-127..=127` and `low` in `-2..=1`. What
+/// a place that was never stored to holds does not matter.
+///
+/// - Keys are `[PAGE / 16, lines, 16, 4]` bytes: sixteen positions lie together, and of each of them four elements, so
+///   that one `vpdpbusd` multiplies sixteen keys with four elements of a query. Of the lines of a block the first
+///   `head_dim / 4`, rounded up, hold `high` with its sign bit flipped (`high + 128`), four elements each; the other
+///   `head_dim / 16` hold `low + 2` in two bits, line `g` those of the lines `4g..4g + 4`, the first in the lowest bits.
+/// - Values are `[PAGE / 4, head_dim / 16, 16, 4]` bytes, the quotient rounded up: codes with their sign bits flipped. Four
+///   positions lie together, so that one `vpdpbusd` multiplies sixteen elements of each with a weight.
+/// - Scales are F32, `[PAGE]`.
+#[derive(Debug, Clone, Copy)]
+struct Lines {
+    /// Of high bytes, of one block of keys.
+    quads: usize,
+    /// Of one block of keys.
+    block: usize,
+    /// Of the values of four positions.
+    chunks: usize,
 }
 
-impl AttentionShape {
-    /// The number of bytes of a layer's keys in [`Int8Kv`].
-    pub fn int8_keys_len(&self) -> usize {
-        self.n_kv_head * self.blocks() * self.lines() * 4 * BLOCK
+impl Lines {
+    const BYTES: usize = 4 * LANES;
+
+    /// Of the scales of keys, or of values.
+    const SCALES: usize = PAGE * size_of::<f32>() / Self::BYTES;
+
+    fn of(head_dim: usize) -> Self {
+        let quads = head_dim.div_ceil(4);
+        Self { quads, block: quads + quads.div_ceil(4), chunks: head_dim.div_ceil(LANES) }
     }
 
-    /// The number of bytes of a layer's values in [`Int8Kv`].
-    pub fn int8_values_len(&self) -> usize {
-        self.n_kv_head * self.value_lines() * 4 * LANES
+    fn keys(self) -> usize {
+        PAGE_BLOCKS * self.block
     }
 
-    /// The number of scales of a layer's keys, and of its values, in [`Int8Kv`].
-    pub fn int8_scales_len(&self) -> usize {
-        self.n_kv_head * self.blocks() * BLOCK
-    }
-
-    fn blocks(&self) -> usize {
-        self.capacity.div_ceil(BLOCK)
-    }
-
-    fn quads(&self) -> usize {
-        self.head_dim.div_ceil(4)
-    }
-
-    /// Lines of a block of keys.
-    fn lines(&self) -> usize {
-        self.quads() + self.quads().div_ceil(4)
-    }
-
-    /// Lines of four positions and sixteen elements that a head's values fill.
-    fn value_lines(&self) -> usize {
-        self.blocks() * (BLOCK / QUAD) * self.head_dim.div_ceil(LANES)
-    }
-
-    fn check_int8(&self, cache: &Int8Kv<'_>) {
-        assert!(
-            self.head_dim <= MAX_HEAD_DIM,
-            "attention: head_dim {} is above {MAX_HEAD_DIM}, where i32 sums could overflow",
-            self.head_dim
-        );
-        assert!(
-            self.capacity <= MAX_POSITIONS,
-            "attention: {} positions are above {MAX_POSITIONS}, where i32 sums could overflow",
-            self.capacity
-        );
-        let scales = self.int8_scales_len();
-        assert_eq!(cache.keys.len(), self.int8_keys_len(), "attention: bytes of keys, of the cache");
-        assert_eq!(cache.values.len(), self.int8_values_len(), "attention: bytes of values, of the cache");
-        assert_eq!(cache.key_scales.len(), scales, "attention: scales of keys, of the cache");
-        assert_eq!(cache.value_scales.len(), scales, "attention: scales of values, of the cache");
+    fn values(self) -> usize {
+        PAGE / QUAD * self.chunks
     }
 }
 
-/// Quantizes the keys and values of `qkv[m, (n_head + 2 n_kv_head) · head_dim]` to the positions `past..past + m` of
-/// the cache.
-///
-/// Each key and each value of a head is quantized on its own: a value as a row of
-/// [`quantize_rows`](crate::quantize_rows) with `Int8` and no outliers is, a key so that
-/// `q = round_half_even(fl(x · fl(508 / absmax)))`, `high = floor((q + 2) / 4)`, `low = q - 4 · high`, with
-/// `scale = fl(absmax / 127)`; what holds for zeros, NaN and infinities there holds here.
-///
-/// # Panics
-/// If a length does not match `shape`, `past + m` exceeds the capacity, `head_dim` exceeds 65 535 or the capacity
-/// 131 072.
-pub fn store_kv_int8(
-    isa: Isa,
-    shape: &AttentionShape,
-    qkv: &[f32],
-    m: usize,
-    past: usize,
-    cache: &mut Int8Kv<'_>,
-) {
-    shape.check(qkv, m, past);
-    shape.check_int8(cache);
-    let scales = shape.blocks() * BLOCK;
-    let heads = cache
-        .keys
-        .chunks_mut(shape.blocks() * shape.lines() * 4 * BLOCK)
-        .zip(cache.values.chunks_mut(shape.value_lines() * 4 * LANES))
-        .zip(cache.key_scales.chunks_mut(scales).zip(cache.value_scales.chunks_mut(scales)))
-        .map(|((keys, values), (key_scales, value_scales))| Int8Kv { keys, values, key_scales, value_scales })
-        .enumerate();
-    let run = |head: usize, mut cache: Int8Kv<'_>| {
-        SCRATCH.with_borrow_mut(|Scratch { codes, rests, .. }| {
-            let cache = &mut cache;
-            dispatch!(isa => store_head(
-                shape: &AttentionShape, head: usize, qkv: &[f32], past: usize, codes: &mut Vec<i8>,
-                rests: &mut Vec<u8>, cache: &mut Int8Kv<'_>,
-            ));
-        });
-    };
-    if m * shape.n_kv_head * shape.head_dim >= STORE_PARALLEL {
-        let heads: Vec<_> = heads.map(|head| Mutex::new(Some(head))).collect();
-        team::for_each(heads.len(), &|index| {
-            let head = heads[index].lock().unwrap_or_else(PoisonError::into_inner).take();
-            let (head, cache) = head.expect("each piece is taken once");
-            run(head, cache);
-        });
-    } else {
-        heads.for_each(|(head, cache)| run(head, cache));
-    }
+/// The bytes of one head's part of a page.
+pub(super) fn head_bytes(head_dim: usize) -> Option<usize> {
+    // Two and a quarter bytes for an element, rounded up generously: what is computed below is smaller.
+    head_dim.checked_next_multiple_of(LANES)?.checked_mul(4 * PAGE)?;
+    let lines = Lines::of(head_dim);
+    Some((lines.keys() + lines.values() + 2 * Lines::SCALES) * Lines::BYTES)
 }
 
-/// Stores the keys and values of one head to its part of the cache.
+pub(super) fn check(shape: &AttentionShape) {
+    assert!(
+        shape.head_dim <= MAX_HEAD_DIM,
+        "attention: head_dim {} is above {MAX_HEAD_DIM}, where i32 sums could overflow",
+        shape.head_dim
+    );
+}
+
+/// Quantizes the keys and values of some rows to their places in a page.
+pub(super) fn store(isa: Isa, shape: &AttentionShape, qkv: &[f32], place: &mut KvPlace<'_>) {
+    SCRATCH.with_borrow_mut(|scratch| {
+        dispatch!(isa => store_rows(
+            shape: &AttentionShape, qkv: &[f32], scratch: &mut Scratch, place: &mut KvPlace<'_>,
+        ));
+    });
+}
+
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "a head of a batch at a position, buffers and a cache")]
-fn store_head<S: Simd>(
+fn store_rows<S: Simd>(
     simd: S,
     shape: &AttentionShape,
-    head: usize,
     qkv: &[f32],
-    past: usize,
-    codes: &mut Vec<i8>,
-    rests: &mut Vec<u8>,
-    cache: &mut Int8Kv<'_>,
+    Scratch { codes, rests, .. }: &mut Scratch,
+    place: &mut KvPlace<'_>,
 ) {
-    let (d, quads) = (shape.head_dim, shape.quads());
+    let (d, lines) = (shape.head_dim, Lines::of(shape.head_dim));
+    let quads = lines.quads;
     codes.resize(codes.len().max(4 * quads + d), 0);
     let (high, value_codes) = codes[..4 * quads + d].split_at_mut(4 * quads);
     rests.resize(rests.len().max(16 * quads.div_ceil(4)), 0);
     let low = &mut rests[..16 * quads.div_ceil(4)];
-    for (i, row) in qkv.chunks_exact(shape.qkv_width()).enumerate() {
-        let position = past + i;
-        let key = &row[(shape.n_head + head) * d..][..d];
-        let value = &row[(shape.n_head + shape.n_kv_head + head) * d..][..d];
-        cache.key_scales[position] = quantize_key(key, high, low);
-        let first = position / BLOCK * shape.lines();
-        let lines = &mut cache.keys.as_chunks_mut::<{ 4 * BLOCK }>().0[first..][..shape.lines()];
-        let (high_lines, low_lines) = lines.split_at_mut(quads);
-        let at = position % BLOCK * 4;
-        for (line, quad) in high_lines.iter_mut().zip(high.as_chunks::<4>().0) {
-            line[at..at + 4].copy_from_slice(&quad.map(|code| (code as u8) ^ 0x80));
-        }
-        for (line, quads) in low_lines.iter_mut().zip(low.as_chunks::<4>().0.as_chunks::<4>().0) {
-            let [a, b, c, d] = quads.map(u32::from_le_bytes);
-            line[at..at + 4].copy_from_slice(&(a | b << 2 | c << 4 | d << 6).to_le_bytes());
-        }
-        cache.value_scales[position] = quantize(simd, value, value_codes);
-        let width = 4 * LANES * d.div_ceil(LANES);
-        let lines = &mut cache.values[position / QUAD * width..][..width];
-        for (places, code) in lines.as_chunks_mut::<QUAD>().0.iter_mut().zip(&*value_codes) {
-            places[position % QUAD] = (*code as u8) ^ 0x80;
+    let (keys, rest) = place.page.split_at_mut(shape.n_kv_head * lines.keys() * Lines::BYTES);
+    let (values, scales) = rest.split_at_mut(shape.n_kv_head * lines.values() * Lines::BYTES);
+    let (keys, values) =
+        (keys.as_chunks_mut::<{ Lines::BYTES }>().0, values.as_chunks_mut::<{ Lines::BYTES }>().0);
+    let scales: &mut [f32] = bytemuck::cast_slice_mut(scales);
+    let (key_scales, value_scales) = scales.split_at_mut(shape.n_kv_head * PAGE);
+    let rows = qkv.chunks_exact(shape.qkv_width()).skip(place.rows.start).take(place.rows.len());
+    for (row, position) in rows.zip(place.position..) {
+        for head in 0..shape.n_kv_head {
+            let key = &row[(shape.n_head + head) * d..][..d];
+            let value = &row[(shape.n_head + shape.n_kv_head + head) * d..][..d];
+            key_scales[head * PAGE + position] = quantize_key(key, high, low);
+            let block = (head * PAGE_BLOCKS + position / BLOCK) * lines.block;
+            let (high_lines, low_lines) = keys[block..][..lines.block].split_at_mut(quads);
+            let at = position % BLOCK * 4;
+            for (line, quad) in high_lines.iter_mut().zip(high.as_chunks::<4>().0) {
+                line[at..at + 4].copy_from_slice(&quad.map(|code| (code as u8) ^ 0x80));
+            }
+            for (line, quads) in low_lines.iter_mut().zip(low.as_chunks::<4>().0.as_chunks::<4>().0) {
+                let [a, b, c, d] = quads.map(u32::from_le_bytes);
+                line[at..at + 4].copy_from_slice(&(a | b << 2 | c << 4 | d << 6).to_le_bytes());
+            }
+            value_scales[head * PAGE + position] = quantize(simd, value, value_codes);
+            let first = head * lines.values() + position / QUAD * lines.chunks;
+            let places = values[first..][..lines.chunks].as_flattened_mut().as_chunks_mut::<QUAD>().0;
+            for (place, code) in places.iter_mut().zip(&*value_codes) {
+                place[position % QUAD] = (*code as u8) ^ 0x80;
+            }
         }
     }
-}
-
-/// Writes causal attention of the `m` queries in `qkv` to `y[m, n_head · head_dim]`.
-///
-/// Row `i` is at position `past + i` and sees the positions `0..=past + i` of the cache, which must already hold its own
-/// (see [`store_kv_int8`]); the keys and values in `qkv` are not read.
-///
-/// A query is quantized as a row of [`quantize_rows`](crate::quantize_rows) with `Int8x2` and no outliers is, so that
-/// its rounding does not count beside a key's. With exact sums of integer products,
-///
-/// ```text
-/// p     = fma(f32(Σ query_high · key_high), 128, fma(f32(Σ query_high · key_low), 32, f32(Σ query_low · key_high)))
-/// score = fl(fl(p · fl(query_scale · key_scale)) · scale)
-/// ```
-///
-/// The product of the two low parts is left out: it is far below what a key's rounding has already lost.
-///
-/// The softmax is that of [`attention`](crate::attention): the row's maximum subtracted,
-/// [`exp`](crate::exp), the sum over sixteen lanes of positions and the usual tree. Each exponential is then multiplied
-/// by its value's scale, and these weights are quantized as a query is. With exact sums over positions,
-///
-/// ```text
-/// p = fma(f32(Σ weight_high · value), 128, f32(Σ weight_low · value))
-/// y = fl(p · fl(weight_scale · reciprocal))
-/// ```
-///
-/// where `reciprocal` is that of the softmax's sum. A row's bits do not depend on the other rows of the call, so prefill
-/// and decode agree.
-///
-/// # Panics
-/// If a length does not match `shape`, `past + m` exceeds the capacity, `head_dim` exceeds 65 535 or the capacity
-/// 131 072.
-///
-/// Source: Vaswani et al. 2017 (arXiv:1706.03762), §3.2.1, with codes as in LLM.int8(), Dettmers et al. 2022
-/// (arXiv:2208.07339), §2.1.
-pub fn attention_int8(
-    isa: Isa,
-    shape: &AttentionShape,
-    qkv: &[f32],
-    m: usize,
-    past: usize,
-    cache: &Int8Kv<'_>,
-    y: &mut [f32],
-) {
-    shape.check(qkv, m, past);
-    shape.check_int8(cache);
-    let width = shape.n_head * shape.head_dim;
-    assert_eq!(y.len(), m * width, "attention: elements of y, m · n_head · head_dim with m = {m}");
-    let parallel = m * width * (past + m) >= PARALLEL;
-    for_each_tile(y, width, ROW_BLOCK, shape.head_dim, parallel, |tile| {
-        SCRATCH.with_borrow_mut(|scratch| head_rows(isa, shape, qkv, past, cache, scratch, tile));
-    });
 }
 
 /// A thread's buffers, kept between calls.
@@ -292,25 +180,62 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// One head's part of the cache.
+/// The keys and values of one head.
 #[derive(Clone, Copy)]
 struct Head<'a> {
-    keys: &'a [[u8; 4 * BLOCK]],
-    values: &'a [[u8; 4 * LANES]],
-    key_scales: &'a [[f32; BLOCK]],
-    value_scales: &'a [[f32; BLOCK]],
+    pages: &'a [&'a [u8]],
+    shape: &'a AttentionShape,
+    kv_head: usize,
+    lines: Lines,
+}
+
+impl<'a> Head<'a> {
+    /// The lines of a block of keys.
+    #[inline(always)]
+    fn keys(&self, block: usize) -> &'a [[u8; Lines::BYTES]] {
+        let (page, block) = (block / PAGE_BLOCKS, block % PAGE_BLOCKS);
+        let start = (self.kv_head * PAGE_BLOCKS + block) * self.lines.block;
+        &self.pages[page].as_chunks().0[start..][..self.lines.block]
+    }
+
+    /// The lines of the values of a block's positions.
+    #[inline(always)]
+    fn values(&self, block: usize) -> &'a [[u8; Lines::BYTES]] {
+        let (page, block) = (block / PAGE_BLOCKS, block % PAGE_BLOCKS);
+        let (keys, length) = (self.shape.n_kv_head * self.lines.keys(), BLOCK / QUAD * self.lines.chunks);
+        let start = keys + self.kv_head * self.lines.values() + block * length;
+        &self.pages[page].as_chunks().0[start..][..length]
+    }
+
+    #[inline(always)]
+    fn key_scales(&self, block: usize) -> &'a [f32; BLOCK] {
+        self.scales(block, self.kv_head)
+    }
+
+    #[inline(always)]
+    fn value_scales(&self, block: usize) -> &'a [f32; BLOCK] {
+        self.scales(block, self.shape.n_kv_head + self.kv_head)
+    }
+
+    #[inline(always)]
+    fn scales(&self, block: usize, part: usize) -> &'a [f32; BLOCK] {
+        let (page, block) = (block / PAGE_BLOCKS, block % PAGE_BLOCKS);
+        let codes = self.shape.n_kv_head * (self.lines.keys() + self.lines.values());
+        let line = codes + part * PAGE_BLOCKS + block;
+        let scales: &[f32] = bytemuck::cast_slice(&self.pages[page][line * Lines::BYTES..][..Lines::BYTES]);
+        scales.as_chunks().0.first().expect("a line is sixteen scales")
+    }
 }
 
 /// Some rows of one head.
 #[derive(Clone, Copy)]
 struct Group<'a> {
-    shape: &'a AttentionShape,
     /// From the first element of the first row's query on; the next row's is `qkv_width` further.
     queries: &'a [f32],
     /// The position of the first row.
     first: usize,
     count: usize,
-    cache: Head<'a>,
+    kv: Head<'a>,
 }
 
 impl Group<'_> {
@@ -325,33 +250,29 @@ impl Group<'_> {
     }
 
     fn query(&self, row: usize) -> &[f32] {
-        &self.queries[row * self.shape.qkv_width()..][..self.shape.head_dim]
+        &self.queries[row * self.kv.shape.qkv_width()..][..self.kv.shape.head_dim]
     }
 }
 
-/// One head for the rows of the tile.
+/// Attention of one head for the rows of the tile.
+pub(super) fn attend(isa: Isa, shape: &AttentionShape, rows: &Rows<'_>, tile: &mut Tile<'_, f32>) {
+    SCRATCH.with_borrow_mut(|scratch| head_rows(isa, shape, rows, scratch, tile));
+}
+
 fn head_rows(
     isa: Isa,
     shape: &AttentionShape,
-    qkv: &[f32],
-    past: usize,
-    cache: &Int8Kv<'_>,
+    rows: &Rows<'_>,
     scratch: &mut Scratch,
     tile: &mut Tile<'_, f32>,
 ) {
-    let (d, blocks) = (shape.head_dim, shape.blocks());
+    let (d, lines) = (shape.head_dim, Lines::of(shape.head_dim));
     let head = tile.columns().start / d;
-    let kv_head = head / (shape.n_head / shape.n_kv_head);
-    let lines = blocks * shape.lines();
-    let cache = Head {
-        keys: &cache.keys.as_chunks().0[kv_head * lines..][..lines],
-        values: &cache.values.as_chunks().0[kv_head * shape.value_lines()..][..shape.value_lines()],
-        key_scales: &cache.key_scales.as_chunks().0[kv_head * blocks..][..blocks],
-        value_scales: &cache.value_scales.as_chunks().0[kv_head * blocks..][..blocks],
-    };
+    let kv = Head { pages: rows.pages, shape, kv_head: head / (shape.n_head / shape.n_kv_head), lines };
     for row in tile.rows().step_by(GROUP) {
-        let (queries, count) = (&qkv[row * shape.qkv_width() + head * d..], GROUP.min(tile.rows().end - row));
-        let group = Group { shape, queries, first: past + row, count, cache };
+        let queries = &rows.qkv[row * shape.qkv_width() + head * d..];
+        let count = GROUP.min(tile.rows().end - row);
+        let group = Group { queries, first: rows.position(row), count, kv };
         let length = count * group.blocks();
         scratch.scores.resize(scratch.scores.len().max(length), [0.0; BLOCK]);
         // Three functions of their own, or the constants of one take the registers of the next.
@@ -404,7 +325,7 @@ fn score<S: Simd, const MR: usize>(
     queries: &mut Vec<(Factors, [i8; 4])>,
     scores: &mut [[f32; BLOCK]],
 ) -> usize {
-    let (quads, blocks, cache) = (group.shape.quads(), group.blocks(), group.cache);
+    let (quads, blocks, kv) = (group.kv.lines.quads, group.blocks(), group.kv);
     codes.resize(codes.len().max(8 * quads), 0);
     queries.resize(queries.len().max(MR * quads), Default::default());
     let (high, low) = codes[..8 * quads].split_at_mut(4 * quads);
@@ -425,9 +346,9 @@ fn score<S: Simd, const MR: usize>(
         starts[r] = [-excess, -2 * high_sum, -128 * low_sum].map(|start| simd.splat_i32(start));
     }
     let queries: [&[(Factors, [i8; 4])]; MR] = std::array::from_fn(|r| &queries[r * quads..][..quads]);
-    let scale = simd.splat(group.shape.scale);
-    for (block, keys) in cache.keys.chunks_exact(group.shape.lines()).take(blocks).enumerate() {
-        let (high_lines, low_lines) = keys.split_at(quads);
+    let scale = simd.splat(kv.shape.scale);
+    for block in 0..blocks {
+        let (high_lines, low_lines) = kv.keys(block).split_at(quads);
         let mut sums = starts;
         for (g, low_line) in low_lines.iter().enumerate() {
             let low_line = simd.load_quads(low_line);
@@ -444,7 +365,7 @@ fn score<S: Simd, const MR: usize>(
                 }
             }
         }
-        let key_scales = simd.load(&cache.key_scales[block]);
+        let key_scales = simd.load(kv.key_scales(block));
         for r in 0..MR {
             let (high, middle, low) =
                 (simd.to_f32(sums[r][0]), simd.to_f32(sums[r][1]), simd.to_f32(sums[r][2]));
@@ -478,7 +399,8 @@ fn weights_of<S: Simd>(
         }
         let max = lanes.iter().fold(f32::NEG_INFINITY, |max, x| if *x > max { *x } else { max });
         let (mut sums, mut absmax) = (simd.splat(0.0), simd.splat(0.0));
-        for (block, scales) in scores.iter_mut().zip(group.cache.value_scales) {
+        for (index, block) in scores.iter_mut().enumerate() {
+            let scales = group.kv.value_scales(index);
             let mut exponentials = [0.0; BLOCK];
             for l in 0..BLOCK {
                 exponentials[l] = exp(block[l] - max);
@@ -546,7 +468,7 @@ fn weigh_columns<S: Simd, const MR: usize, const NC: usize>(
     tile: &mut Tile<'_, f32>,
     row: usize,
 ) -> usize {
-    let chunks = group.shape.head_dim.div_ceil(LANES);
+    let chunks = group.kv.lines.chunks;
     let mut chunk = 0;
     while chunk + NC <= chunks {
         weigh::<S, MR, NC>(simd, group, chunk, weights, encoded, tile, row);
@@ -570,8 +492,7 @@ fn weigh<S: Simd, const MR: usize, const NC: usize>(
     tile: &mut Tile<'_, f32>,
     row: usize,
 ) {
-    let (d, blocks) = (group.shape.head_dim, group.blocks());
-    let chunks = d.div_ceil(LANES);
+    let (chunks, blocks) = (group.kv.lines.chunks, group.blocks());
     let rows: [&[[[i8; BLOCK]; 2]]; MR] = std::array::from_fn(|r| &weights[r * blocks..][..blocks]);
     let mut sums = [[[simd.splat_i32(0); 2]; NC]; MR];
     for r in 0..MR {
@@ -580,7 +501,8 @@ fn weigh<S: Simd, const MR: usize, const NC: usize>(
         let starts = [-simd.excess(high, 0), -128 * low].map(|start| simd.splat_i32(start));
         sums[r] = [starts; NC];
     }
-    for (block, values) in group.cache.values.chunks_exact(BLOCK / QUAD * chunks).take(blocks).enumerate() {
+    for block in 0..blocks {
+        let values = group.kv.values(block);
         for quad in 0..BLOCK / QUAD {
             let values = &values[quad * chunks + chunk..][..NC];
             for c in 0..NC {
@@ -602,7 +524,7 @@ fn weigh<S: Simd, const MR: usize, const NC: usize>(
         for (c, y) in y.chunks_mut(LANES).take(NC).enumerate() {
             let [high, low] = sums[r][c].map(|sums| simd.to_f32(sums));
             let sum = simd.mul(simd.mul_add(high, simd.splat(128.0), low), scale);
-            store(simd, sum, y);
+            store_vector(simd, sum, y);
         }
     }
 }
@@ -685,69 +607,49 @@ fn scale_and_inverse(absmax: f32, units: f32, steps: f32) -> (f32, Option<f32>) 
 mod tests {
     use super::*;
     use crate::simd::Scalar;
+    use crate::{KvDtype, KvRun, attention, store_kv};
 
-    const SHAPE: AttentionShape =
-        AttentionShape { n_head: 1, n_kv_head: 1, head_dim: 5, scale: 0.5, capacity: 17 };
-
-    /// What the pieces of an [`Int8Kv`] are borrowed from.
-    struct Owned {
-        keys: Vec<u8>,
-        values: Vec<u8>,
-        key_scales: Vec<f32>,
-        value_scales: Vec<f32>,
-    }
-
-    impl Owned {
-        fn new(shape: &AttentionShape) -> Self {
-            Self {
-                keys: vec![7; shape.int8_keys_len()],
-                values: vec![7; shape.int8_values_len()],
-                key_scales: vec![f32::NAN; shape.int8_scales_len()],
-                value_scales: vec![f32::NAN; shape.int8_scales_len()],
-            }
-        }
-
-        fn borrow(&mut self) -> Int8Kv<'_> {
-            let Self { keys, values, key_scales, value_scales } = self;
-            Int8Kv { keys, values, key_scales, value_scales }
-        }
-    }
+    const SHAPE: AttentionShape = AttentionShape { n_head: 1, n_kv_head: 1, head_dim: 5, scale: 0.5 };
 
     #[test]
     fn keys_and_values_land_in_their_block() {
         for isa in Isa::available() {
-            let mut cache = Owned::new(&SHAPE);
             let key = [127.0, 0.625, 1.25, -127.0, -2.875]; // in quarters: 508, 2.5, 5, -508, -11.5
             let qkv = [[0.0; 5], key, [0.0, 0.0, 254.0, -3.0, 1.0]].concat();
-            store_kv_int8(isa, &SHAPE, &qkv, 1, 16, &mut cache.borrow());
-            // The second block's first position. The bytes 127, 1, 1, -127 and -3 with flipped sign bits, and what is
-            // left of each: 0, -2, 1, 0 and 0, plus two, the fifth in the third and fourth bits.
-            let mut keys = vec![7; 384];
-            keys[192..196].copy_from_slice(&[255, 129, 129, 1]);
-            keys[256..260].copy_from_slice(&[125, 128, 128, 128]);
-            keys[320..324].copy_from_slice(&[0b1010_1010, 0b1010_1000, 0b1010_1011, 0b1010_1010]);
-            assert_eq!(cache.keys, keys, "{isa}");
-            let mut values = vec![7; 8 * 64];
+            let mut page = vec![7; SHAPE.page_bytes(KvDtype::Int8).expect("a small page")];
+            let place = KvPlace { page: &mut page, position: 16, rows: 0..1 };
+            store_kv(&isa.into(), &SHAPE, KvDtype::Int8, &qkv, &mut [place]);
+            // Four blocks of keys, three lines each. The second block's first position. The bytes 127, 1, 1, -127 and -3
+            // with flipped sign bits, and what is left of each: 0, -2, 1, 0 and 0, plus two, the fifth in the third and
+            // fourth bits.
+            let mut want = vec![7; 12 * 64 + 16 * 64 + 2 * 256];
+            want[192..196].copy_from_slice(&[255, 129, 129, 1]);
+            want[256..260].copy_from_slice(&[125, 128, 128, 128]);
+            want[320..324].copy_from_slice(&[0b1010_1010, 0b1010_1000, 0b1010_1011, 0b1010_1010]);
+            // Sixteen lines of values, of which the fifth begins with position 16.
             for (element, code) in [128, 128, 255, 126, 128].into_iter().enumerate() {
-                values[4 * 64 + 4 * element] = code; // 0, 0, 127, -1.5 and 0.5 to even, with flipped sign bits
+                want[768 + 4 * 64 + 4 * element] = code; // 0, 0, 127, -1.5 and 0.5 to even, with flipped sign bits
             }
-            assert_eq!(cache.values, values, "{isa}");
-            assert_eq!((cache.key_scales[16], cache.value_scales[16]), (1.0, 2.0));
-            assert!(cache.key_scales[..16].iter().chain(&cache.value_scales[..16]).all(|s| s.is_nan()));
+            want[1792 + 64..][..4].copy_from_slice(&1.0_f32.to_le_bytes());
+            want[2048 + 64..][..4].copy_from_slice(&2.0_f32.to_le_bytes());
+            assert_eq!(page, want, "{isa}");
         }
     }
 
     #[test]
     fn weights_worked_out_by_hand() {
         // The second key scores 2 · 0.5 · ln 2 more, so its weight is twice the first's.
-        let shape = AttentionShape { head_dim: 2, capacity: 2, ..SHAPE };
+        let shape = AttentionShape { head_dim: 2, ..SHAPE };
         let ln2 = 2.0_f32.ln();
-        let mut cache = Owned::new(&shape);
         let qkv = [[0.0, 0.0, 0.0, 0.0, 127.0, 1.0], [2.0 * ln2, 0.0, 1.0, 0.0, 127.0, -7.0]].concat();
         for isa in Isa::available() {
-            store_kv_int8(isa, &shape, &qkv, 2, 0, &mut cache.borrow());
+            let cx = isa.into();
+            let mut page = vec![7; shape.page_bytes(KvDtype::Int8).expect("a small page")];
+            let place = KvPlace { page: &mut page, position: 0, rows: 0..2 };
+            store_kv(&cx, &shape, KvDtype::Int8, &qkv, &mut [place]);
+            let run = KvRun { rows: 2, past: 0, pages: vec![&page] };
             let mut y = [0.0; 4];
-            attention_int8(isa, &shape, &qkv, 2, 0, &cache.borrow(), &mut y);
+            attention(&cx, &shape, KvDtype::Int8, &qkv, &[run], &mut y);
             for (y, want) in y.iter().zip([127.0, 1.0, 127.0, (1.0 - 14.0) / 3.0]) {
                 assert!((y - want).abs() < 1e-6 * want.abs(), "{isa}: {y} {want}");
             }
@@ -783,18 +685,5 @@ mod tests {
         assert_eq!(high, [127, -127, 1, -1, 0, 0, 0, 0]);
         assert_eq!(low, [0, 0, -64, 63, 2, 0, 0, 0]);
         assert_eq!(query, Codes { sums: [0, 1], scale: 1.0 });
-    }
-
-    #[test]
-    #[should_panic(expected = "16 + 2 positions, the cache has 17")]
-    fn a_full_cache_panics() {
-        store_kv_int8(Isa::SCALAR, &SHAPE, &[0.0; 30], 2, 16, &mut Owned::new(&SHAPE).borrow());
-    }
-
-    #[test]
-    #[should_panic(expected = "bytes of keys, of the cache")]
-    fn a_cache_of_another_shape_panics() {
-        let mut cache = Owned::new(&AttentionShape { capacity: 16, ..SHAPE });
-        store_kv_int8(Isa::SCALAR, &SHAPE, &[0.0; 15], 1, 0, &mut cache.borrow());
     }
 }

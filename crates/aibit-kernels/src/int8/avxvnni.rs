@@ -292,7 +292,7 @@ mod tests {
             let sums = code_sums(&a, m, k);
             let x = CodeRows::new(&a, &sums, k);
             let mut want = vec![0; m * n];
-            gemm_i32(Isa::SCALAR, &a, &b, m, n, k, &mut want);
+            gemm_i32(&Isa::SCALAR.into(), &a, &b, m, n, k, &mut want);
             let Rearranged { mut packed, mut padded, .. } = Rearranged::default();
             let mut got = vec![0; m * 32];
             // SAFETY: the CPU has AVX-512 VNNI and VL.

@@ -25,7 +25,7 @@ use self::finish::{add_outliers, gate_tile, scale_tile};
 #[cfg(target_arch = "x86_64")]
 use self::{ahead::Ahead, groups::groups};
 use crate::{
-    Activation, Epilogue,
+    Activation, Context, Epilogue,
     activation::gated_activation,
     isa::{Isa, Level, dispatch},
     read::RUNS,
@@ -124,7 +124,13 @@ static ONES: [i8; MAX_K_ASYM.next_multiple_of(4)] = [1; MAX_K_ASYM.next_multiple
 ///
 /// Source: LLM.int8(), Dettmers et al. 2022 (arXiv:2208.07339), §3, with outliers per row instead of
 /// per column, so that a token's result does not depend on the other tokens of the call.
-pub fn linear_int8(isa: Isa, x: &QuantizedRows, w: &Int8Rowwise<'_>, epilogue: &Epilogue<'_>, y: &mut [f32]) {
+pub fn linear_int8(
+    cx: &Context,
+    x: &QuantizedRows,
+    w: &Int8Rowwise<'_>,
+    epilogue: &Epilogue<'_>,
+    y: &mut [f32],
+) {
     assert_eq!(x.k(), w.k, "linear_int8: k of x, k of w");
     assert_eq!(y.len(), x.m() * w.n, "linear_int8: elements of y, m · n with m = {}, n = {}", x.m(), w.n);
     epilogue.check("linear_int8", w.n);
@@ -135,10 +141,10 @@ pub fn linear_int8(isa: Isa, x: &QuantizedRows, w: &Int8Rowwise<'_>, epilogue: &
         }
     };
     let rows = code_rows("linear_int8", x);
-    for_each_product(isa, rows, x.planes(), w.codes, w.n, y, prepare, |mut product, _, tile| {
-        add_digits(isa, &mut product, x, tile.rows());
+    for_each_product(cx, rows, x.planes(), w.codes, w.n, y, prepare, |mut product, _, tile| {
+        add_digits(cx.isa, &mut product, x, tile.rows());
         let product = &product;
-        dispatch!(isa => scale_tile(
+        dispatch!(cx.isa => scale_tile(
             product: &Product<'_>, x: &QuantizedRows, w: &Int8Rowwise<'_>, epilogue: &Epilogue<'_>,
             tile: &mut Tile<'_, f32>,
         ));
@@ -152,7 +158,7 @@ pub fn linear_int8(isa: Isa, x: &QuantizedRows, w: &Int8Rowwise<'_>, epilogue: &
 /// # Panics
 /// If `n` is odd or zero, `y` is not `m · n / 2` long, `wide` is shorter than `m · n`, or as [`linear_int8`].
 pub fn linear_int8_gated(
-    isa: Isa,
+    cx: &Context,
     x: &QuantizedRows,
     w: &Int8Rowwise<'_>,
     bias: Option<&[f32]>,
@@ -171,8 +177,8 @@ pub fn linear_int8_gated(
     );
     if x.are_few() {
         let wide = &mut wide[..x.m() * w.n];
-        linear_int8(isa, x, w, &Epilogue::with_bias(bias), wide);
-        gated_activation(isa, function, wide, width, y);
+        linear_int8(cx, x, w, &Epilogue::with_bias(bias), wide);
+        gated_activation(cx, function, wide, width, y);
         return;
     }
     assert_eq!(x.k(), w.k, "linear_int8_gated: k of x, k of w");
@@ -183,10 +189,10 @@ pub fn linear_int8_gated(
             .map(|rows| &w.codes[rows.start * w.k..rows.end * w.k])
     };
     let rows = code_rows("linear_int8_gated", x);
-    for_each_panel(isa, rows, x.planes(), width, PANEL / 2, panel, y, |mut product, _, tile| {
-        add_digits(isa, &mut product, x, tile.rows());
+    for_each_panel(cx, rows, x.planes(), width, PANEL / 2, panel, y, |mut product, _, tile| {
+        add_digits(cx.isa, &mut product, x, tile.rows());
         let product = &product;
-        dispatch!(isa => gate_tile(
+        dispatch!(cx.isa => gate_tile(
             product: &Product<'_>, x: &QuantizedRows, w: &Int8Rowwise<'_>, gate: &Epilogue<'_>,
             tile: &mut Tile<'_, f32>,
         ));
@@ -214,7 +220,7 @@ fn code_rows<'a>(name: &str, x: &'a QuantizedRows) -> CodeRows<'a> {
 /// # Panics
 /// If `a` is not `m · k`, `b` not `n · k` or `out` not `m · n` long, or if `k` exceeds 131 071, beyond
 /// which a sum could overflow `i32`.
-pub fn gemm_i32(isa: Isa, a: &[i8], b: &[i8], m: usize, n: usize, k: usize, out: &mut [i32]) {
+pub fn gemm_i32(cx: &Context, a: &[i8], b: &[i8], m: usize, n: usize, k: usize, out: &mut [i32]) {
     assert_eq!(a.len(), m * k, "gemm_i32: elements of a, m · k with m = {m}, k = {k}");
     assert_eq!(b.len(), n * k, "gemm_i32: elements of b, n · k with n = {n}, k = {k}");
     assert_eq!(out.len(), m * n, "gemm_i32: elements of out, m · n with m = {m}, n = {n}");
@@ -222,7 +228,7 @@ pub fn gemm_i32(isa: Isa, a: &[i8], b: &[i8], m: usize, n: usize, k: usize, out:
     let sums = code_sums(a, m, k);
     let rows = CodeRows::new(a, &sums, k);
     for_each_product(
-        isa,
+        cx,
         rows,
         1,
         b,
@@ -382,7 +388,7 @@ thread_local! {
 /// takes a while of reading memory; `finish` also gets a buffer that it may use as it likes.
 #[expect(clippy::too_many_arguments, reason = "the operands of a product and what goes on around it")]
 pub(crate) fn for_each_product<T: Send>(
-    isa: Isa,
+    cx: &Context,
     x: CodeRows<'_>,
     planes: usize,
     w: &[i8],
@@ -394,10 +400,10 @@ pub(crate) fn for_each_product<T: Send>(
     let k = x.k;
     let parallel = x.m() * n * k >= PARALLEL;
     if x.sums.len() <= FEW_ROWS {
-        let pattern = isa.read_pattern();
-        let pieces = if parallel { rayon::current_num_threads() * pattern.pieces } else { 1 };
+        let pattern = cx.isa.read_pattern();
+        let pieces = if parallel { cx.threads.count() * pattern.pieces } else { 1 };
         let width = n.div_ceil(pattern.runs * pieces).next_multiple_of(LANES).min(MAX_STRIPE);
-        for_each_stripe(y, n, pattern.runs, width, parallel, |mut tiles| {
+        for_each_stripe(cx.threads_if(parallel), y, n, pattern.runs, width, |mut tiles| {
             SCRATCH.with_borrow_mut(|Scratch { rearranged, sums, floats }| {
                 let stride = width.next_multiple_of(LANES);
                 let sums = room(sums, RUNS * x.m() * stride);
@@ -406,7 +412,7 @@ pub(crate) fn for_each_product<T: Send>(
                     let columns = tile.columns();
                     &w[columns.start * k..columns.end * k]
                 });
-                match isa.level() {
+                match cx.isa.level() {
                     Level::Scalar(_) => scalar::stream(x, runs, stride, sums),
                     #[cfg(target_arch = "x86_64")]
                     Level::Avx2(avx2) => avx2.stream(x, runs, pattern, stride, rearranged, sums),
@@ -432,14 +438,14 @@ pub(crate) fn for_each_product<T: Send>(
         let w = &w[columns.start * k..columns.end * k];
         w.split_at(w.len().min(PANEL / 2 * k)).into()
     };
-    for_each_panel(isa, x, planes, n, PANEL, panel, y, finish);
+    for_each_panel(cx, x, planes, n, PANEL, panel, y, finish);
 }
 
 /// [`for_each_product`] where there are many rows: the tiles are `width` columns of `y[m, n]` wide, and `panel` gives the
 /// weights for each, at most half a panel's rows in either part.
 #[expect(clippy::too_many_arguments, reason = "the operands of a product and what goes on around it")]
 fn for_each_panel<'w, T: Send>(
-    isa: Isa,
+    cx: &Context,
     x: CodeRows<'_>,
     planes: usize,
     n: usize,
@@ -452,7 +458,7 @@ fn for_each_panel<'w, T: Send>(
     static CALLS: AtomicU64 = AtomicU64::new(0);
     let call = CALLS.fetch_add(1, Ordering::Relaxed);
     let parallel = x.m() * n * x.k >= PARALLEL;
-    for_each_tile(y, n, ROW_BLOCK / planes, width, parallel, |tile| {
+    for_each_tile(cx.threads_if(parallel), y, n, ROW_BLOCK / planes, width, |tile| {
         SCRATCH.with_borrow_mut(|Scratch { rearranged, sums, floats }| {
             let (rows, columns) = (tile.rows(), tile.columns());
             let x = x.rows(planes * rows.start, planes * rows.len());
@@ -463,7 +469,7 @@ fn for_each_panel<'w, T: Send>(
             let next = panel(columns.end..n.min(columns.end + columns.len()));
             #[cfg(target_arch = "x86_64")]
             let new_rows = rearranged.rows.replace((call, rows.start)) != Some((call, rows.start));
-            let quads = match isa.level() {
+            let quads = match cx.isa.level() {
                 Level::Scalar(_) => {
                     scalar::product(x, w, sums);
                     None
@@ -498,7 +504,7 @@ mod tests {
     fn a_product_worked_out_by_hand() {
         let mut out = [0; 4];
         for isa in Isa::available() {
-            gemm_i32(isa, &[1, -2, 3, -128, 127, 0], &[-128, 127, 1, 5, 6, 7], 2, 2, 3, &mut out);
+            gemm_i32(&isa.into(), &[1, -2, 3, -128, 127, 0], &[-128, 127, 1, 5, 6, 7], 2, 2, 3, &mut out);
             assert_eq!(out, [-128 - 254 + 3, 5 - 12 + 21, 16384 + 16129, -640 + 762]);
         }
     }
@@ -509,7 +515,7 @@ mod tests {
         let w = Int8Rowwise::new(&codes, &[127.0, 254.0], 2, 3);
         let mut x = QuantizedRows::default();
         // 100 is 10,000 steps: 128 · 78 + 16.
-        quantize_rows(Isa::SCALAR, &[1.27, 100.0, -0.01], 3, ActivationPrecision::Int8, &mut x);
+        quantize_rows(&Isa::SCALAR.into(), &[1.27, 100.0, -0.01], 3, ActivationPrecision::Int8, &mut x);
         assert_eq!(x.codes(), [127, 16, -1]);
         let scale = 1.27_f32 / 127.0;
         let first = (128.0 * (78 * -64) as f32 + (127 * 127 - 16 * 64 - 2) as f32) * scale + 0.5;
@@ -517,13 +523,13 @@ mod tests {
         let epilogue = Epilogue::with_bias(Some(&[0.5, 0.25]));
         for isa in Isa::available() {
             let mut y = [0.0; 2];
-            linear_int8(isa, &x, &w, &epilogue, &mut y);
+            linear_int8(&isa.into(), &x, &w, &epilogue, &mut y);
             assert_eq!(y, [first, second], "{isa}");
             // The same row six times goes another way.
             let mut x = QuantizedRows::default();
-            quantize_rows(isa, &[1.27, 100.0, -0.01].repeat(6), 3, ActivationPrecision::Int8, &mut x);
+            quantize_rows(&isa.into(), &[1.27, 100.0, -0.01].repeat(6), 3, ActivationPrecision::Int8, &mut x);
             let mut y = [0.0; 12];
-            linear_int8(isa, &x, &w, &epilogue, &mut y);
+            linear_int8(&isa.into(), &x, &w, &epilogue, &mut y);
             assert_eq!(y, [first, second].repeat(6)[..], "{isa}");
         }
     }
@@ -534,11 +540,11 @@ mod tests {
         for isa in Isa::available() {
             let mut out = [0; 6];
             let many = [&a[..]; 6].concat();
-            gemm_i32(isa, &many, &a, 6, 1, MAX_K, &mut out);
+            gemm_i32(&isa.into(), &many, &a, 6, 1, MAX_K, &mut out);
             assert_eq!(out, [MAX_K as i32 * 16384; 6], "{isa}");
-            gemm_i32(isa, &a, &many, 1, 6, MAX_K, &mut out);
+            gemm_i32(&isa.into(), &a, &many, 1, 6, MAX_K, &mut out);
             assert_eq!(out, [MAX_K as i32 * 16384; 6], "{isa}");
-            gemm_i32(isa, &a, &vec![127; MAX_K], 1, 1, MAX_K, &mut out[..1]);
+            gemm_i32(&isa.into(), &a, &vec![127; MAX_K], 1, 1, MAX_K, &mut out[..1]);
             assert_eq!(out[0], MAX_K as i32 * -16256, "{isa}");
         }
     }
@@ -553,9 +559,9 @@ mod tests {
     #[should_panic(expected = "k of x, k of w")]
     fn different_k_panic() {
         let mut x = QuantizedRows::default();
-        quantize_rows(Isa::SCALAR, &[1.0; 4], 4, ActivationPrecision::Int8, &mut x);
+        quantize_rows(&Isa::SCALAR.into(), &[1.0; 4], 4, ActivationPrecision::Int8, &mut x);
         linear_int8(
-            Isa::SCALAR,
+            &Isa::SCALAR.into(),
             &x,
             &Int8Rowwise::new(&[0; 3], &[0.0], 1, 3),
             &Epilogue::default(),

@@ -5,10 +5,10 @@ use std::sync::{Mutex, PoisonError};
 
 use super::FEW_ROWS;
 use crate::{
+    Context,
     float::padded,
-    isa::{Isa, dispatch},
+    isa::dispatch,
     simd::{LANES, Simd},
-    team,
 };
 
 /// Elements handed to a thread at a time.
@@ -299,7 +299,13 @@ fn planes(precision: ActivationPrecision) -> usize {
 ///
 /// Source: LLM.int8(), Dettmers et al. 2022 (arXiv:2208.07339), §2.1 and §3.2, with one rounding of the scale, outliers found
 /// per row, by their number, and kept as integers.
-pub fn quantize_rows(isa: Isa, x: &[f32], k: usize, precision: ActivationPrecision, out: &mut QuantizedRows) {
+pub fn quantize_rows(
+    cx: &Context,
+    x: &[f32],
+    k: usize,
+    precision: ActivationPrecision,
+    out: &mut QuantizedRows,
+) {
     assert!(k > 0 && x.len().is_multiple_of(k), "quantize_rows: x has {} elements in rows of {k}", x.len());
     let m = x.len() / k;
     let planes = planes(precision);
@@ -311,7 +317,7 @@ pub fn quantize_rows(isa: Isa, x: &[f32], k: usize, precision: ActivationPrecisi
     out.code_sums.resize(planes * m, 0);
     out.offsets.resize(m + 1, 0);
     let run = |x: &[f32], to: &mut Encoded<'_>| {
-        dispatch!(isa => rows_loop(x: &[f32], k: usize, precision: ActivationPrecision, to: &mut Encoded<'_>));
+        dispatch!(cx.isa => rows_loop(x: &[f32], k: usize, precision: ActivationPrecision, to: &mut Encoded<'_>));
     };
     out.outliers.clear();
     let QuantizedRows { codes, scales, zeros, code_sums: sums, offsets, outliers, .. } = out;
@@ -328,7 +334,7 @@ pub fn quantize_rows(isa: Isa, x: &[f32], k: usize, precision: ActivationPrecisi
                 Mutex::new((x, Encoded { codes, scales, zeros, sums, counts, outliers: Vec::new() }))
             })
             .collect();
-        team::for_each(pieces.len(), &|index| {
+        cx.threads.for_each(pieces.len(), &|index| {
             let (x, to) = &mut *pieces[index].lock().unwrap_or_else(PoisonError::into_inner);
             run(x, to);
         });
@@ -664,15 +670,16 @@ impl<S: Simd> Steps<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Isa;
 
     fn quantized(precision: ActivationPrecision, x: &[f32], k: usize) -> QuantizedRows {
         let mut first = QuantizedRows::default();
-        quantize_rows(Isa::SCALAR, x, k, precision, &mut first);
+        quantize_rows(&Isa::SCALAR.into(), x, k, precision, &mut first);
         for isa in Isa::available() {
             let mut out = QuantizedRows::default();
             // Leftovers must not show.
-            quantize_rows(isa, &[9.0; 40], 20, ActivationPrecision::Int8x2, &mut out);
-            quantize_rows(isa, x, k, precision, &mut out);
+            quantize_rows(&isa.into(), &[9.0; 40], 20, ActivationPrecision::Int8x2, &mut out);
+            quantize_rows(&isa.into(), x, k, precision, &mut out);
             assert_eq!(text(&out), text(&first), "{isa}");
         }
         first

@@ -14,15 +14,15 @@ fn check_matrix(w: &BlockMatrix<'_>, values: &[f32], m: usize, random: &mut Rand
     let (x, bias) = (random.floats(m * k), random.floats(n));
     let epilogue = Epilogue::with_bias(Some(&bias));
     let mut want = vec![0.0; m * n];
-    linear_float(Isa::SCALAR, &x, FloatMatrix::F32(values), m, n, k, &epilogue, &mut want);
+    linear_float(&Isa::SCALAR.into(), &x, FloatMatrix::F32(values), m, n, k, &epilogue, &mut want);
     let ids: Vec<u32> = (0..n as u32).rev().collect();
     let rows: Vec<f32> = ids.iter().flat_map(|id| &values[*id as usize * k..][..k]).copied().collect();
-    check(|isa| {
+    check(|cx| {
         let (mut y, mut embedded) = (vec![f32::NAN; m * n], vec![f32::NAN; n * k]);
-        linear_blocks(isa, &x, w, m, &epilogue, &mut y);
-        embed_blocks(isa, w, &ids, &mut embedded);
-        assert_eq!(bits(&y), bits(&want), "{isa}");
-        assert_eq!(bits(&embedded), bits(&rows), "{isa}");
+        linear_blocks(cx, &x, w, m, &epilogue, &mut y);
+        embed_blocks(cx, w, &ids, &mut embedded);
+        assert_eq!(bits(&y), bits(&want), "{cx:?}");
+        assert_eq!(bits(&embedded), bits(&rows), "{cx:?}");
     });
 }
 

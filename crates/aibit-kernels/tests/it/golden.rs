@@ -69,12 +69,12 @@ fn check(tensors: &SafeTensors<'_>, case: &str, tag: &str) {
     let want = floats(tensors, &format!("{case}.{tag}.y"));
     for isa in Isa::available() {
         let mut sums = vec![0; m * n];
-        gemm_i32(isa, &quantized.codes, &codes, m, n, k, &mut sums);
+        gemm_i32(&isa.into(), &quantized.codes, &codes, m, n, k, &mut sums);
         assert_eq!(sums, acc, "{case}.{tag}.acc_i32 on {isa}");
 
         let mut y = vec![0.0; m * n];
         let w = Int8Rowwise::new(&codes, &absmax, n, k);
-        linear_llm_int8(isa, &x, dtype, &w, &Epilogue::with_bias(bias.as_deref()), threshold, &mut y);
+        linear_llm_int8(&isa.into(), &x, dtype, &w, &Epilogue::with_bias(bias.as_deref()), threshold, &mut y);
         if outliers.is_empty() {
             assert_eq!(bits(&y), bits(&want), "{case}.{tag}.y on {isa}");
             continue;

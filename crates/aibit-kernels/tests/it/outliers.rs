@@ -82,7 +82,7 @@ fn rows_are_quantized_as_the_definition_says() {
                 let (scale, integers) = by_definition(&x, precision);
                 let want: Vec<f64> = integers.iter().map(|q| *q as f64 * f64::from(scale)).collect();
                 let mut found = QuantizedRows::default();
-                quantize_rows(Isa::best(), &x, k, precision, &mut found);
+                quantize_rows(&Isa::best().into(), &x, k, precision, &mut found);
                 assert_eq!(found.scales(), [scale], "{precision:?}, {k}, {name}");
                 assert_eq!(found.values(0), want, "{precision:?}, {k}, {name}");
                 assert!(
@@ -101,7 +101,7 @@ fn two_bytes_are_never_worse_than_one() {
         for (name, x) in rows(k) {
             let error = |precision| {
                 let mut rows = QuantizedRows::default();
-                quantize_rows(Isa::best(), &x, k, precision, &mut rows);
+                quantize_rows(&Isa::best().into(), &x, k, precision, &mut rows);
                 let squares = x.iter().zip(rows.values(0)).map(|(x, value)| (f64::from(*x) - value).powi(2));
                 squares.sum::<f64>().sqrt()
             };
@@ -125,7 +125,7 @@ fn outliers_leave_the_others_their_scale() {
     let mut x = plain.clone();
     x.iter_mut().step_by(k / 8).for_each(|x| *x *= 1000.0);
     let mut rows = QuantizedRows::default();
-    quantize_rows(Isa::best(), &x, k, ActivationPrecision::Int8, &mut rows);
+    quantize_rows(&Isa::best().into(), &x, k, ActivationPrecision::Int8, &mut rows);
     let largest = plain.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
     assert!(rows.scales()[0] <= largest / 127.0);
     for (x, value) in x.iter().zip(rows.values(0)) {

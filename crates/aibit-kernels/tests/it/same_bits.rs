@@ -1,5 +1,7 @@
 //! Property tests: scalar on one thread is the specification; everything else has its bits.
 
+use std::sync::{Arc, LazyLock};
+
 use aibit_kernels::*;
 use half::{bf16, f16};
 use proptest::prelude::*;
@@ -51,15 +53,17 @@ pub(crate) fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|x| x.to_bits()).collect()
 }
 
-/// Runs `kernel` on every instruction set, with one to three threads: all must equal scalar on one.
-pub(crate) fn check<T: PartialEq + std::fmt::Debug + Send>(kernel: impl Fn(Isa) -> T + Sync) {
-    let pools =
-        [1, 2, 3].map(|threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap());
-    let want = pools[0].install(|| kernel(Isa::SCALAR));
+/// Runs `kernel` on every instruction set, with one to three threads and a pool: all must equal scalar on one.
+pub(crate) fn check<T: PartialEq + std::fmt::Debug>(kernel: impl Fn(&Context) -> T) {
+    static THREADS: LazyLock<[Threads; 4]> = LazyLock::new(|| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("a pool");
+        [Threads::caller(), Threads::team(2), Threads::team(3), Threads::pool(Arc::new(pool))]
+    });
+    let want = kernel(&Isa::SCALAR.into());
     for isa in Isa::available() {
-        for pool in &pools {
-            let got = pool.install(|| kernel(isa));
-            assert!(got == want, "{isa}, {} threads: {got:?}\nscalar: {want:?}", pool.current_num_threads());
+        for threads in &*THREADS {
+            let got = kernel(&Context { isa, threads: threads.clone() });
+            assert!(got == want, "{isa}, {threads:?}: {got:?}\nscalar: {want:?}");
         }
     }
 }
@@ -72,25 +76,25 @@ const PRECISIONS: [ActivationPrecision; 3] =
     [ActivationPrecision::Int8, ActivationPrecision::Int8Asym, ActivationPrecision::Int8x2];
 
 fn linear(
-    isa: Isa,
+    cx: &Context,
     x: &[f32],
     w: &Int8Rowwise<'_>,
     bias: Option<&[f32]>,
     precision: ActivationPrecision,
 ) -> Vec<f32> {
     let mut rows = QuantizedRows::default();
-    quantize_rows(isa, x, w.k(), precision, &mut rows);
+    quantize_rows(cx, x, w.k(), precision, &mut rows);
     let mut y = vec![f32::NAN; rows.m() * w.n()];
-    linear_int8(isa, &rows, w, &Epilogue::with_bias(bias), &mut y);
+    linear_int8(cx, &rows, w, &Epilogue::with_bias(bias), &mut y);
     y
 }
 
 fn check_gemm(m: usize, n: usize, k: usize, seed: u64) {
     let mut random = Random(seed);
     let (a, b) = (random.codes(m * k), random.codes(n * k));
-    check(|isa| {
+    check(|cx| {
         let mut out = vec![-1; m * n];
-        gemm_i32(isa, &a, &b, m, n, k, &mut out);
+        gemm_i32(cx, &a, &b, m, n, k, &mut out);
         out
     });
 }
@@ -101,19 +105,19 @@ fn check_linear_int8(m: usize, n: usize, k: usize, seed: u64) {
     let (w, bias) = (Int8Rowwise::new(&codes, &absmax, n, k), random.floats(n));
     for precision in PRECISIONS {
         for bias in [None, Some(&bias[..])] {
-            check(|isa| bits(&linear(isa, &x, &w, bias, precision)));
-            let batch = linear(Isa::best(), &x, &w, bias, precision);
+            check(|cx| bits(&linear(cx, &x, &w, bias, precision)));
+            let batch = linear(&Isa::best().into(), &x, &w, bias, precision);
             for (i, x) in x.chunks_exact(k).enumerate() {
-                let alone = linear(Isa::best(), x, &w, bias, precision);
+                let alone = linear(&Isa::best().into(), x, &w, bias, precision);
                 assert_eq!(bits(&alone), bits(&batch[i * n..][..n]), "{precision:?}: row {i} alone");
             }
         }
     }
     for dtype in [ActivationDtype::F32, ActivationDtype::F16, ActivationDtype::Bf16] {
         for threshold in [0.0, 6.0] {
-            check(|isa| {
+            check(|cx| {
                 let mut y = vec![f32::NAN; m * n];
-                linear_llm_int8(isa, &x, dtype, &w, &Epilogue::with_bias(Some(&bias)), threshold, &mut y);
+                linear_llm_int8(cx, &x, dtype, &w, &Epilogue::with_bias(Some(&bias)), threshold, &mut y);
                 bits(&y)
             });
         }
@@ -126,13 +130,19 @@ fn check_read_patterns(m: usize, n: usize, k: usize, seed: u64) {
     let (x, codes, absmax) = (random.floats(m * k), random.codes(n * k), random.floats(n));
     let w = Int8Rowwise::new(&codes, &absmax, n, k);
     for precision in PRECISIONS {
-        let want = bits(&linear(Isa::SCALAR, &x, &w, None, precision));
+        let want = bits(&linear(&Isa::SCALAR.into(), &x, &w, None, precision));
         for (runs, prefetch) in [(1, 0), (1, 4096), (2, 0), (2, 100), (4, 0), (4, 1 << 20)] {
             for pieces in [1, 4] {
                 let pattern = ReadPattern { runs, prefetch, pieces };
-                check(|isa| {
-                    let got = bits(&linear(isa.reading(pattern), &x, &w, None, precision));
-                    assert_eq!(got, want, "{isa}, {pattern}");
+                check(|cx| {
+                    let got = bits(&linear(
+                        &Context { isa: cx.isa.reading(pattern), ..cx.clone() },
+                        &x,
+                        &w,
+                        None,
+                        precision,
+                    ));
+                    assert_eq!(got, want, "{cx:?}, {pattern}");
                 });
             }
         }
@@ -146,36 +156,36 @@ fn check_epilogue(m: usize, n: usize, k: usize, seed: u64) {
     let (w, bias, residual) =
         (Int8Rowwise::new(&codes, &absmax, n, k), random.floats(n), random.floats(m * n));
     let rows = random.floats(n * k);
-    type Layer<'a> = &'a (dyn Fn(Isa, &Epilogue<'_>, &mut [f32]) + Sync);
-    let int8 = |isa: Isa, epilogue: &Epilogue<'_>, y: &mut [f32]| {
+    type Layer<'a> = &'a (dyn Fn(&Context, &Epilogue<'_>, &mut [f32]) + Sync);
+    let int8 = |cx: &Context, epilogue: &Epilogue<'_>, y: &mut [f32]| {
         let mut rows = QuantizedRows::default();
-        quantize_rows(isa, &x, k, ActivationPrecision::Int8, &mut rows);
-        linear_int8(isa, &rows, &w, epilogue, y);
+        quantize_rows(cx, &x, k, ActivationPrecision::Int8, &mut rows);
+        linear_int8(cx, &rows, &w, epilogue, y);
     };
-    let exact = |isa: Isa, epilogue: &Epilogue<'_>, y: &mut [f32]| {
-        linear_llm_int8(isa, &x, ActivationDtype::F32, &w, epilogue, 6.0, y);
+    let exact = |cx: &Context, epilogue: &Epilogue<'_>, y: &mut [f32]| {
+        linear_llm_int8(cx, &x, ActivationDtype::F32, &w, epilogue, 6.0, y);
     };
-    let float = |isa: Isa, epilogue: &Epilogue<'_>, y: &mut [f32]| {
-        linear_float(isa, &x, FloatMatrix::F32(&rows), m, n, k, epilogue, y);
+    let float = |cx: &Context, epilogue: &Epilogue<'_>, y: &mut [f32]| {
+        linear_float(cx, &x, FloatMatrix::F32(&rows), m, n, k, epilogue, y);
     };
     for layer in [&int8 as Layer<'_>, &exact, &float] {
         for activation in [None, Some(Activation::GeluTanh), Some(Activation::Relu)] {
             for accumulate in [false, true] {
                 let epilogue = Epilogue { bias: Some(&bias), activation, accumulate };
-                check(|isa| {
+                check(|cx| {
                     let mut y = residual.clone();
-                    layer(isa, &epilogue, &mut y);
+                    layer(cx, &epilogue, &mut y);
                     let mut apart = vec![f32::NAN; m * n];
-                    layer(isa, &Epilogue::with_bias(Some(&bias)), &mut apart);
+                    layer(cx, &Epilogue::with_bias(Some(&bias)), &mut apart);
                     if let Some(activation) = activation {
-                        activate(isa, activation, &mut apart);
+                        activate(cx, activation, &mut apart);
                     }
                     if accumulate {
                         let mut sum = residual.clone();
-                        add_assign(isa, &mut sum, &apart);
+                        add_assign(cx, &mut sum, &apart);
                         apart = sum;
                     }
-                    assert_eq!(bits(&y), bits(&apart), "{activation:?}, accumulate {accumulate}, {isa}");
+                    assert_eq!(bits(&y), bits(&apart), "{activation:?}, accumulate {accumulate}, {cx:?}");
                     bits(&y)
                 });
             }
@@ -191,14 +201,14 @@ fn check_linear_int8_gated(m: usize, width: usize, k: usize, seed: u64) {
     let (w, bias) = (Int8Rowwise::new(&codes, &absmax, n, k), random.floats(n));
     for precision in PRECISIONS {
         for (function, bias) in [(Activation::Silu, None), (Activation::GeluTanh, Some(&bias[..]))] {
-            check(|isa| {
+            check(|cx| {
                 let mut rows = QuantizedRows::default();
-                quantize_rows(isa, &x, k, precision, &mut rows);
+                quantize_rows(cx, &x, k, precision, &mut rows);
                 let (mut y, mut apart) = (vec![f32::NAN; m * width], vec![f32::NAN; m * width]);
-                linear_int8_gated(isa, &rows, &w, bias, function, &mut vec![f32::NAN; m * n], &mut y);
-                let wide = linear(isa, &x, &w, bias, precision);
-                gated_activation(isa, function, &wide, width, &mut apart);
-                assert_eq!(bits(&y), bits(&apart), "{precision:?}, {function:?}, {isa}");
+                linear_int8_gated(cx, &rows, &w, bias, function, &mut vec![f32::NAN; m * n], &mut y);
+                let wide = linear(cx, &x, &w, bias, precision);
+                gated_activation(cx, function, &wide, width, &mut apart);
+                assert_eq!(bits(&y), bits(&apart), "{precision:?}, {function:?}, {cx:?}");
                 bits(&y)
             });
         }
@@ -212,20 +222,24 @@ fn check_linear_float(m: usize, n: usize, k: usize, seed: u64) {
     let brains: Vec<bf16> = rows.iter().map(|w| bf16::from_f32(*w)).collect();
     for w in [FloatMatrix::F32(&rows), FloatMatrix::F16(&halves), FloatMatrix::Bf16(&brains)] {
         for bias in [None, Some(&bias[..])] {
-            let run = |isa: Isa, x: &[f32], m: usize| {
+            let run = |cx: &Context, x: &[f32], m: usize| {
                 let mut y = vec![f32::NAN; m * n];
-                linear_float(isa, x, w, m, n, k, &Epilogue::with_bias(bias), &mut y);
+                linear_float(cx, x, w, m, n, k, &Epilogue::with_bias(bias), &mut y);
                 bits(&y)
             };
-            check(|isa| run(isa, &x, m));
-            let batch = run(Isa::best(), &x, m);
+            check(|cx| run(cx, &x, m));
+            let batch = run(&Isa::best().into(), &x, m);
             for i in 0..m {
-                assert_eq!(run(Isa::best(), &x[i * k..][..k], 1), batch[i * n..][..n], "row {i} alone");
+                assert_eq!(
+                    run(&Isa::best().into(), &x[i * k..][..k], 1),
+                    batch[i * n..][..n],
+                    "row {i} alone"
+                );
             }
         }
     }
     for i in 0..m.min(n) {
-        check(|isa| dot_f32(isa, &x[i * k..][..k], &rows[i * k..][..k]).to_bits());
+        check(|cx| dot_f32(cx.isa, &x[i * k..][..k], &rows[i * k..][..k]).to_bits());
     }
 }
 
@@ -258,9 +272,9 @@ proptest! {
         let (k, mut random) = (k.max(1), Random(seed));
         let x = random.floats(m * k);
         for precision in PRECISIONS {
-            check(|isa| {
+            check(|cx| {
                 let mut rows = QuantizedRows::default();
-                quantize_rows(isa, &x, k, precision, &mut rows);
+                quantize_rows(cx, &x, k, precision, &mut rows);
                 rows
             });
         }
@@ -271,15 +285,15 @@ proptest! {
         let (width, mut random) = (width.max(1), Random(seed));
         let (x, weight, bias) = (random.floats(m * width), random.floats(width), random.floats(width));
         for bias in [None, Some(&bias[..])] {
-            let run = |isa: Isa, x: &[f32]| {
+            let run = |cx: &Context, x: &[f32]| {
                 let mut y = vec![f32::NAN; x.len()];
-                layer_norm(isa, x, width, &weight, bias, 1e-5, &mut y);
+                layer_norm(cx, x, width, &weight, bias, 1e-5, &mut y);
                 bits(&y)
             };
-            check(|isa| run(isa, &x));
-            let batch = run(Isa::best(), &x);
+            check(|cx| run(cx, &x));
+            let batch = run(&Isa::best().into(), &x);
             for (x, y) in x.chunks(width).zip(batch.chunks(width)) {
-                prop_assert_eq!(run(Isa::best(), x), y);
+                prop_assert_eq!(run(&Isa::best().into(), x), y);
             }
         }
     }
@@ -289,17 +303,17 @@ proptest! {
         let mut random = Random(seed);
         let (a, b) = (random.floats(count), random.floats(count));
         for activation in ACTIVATIONS {
-            check(|isa| {
+            check(|cx| {
                 let mut x = a.clone();
-                activate(isa, activation, &mut x);
+                activate(cx, activation, &mut x);
                 bits(&x)
             });
         }
-        check(|isa| {
+        check(|cx| {
             let mut y = vec![f32::NAN; count];
-            add(isa, &a, &b, &mut y);
+            add(cx, &a, &b, &mut y);
             let sum = y.clone();
-            add_assign(isa, &mut y, &a);
+            add_assign(cx, &mut y, &a);
             (bits(&sum), bits(&y))
         });
     }
@@ -310,15 +324,15 @@ fn check_rms_norm(m: usize, run: usize, runs: usize, margin: usize, seed: u64) {
     let mut random = Random(seed);
     let (weight, epsilon) = (random.floats(run), 1e-5_f32);
     let x = random.floats(m * run);
-    let alone = |isa: Isa, x: &[f32]| {
+    let alone = |cx: &Context, x: &[f32]| {
         let mut y = vec![f32::NAN; x.len()];
-        rms_norm(isa, x, &weight, epsilon, &mut y);
+        rms_norm(cx, x, &weight, epsilon, &mut y);
         y
     };
-    check(|isa| bits(&alone(isa, &x)));
-    let batch = alone(Isa::best(), &x);
+    check(|cx| bits(&alone(cx, &x)));
+    let batch = alone(&Isa::best().into(), &x);
     for (x, y) in x.chunks(run).zip(batch.chunks(run)) {
-        assert_eq!(bits(&alone(Isa::best(), x)), bits(y), "a row alone");
+        assert_eq!(bits(&alone(&Isa::best().into(), x)), bits(y), "a row alone");
         let mean = x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / run as f64;
         let factor = (mean + f64::from(epsilon)).sqrt().recip();
         for ((x, w), y) in x.iter().zip(&weight).zip(y) {
@@ -331,28 +345,28 @@ fn check_rms_norm(m: usize, run: usize, runs: usize, margin: usize, seed: u64) {
     let width = run * runs + 2 * margin;
     let rows = random.floats(m * width);
     let range = margin..width - margin;
-    let in_place = |isa: Isa, rows: &[f32]| {
+    let in_place = |cx: &Context, rows: &[f32]| {
         let mut y = rows.to_vec();
-        rms_norm_runs(isa, &mut y, width, range.clone(), &weight, epsilon);
+        rms_norm_runs(cx, &mut y, width, range.clone(), &weight, epsilon);
         y
     };
-    check(|isa| bits(&in_place(isa, &rows)));
-    let batch = in_place(Isa::best(), &rows);
+    check(|cx| bits(&in_place(cx, &rows)));
+    let batch = in_place(&Isa::best().into(), &rows);
     for (x, y) in rows.chunks(width).zip(batch.chunks(width)) {
-        assert_eq!(bits(&in_place(Isa::best(), x)), bits(y), "a row alone");
+        assert_eq!(bits(&in_place(&Isa::best().into(), x)), bits(y), "a row alone");
         assert_eq!(bits(&y[..margin]), bits(&x[..margin]), "before the range");
         assert_eq!(bits(&y[range.end..]), bits(&x[range.end..]), "behind the range");
         for (x, y) in x[range.clone()].chunks(run).zip(y[range.clone()].chunks(run)) {
-            assert_eq!(bits(&alone(Isa::best(), x)), bits(y), "a run alone");
+            assert_eq!(bits(&alone(&Isa::best().into(), x)), bits(y), "a run alone");
         }
     }
 }
 
-fn turned(isa: Isa, shape: RopeShape, frequencies: &[f32], past: usize, x: &[f32]) -> Vec<f32> {
+fn turned(cx: &Context, shape: RopeShape, frequencies: &[f32], past: usize, x: &[f32]) -> Vec<f32> {
     let mut table = RopeTable::default();
-    table.fill(frequencies, 1.0, past, x.len() / shape.width);
+    table.append(frequencies, 1.0, past, x.len() / shape.width);
     let mut y = x.to_vec();
-    rope(isa, shape, &table, &mut y);
+    rope(cx, shape, &table, &mut y);
     y
 }
 
@@ -383,11 +397,11 @@ fn check_rope(m: usize, heads: usize, pairs: usize, rest: usize, margin: usize, 
     let (x, frequencies) = (random.floats(m * width), random.floats(pairs));
     for is_adjacent in [false, true] {
         let shape = RopeShape { width, heads, head_dim, is_adjacent };
-        check(|isa| bits(&turned(isa, shape, &frequencies, past, &x)));
-        let batch = turned(Isa::best(), shape, &frequencies, past, &x);
+        check(|cx| bits(&turned(cx, shape, &frequencies, past, &x)));
+        let batch = turned(&Isa::best().into(), shape, &frequencies, past, &x);
         for (t, (x, y)) in x.chunks(width).zip(batch.chunks(width)).enumerate() {
             assert_eq!(
-                bits(&turned(Isa::best(), shape, &frequencies, past + t, x)),
+                bits(&turned(&Isa::best().into(), shape, &frequencies, past + t, x)),
                 bits(y),
                 "row {t} alone"
             );
@@ -408,24 +422,24 @@ fn check_rope(m: usize, heads: usize, pairs: usize, rest: usize, margin: usize, 
 fn check_gate(m: usize, width: usize, seed: u64) {
     let x = Random(seed).floats(2 * m * width);
     for activation in ACTIVATIONS {
-        let gated = |isa: Isa, x: &[f32]| {
+        let gated = |cx: &Context, x: &[f32]| {
             let mut y = vec![f32::NAN; x.len() / 2];
-            gated_activation(isa, activation, x, width, &mut y);
+            gated_activation(cx, activation, x, width, &mut y);
             y
         };
-        check(|isa| bits(&gated(isa, &x)));
-        let batch = gated(Isa::best(), &x);
+        check(|cx| bits(&gated(cx, &x)));
+        let batch = gated(&Isa::best().into(), &x);
         for (x, y) in x.chunks(2 * width).zip(batch.chunks(width)) {
-            assert_eq!(bits(&gated(Isa::best(), x)), bits(y), "{activation:?}: a row alone");
+            assert_eq!(bits(&gated(&Isa::best().into(), x)), bits(y), "{activation:?}: a row alone");
             // The gate is the function of its half, which has a test against f64, then there is one product.
             let mut gates = x[..width].to_vec();
-            activate(Isa::SCALAR, activation, &mut gates);
+            activate(&Isa::SCALAR.into(), activation, &mut gates);
             let want: Vec<f32> = gates.iter().zip(&x[width..]).map(|(gate, x)| gate * x).collect();
             assert_eq!(bits(y), bits(&want), "{activation:?}");
         }
     }
     let mut y = vec![0.0; m * width];
-    gated_activation(Isa::best(), Activation::Silu, &x, width, &mut y);
+    gated_activation(&Isa::best().into(), Activation::Silu, &x, width, &mut y);
     for (i, y) in y.iter().enumerate() {
         let at = i / width * 2 * width + i % width;
         let (gate, value) = (f64::from(x[at]), f64::from(x[at + width]));
@@ -502,8 +516,8 @@ fn frequencies_that_are_no_numbers_do_no_harm() {
             let shape = RopeShape { width: 40, heads: 2, head_dim: 19, is_adjacent };
             // Which NaN comes of two is nobody's promise.
             let bits_of = |x: f32| if x.is_nan() { u32::MAX } else { x.to_bits() };
-            check(|isa| {
-                turned(isa, shape, &frequencies, past, &x).into_iter().map(bits_of).collect::<Vec<_>>()
+            check(|cx| {
+                turned(cx, shape, &frequencies, past, &x).into_iter().map(bits_of).collect::<Vec<_>>()
             });
         }
     }
@@ -521,13 +535,13 @@ fn sizes_that_threads_and_blocks_divide() {
     check_linear_float(70, 130, 48, 5);
     check_linear_float(1, 1000, 100, 6);
     let x = Random(8).floats(100_000);
-    check(|isa| {
+    check(|cx| {
         let mut y = x.clone();
-        activate(isa, Activation::GeluTanh, &mut y);
+        activate(cx, Activation::GeluTanh, &mut y);
         let mut z = vec![0.0; y.len()];
-        layer_norm(isa, &y, 1000, &x[..1000], Some(&x[1000..2000]), 1e-5, &mut z);
+        layer_norm(cx, &y, 1000, &x[..1000], Some(&x[1000..2000]), 1e-5, &mut z);
         let mut rows = QuantizedRows::default();
-        quantize_rows(isa, &x, 1000, ActivationPrecision::Int8x2, &mut rows);
+        quantize_rows(cx, &x, 1000, ActivationPrecision::Int8x2, &mut rows);
         (bits(&z), rows)
     });
 }
@@ -545,12 +559,12 @@ fn weights_may_be_unaligned() {
     let x = Random(10).codes(6 * 65);
     let want = {
         let mut out = vec![0; 600];
-        gemm_i32(Isa::SCALAR, &x, &bytes[1..], 6, 100, 65, &mut out);
+        gemm_i32(&Isa::SCALAR.into(), &x, &bytes[1..], 6, 100, 65, &mut out);
         out
     };
     for isa in Isa::available() {
         let mut out = vec![0; 600];
-        gemm_i32(isa, &x, &bytes[1..], 6, 100, 65, &mut out);
+        gemm_i32(&isa.into(), &x, &bytes[1..], 6, 100, 65, &mut out);
         assert_eq!(out, want, "{isa}");
     }
 }
@@ -564,7 +578,7 @@ fn each_precision_errs_by_no_more_than_its_step() {
     let (codes, absmax) = (random.codes(n * k), vec![127.0; n]); // a weight is its code
     let w = Int8Rowwise::new(&codes, &absmax, n, k);
     for (precision, steps) in PRECISIONS.into_iter().zip([127.0 / 3.0, 254.0 / 3.2, 16256.0 / 3.0]) {
-        let y = linear(Isa::best(), &x, &w, None, precision);
+        let y = linear(&Isa::best().into(), &x, &w, None, precision);
         for (row, y) in x.chunks_exact(k).zip(y.chunks_exact(n)) {
             for (w, y) in codes.chunks_exact(k).zip(y) {
                 let products = row.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w));

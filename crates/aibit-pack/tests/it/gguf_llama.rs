@@ -3,10 +3,11 @@
 use std::error::Error;
 use std::fs;
 
+use aibit_cpu::Model;
 use aibit_format::Archive;
 use aibit_gguf::{Array, GgmlType, GgufLayout, Metadata, SpecialIds, Value, tokenizer_metadata};
 use aibit_pack::{ModelSource, PackOptions, pack};
-use aibit_runtime::{Model, PackageDefaults, Profile, Tokenizer};
+use aibit_runtime::{PackageDefaults, Profile, Tokenizer};
 
 use crate::support::{all_logits, fixture};
 

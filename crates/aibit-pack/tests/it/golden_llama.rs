@@ -1,9 +1,10 @@
 //! Packed models of the Llama family against transformers and bitsandbytes: `fixtures/golden/tiny-llama`.
 
+use aibit_cpu::Model;
 use aibit_format::{Archive, Override, Scheme, entry_names};
 use aibit_graph::{Graph, Op};
 use aibit_pack::{ModelSource, PackOptions, Preset, pack};
-use aibit_runtime::{Model, Profile, Tokenizer};
+use aibit_runtime::{Profile, Tokenizer};
 use tempfile::TempDir;
 
 use crate::support::{Golden, all_logits, gathered, greedy, largest_difference, packed};

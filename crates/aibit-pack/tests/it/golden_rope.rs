@@ -2,9 +2,10 @@
 
 use std::fs;
 
+use aibit_cpu::Model;
 use aibit_format::Archive;
 use aibit_pack::{ModelSource, PackOptions, Preset, pack};
-use aibit_runtime::{Model, Profile, Session};
+use aibit_runtime::{Profile, Session};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use tempfile::TempDir;

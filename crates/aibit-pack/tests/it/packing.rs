@@ -2,9 +2,10 @@
 
 use std::sync::Mutex;
 
+use aibit_cpu::{Model, Threads};
 use aibit_format::Archive;
 use aibit_pack::{ModelSource, PackOptions, Preset, Progress, pack};
-use aibit_runtime::{Golden, Model, Profile, Tokenizer};
+use aibit_runtime::{Golden, Profile, Tokenizer};
 
 use crate::support::{fixture, gathered, greedy, packed};
 
@@ -19,7 +20,8 @@ fn a_package_is_the_same_bytes_on_one_thread_and_on_two() {
             let bytes = |threads| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("pool");
                 let target = out.path().join("model.aibit");
-                let options = PackOptions { preset: Some(preset), ..PackOptions::default() };
+                let threads = Threads::team(threads);
+                let options = PackOptions { preset: Some(preset), threads, ..PackOptions::default() };
                 pool.install(|| pack(&source, &target, &options, &())).expect("packed");
                 std::fs::read(&target).expect("archive")
             };

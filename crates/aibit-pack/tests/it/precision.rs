@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use aibit_cpu::Model;
 use aibit_format::{Archive, Override, Scheme, entry_names};
 use aibit_graph::{ActivationPrecision, Graph, KvPrecision, Op, Place};
 use aibit_pack::{Measured, ModelSource, PackOptions, Preset, pack};
-use aibit_runtime::{Model, Profile};
+use aibit_runtime::Profile;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use tempfile::TempDir;

@@ -3,11 +3,12 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use aibit_cpu::Model;
 use aibit_format::Archive;
 use aibit_pack::{ModelSource, PackOptions, Preset, pack};
 use aibit_runtime::logits_processors::LogitsProcessors;
 use aibit_runtime::sampler::SamplerOptions;
-use aibit_runtime::{GenerateOptions, Model, Profile, Session, Tokenizer, generate};
+use aibit_runtime::{GenerateOptions, Profile, Session, Tokenizer, generate};
 use safetensors::SafeTensors;
 use tempfile::TempDir;
 

@@ -22,7 +22,7 @@ pub struct ChatOptions {
 /// the new message where the template only appends.
 #[derive(Debug)]
 pub struct Chat<'m> {
-    session: Session<'m>,
+    session: Session,
     tokenizer: &'m Tokenizer,
     template: &'m ChatTemplate,
     options: ChatOptions,
@@ -34,7 +34,7 @@ pub struct Chat<'m> {
 impl<'m> Chat<'m> {
     /// An empty conversation in an empty `session`, whose capacity is the longest that the conversation may get.
     pub fn new(
-        mut session: Session<'m>,
+        mut session: Session,
         tokenizer: &'m Tokenizer,
         template: &'m ChatTemplate,
         options: ChatOptions,
@@ -50,7 +50,7 @@ impl<'m> Chat<'m> {
 
     /// Tokens of the context that the last turn has taken, and all there are.
     pub fn context(&self) -> (usize, usize) {
-        (self.session.kv().len(), self.session.kv().capacity())
+        (self.session.len(), self.session.capacity())
     }
 
     /// Sets or replaces the system message, for the turns to come.
@@ -98,14 +98,14 @@ impl<'m> Chat<'m> {
         let mut ids = text.encode(self.tokenizer, allow_special)?;
         let shared = ids.iter().zip(&self.computed).take_while(|(new, old)| new == old).count();
         let kept = shared.min(ids.len().saturating_sub(1)); // logits come with a token that is computed
-        if ids.len() > self.session.kv().capacity() {
+        if ids.len() > self.session.capacity() {
             return Err(self.session.context_full(ids.len() - kept, kept));
         }
         self.session.truncate(kept);
         self.computed.truncate(kept);
         let generation = generate_after(&mut self.session, self.tokenizer, &ids, kept, options, on_text)?;
         ids.extend(&generation.ids);
-        ids.truncate(self.session.kv().len()); // nothing is computed from the last token
+        ids.truncate(self.session.len()); // nothing is computed from the last token
         self.computed = ids;
         Ok(generation)
     }

@@ -8,11 +8,12 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use aibit_cpu::{LoadError, Model};
 use aibit_format::{Archive, ArchiveWriter, entry_names};
 use aibit_graph::{Graph, Op};
 use aibit_runtime::logits_processors::LogitsProcessors;
 use aibit_runtime::sampler::SamplerOptions;
-use aibit_runtime::{GenerateOptions, Golden, Model, Profile, RuntimeError, Session, Tokenizer, generate};
+use aibit_runtime::{GenerateOptions, Golden, Profile, Session, Tokenizer, generate};
 use serde_json::Value;
 
 fn fixture(name: &str) -> PathBuf {
@@ -118,7 +119,7 @@ fn it_gives_what_was_recorded_when_it_was_packed() {
 }
 
 /// The package's model with another graph.
-fn with_graph(edit: impl FnOnce(&mut Graph)) -> Result<Model, RuntimeError> {
+fn with_graph(edit: impl FnOnce(&mut Graph)) -> Result<Model, LoadError> {
     let archive = archive();
     let json = archive.entry(entry_names::GRAPH).expect("graph").data;
     let mut graph = Graph::from_json(json).expect("graph");

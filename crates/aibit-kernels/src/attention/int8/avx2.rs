@@ -2,7 +2,7 @@
 //!
 //! With `q = 128 · query_high + query_low` and `k = 4 · key_high + key_low`, `Σ q · k - Σ query_low · key_low` is four
 //! times `N = 128 · Σ query_high · key_high + 32 · Σ query_high · key_low + Σ query_low · key_high`. Up to 256 elements all
-//! but the last sum of `p` in [`attention_int8`](super::attention_int8) is exact, so `p` is `N` rounded once: the same bits.
+//! but the last sum of `p` in [`attention`](crate::attention) is exact, so `p` is `N` rounded once: the same bits.
 #![expect(unsafe_code, reason = "vector instructions; the token proves that the CPU has them")]
 
 use std::arch::x86_64::*;
@@ -47,7 +47,7 @@ pub(super) fn scores(simd: Avx2, group: Group<'_>, scratch: &mut Scratch) {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn scores_of(simd: Avx2, group: Group<'_>, scratch: &mut Scratch) {
     let Scratch { codes, query_words, key_words, scores, .. } = scratch;
-    let (quads, blocks) = (group.shape.quads(), group.blocks());
+    let (quads, blocks) = (group.kv.lines.quads, group.blocks());
     codes.resize(codes.len().max(8 * quads), 0);
     let (high, low) = codes[..8 * quads].split_at_mut(4 * quads);
     query_words.clear();
@@ -64,9 +64,9 @@ fn scores_of(simd: Avx2, group: Group<'_>, scratch: &mut Scratch) {
     }
     let empty = KeyQuad { even: [[0; 16]; 2], odd: [[0; 16]; 2], low: [[0; 32]; 2] };
     key_words.resize(quads, empty);
-    for (block, keys) in group.cache.keys.chunks_exact(group.shape.lines()).take(blocks).enumerate() {
-        unpack(keys, key_words);
-        let key_scales = simd.load(&group.cache.key_scales[block]);
+    for block in 0..blocks {
+        unpack(group.kv.keys(block), key_words);
+        let key_scales = simd.load(group.kv.key_scales(block));
         let mut r = 0;
         while r < group.count {
             let queries = &query_words[r * quads..];
@@ -100,7 +100,7 @@ fn store<const MR: usize>(
     key_scales: [__m256; 2],
     scores: &mut [[f32; super::BLOCK]],
 ) -> usize {
-    let scale = simd.splat(group.shape.scale);
+    let scale = simd.splat(group.kv.shape.scale);
     for r in 0..MR {
         let product = simd.mul(simd.to_f32(products[r]), simd.splat(0.25));
         let steps = simd.mul(simd.splat(rows[r].scale), key_scales);

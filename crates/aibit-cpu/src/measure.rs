@@ -2,12 +2,17 @@
 
 use aibit_graph::KvPrecision;
 use aibit_kernels::{ActivationPrecision, AttentionShape, Epilogue, QuantizedRows};
+use aibit_runtime::{Batch, Profile, Run, RuntimeError, Sequences};
+
 use serde::{Deserialize, Serialize};
 use tracing::info_span;
 
+use crate::Model;
+use crate::forward::attention_shape;
+use crate::linear::Layer;
 use crate::model::{Activations, MAX_INT8_ASYM_COLUMNS, Matrix, MatrixView, Step};
-use crate::session::{attend_once, attention_shape, linear};
-use crate::{Model, Profile, RuntimeError, Session};
+use crate::pages::attend_once;
+use crate::sequences::CpuSequences;
 
 /// Rows of a layer's input that are looked at: errors of rows of one layer differ little.
 const ROWS: usize = 32;
@@ -55,33 +60,39 @@ impl Measurement {
     /// The same model and ids give the same numbers on every machine and for any number of threads.
     ///
     /// # Errors
-    /// As [`Session::append`].
+    /// As [`Sequences::forward`].
     pub fn of(model: &Model, ids: &[u32], progress: &mut dyn FnMut(f64)) -> Result<Self, RuntimeError> {
         let _span = info_span!("measure").entered();
-        let mut session = Session::new(model, Profile::Precise, ids.len())?;
-        let ids = &ids[..session.chunk(ids.len()).min(ids.len())];
+        let pages = ids.len().div_ceil(aibit_runtime::PAGE);
+        let mut sequences = CpuSequences::new(model, Profile::Precise, pages)?;
+        let ids = &ids[..sequences.rows_per_pass().min(ids.len())];
+        let run = Run { sequence: sequences.start(ids.len()), len: ids.len() };
+        let bound = model.bound();
         let mut measured = Self { tokens: ids.len(), ..Self::default() };
         let mut slots = vec![None; model.graph().kv_slots.len()];
         let mut failure = None;
         let mut products = Products::default();
-        session.append_observed(ids, &mut |index, x| match &model.steps[index] {
-            Step::Linear { weight, .. } => {
-                progress((index + 1) as f64 / model.steps.len() as f64);
-                measured.layers.extend(products.layer_error(model, weight, x));
-            }
-            Step::Attention { slot, n_head, scale, output, .. } => {
-                let shape = attention_shape(model, *slot, *n_head, *scale, ids.len());
-                let projection = model.steps.iter().find_map(|step| match step {
-                    Step::Linear { input, weight, .. } if input == output => Some(weight),
-                    _ => None,
-                });
-                match products.slot_error(model, &shape, projection, x) {
-                    Ok(error) => slots[*slot] = Some(error),
-                    Err(error) => failure = Some(error),
+        sequences.forward_observed(
+            &Batch { tokens: ids, runs: &[run] },
+            &mut |index, x| match &bound.steps[index] {
+                Step::Linear { weight, .. } => {
+                    progress((index + 1) as f64 / bound.steps.len() as f64);
+                    measured.layers.extend(products.layer_error(model, weight, x));
                 }
-            }
-            _ => {}
-        })?;
+                Step::Attention { slot, n_head, scale, output, .. } => {
+                    let shape = attention_shape(bound, *slot, *n_head, *scale);
+                    let projection = bound.steps.iter().find_map(|step| match step {
+                        Step::Linear { input, weight, .. } if input == output => Some(weight),
+                        _ => None,
+                    });
+                    match products.slot_error(model, &shape, projection, x) {
+                        Ok(error) => slots[*slot] = Some(error),
+                        Err(error) => failure = Some(error),
+                    }
+                }
+                _ => {}
+            },
+        )?;
         progress(1.0);
         measured.slots = slots.into_iter().flatten().collect();
         failure.map_or(Ok(measured), Err)
@@ -114,11 +125,13 @@ impl Products {
         y.resize(count * weight.rows, 0.0);
         let activations = Activations { precision, outlier_threshold: None };
         let Self { rows, quantized, .. } = self;
-        linear(model, Profile::Fast, rows, weight, &Epilogue::default(), activations, quantized, y);
+        let (cx, bound) = (model.context(), model.bound());
+        let layer = Layer { cx, bound, profile: Profile::Fast, weight, activations, runs: &[] };
+        layer.multiply(rows, &Epilogue::default(), quantized, y);
     }
 
     fn layer_error(&mut self, model: &Model, weight: &Matrix, x: &[f32]) -> Option<LayerError> {
-        let MatrixView::Int8(_) = model.matrix(weight) else { return None };
+        let MatrixView::Int8(_) = model.bound().matrix(weight) else { return None };
         let [mut exact, mut found] = [const { Vec::new() }; 2];
         self.multiply(model, weight, ActivationPrecision::Int8x2, x, &mut exact);
         let mut error = |precision| {
@@ -140,7 +153,7 @@ impl Products {
     ) -> Result<SlotError, RuntimeError> {
         let width = shape.n_head * shape.head_dim;
         let mut attend = |precision| -> Result<Vec<f32>, RuntimeError> {
-            let y = attend_once(model.isa(), shape, precision, qkv)?;
+            let y = attend_once(model.context(), shape, precision, qkv)?;
             let Some(projection) = projection else { return Ok(y) };
             let mut projected = Vec::new();
             self.multiply(model, projection, ActivationPrecision::Int8x2, &y, &mut projected);

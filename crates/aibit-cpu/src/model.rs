@@ -3,39 +3,46 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use aibit_format::{Archive, Dtype, FormatError, Manifest, Part, Scheme, Weights, entry_names};
 use aibit_graph::{
     ActivationFunction, Graph, LongFrequencies, Op, RopePairing, StoredTensor, TensorKind, ValueId,
 };
 use aibit_kernels::{
-    Activation, ActivationPrecision, BlockMatrix, BlockScales, FloatMatrix, FourBit, Int8Rowwise, Isa,
-    RopeShape,
+    Activation, ActivationPrecision, BlockMatrix, BlockScales, Context, FloatMatrix, FourBit, Int8Rowwise,
+    Isa, RopeShape, Threads,
 };
 use half::{bf16, f16};
 use tracing::info_span;
 
-use crate::RuntimeError;
+use crate::LoadError;
 
 #[cfg(target_endian = "big")]
 compile_error!(
     "archives are little-endian and executed where they lie; big-endian machines are not supported"
 );
 
-/// A model ready to run: tensors stay where they lie in the map.
-#[derive(Debug)]
+/// A model ready to run: tensors stay where they lie in the map. Immutable; clones share everything.
+#[derive(Debug, Clone)]
 pub struct Model {
-    graph: Graph,
-    weights: Weights,
-    pub(crate) steps: Vec<Step>,
-    /// What the rotary embeddings of the graph turn by, each once.
-    pub(crate) turns: Vec<Turns>,
-    isa: Isa,
+    bound: Arc<Bound>,
+    context: Context,
 }
 
-/// What a rotary embedding turns by.
+/// A graph and the places of its tensors.
 #[derive(Debug)]
-pub(crate) struct Turns {
+pub(crate) struct Bound {
+    pub(crate) graph: Graph,
+    weights: Weights,
+    pub(crate) steps: Vec<Step>,
+    /// The angles of the graph's rotary embeddings, each kind once.
+    pub(crate) angles: Vec<Angles>,
+}
+
+/// What the angles of a rotary embedding are made of.
+#[derive(Debug)]
+pub(crate) struct Angles {
     pub(crate) frequencies: Vector,
     /// Others of the same number, and the positions above which they take the place of these.
     long: Option<(Vector, usize)>,
@@ -43,7 +50,7 @@ pub(crate) struct Turns {
     pub(crate) factor: f32,
 }
 
-impl Turns {
+impl Angles {
     /// The frequencies of a sequence with room for `capacity` positions.
     pub(crate) fn frequencies_for(&self, capacity: usize) -> &Vector {
         match &self.long {
@@ -92,8 +99,8 @@ pub(crate) enum Step {
     },
     Rope {
         input: ValueId,
-        /// Index into [`Model::turns`].
-        turns: usize,
+        /// Index into [`Bound::angles`].
+        angles: usize,
         shape: RopeShape,
         output: ValueId,
     },
@@ -187,28 +194,20 @@ impl MatrixView<'_> {
 
 impl Model {
     /// Loads the model of an open archive: reads the graph, checks it against the tensors, and finds each
-    /// tensor's place. No weight is waited for: those that are not in memory are read beside what follows.
+    /// tensor's place. No weight is waited for: those that are not in memory are read beside what follows. The instruction
+    /// set is that of `AIBIT_ISA`, else the best of this CPU; the only thread is the caller's, until
+    /// [`with_context`](Self::with_context) gives more.
     ///
     /// # Errors
-    /// [`RuntimeError::Graph`] for a graph that this build cannot execute on these tensors,
-    /// [`RuntimeError::Format`] for a missing entry or bad scales, [`RuntimeError::Isa`] for a bad `AIBIT_ISA`.
-    pub fn load(archive: &Archive) -> Result<Self, RuntimeError> {
+    /// [`LoadError::Graph`] for a graph that this build cannot execute on these tensors,
+    /// [`LoadError::Format`] for a missing entry or bad scales, [`LoadError::Isa`] for a bad `AIBIT_ISA`.
+    pub fn load(archive: &Archive) -> Result<Self, LoadError> {
         let _span = info_span!("load model").entered();
         let graph = archive.entry(entry_names::GRAPH)?.data;
         let graph = info_span!("parse graph").in_scope(|| Graph::from_json(graph))?;
         let model = Self::new(graph, archive.weights().clone(), archive.manifest())?;
-        info_span!("read ahead").in_scope(|| model.read_ahead());
+        info_span!("read ahead").in_scope(|| model.bound.read_ahead());
         Ok(model)
-    }
-
-    /// Has the matrices read in the order in which a pass needs them. A table of embeddings is left out, of which a
-    /// pass needs some rows.
-    fn read_ahead(&self) {
-        let matrices = self.steps.iter().filter_map(|step| match step {
-            Step::Linear { weight, .. } | Step::Logits { weight, .. } => Some(weight.name.as_str()),
-            _ => None,
-        });
-        self.weights.read_ahead(matrices);
     }
 
     /// A model from its parts: a graph, and the tensors and the manifest of one archive; [`Model::load`] takes them
@@ -216,7 +215,7 @@ impl Model {
     ///
     /// # Errors
     /// As [`Model::load`].
-    pub fn new(graph: Graph, weights: Weights, manifest: &Manifest) -> Result<Self, RuntimeError> {
+    pub fn new(graph: Graph, weights: Weights, manifest: &Manifest) -> Result<Self, LoadError> {
         let isa = Isa::selected()?;
         let index = weights.index();
         let mut tensors: HashMap<&str, (Vec<usize>, TensorKind)> = HashMap::new();
@@ -238,53 +237,81 @@ impl Model {
             })
         })?;
         let _span = info_span!("bind tensors").entered();
-        let mut binder = Binder { weights: &weights, manifest, graph: &graph, turns: HashMap::new() };
-        let mut turns = Vec::new();
+        let mut binder = Binder { weights: &weights, manifest, graph: &graph, angles: HashMap::new() };
+        let mut angles = Vec::new();
         for op in &graph.nodes {
-            if let Some(key) = TurnsKey::of(op)
-                && !binder.turns.contains_key(&key)
+            if let Some(key) = AnglesKey::of(op)
+                && !binder.angles.contains_key(&key)
             {
-                turns.push(Turns {
+                angles.push(Angles {
                     frequencies: binder.vector(key.frequencies),
                     long: key.long.map(|long| (binder.vector(&long.frequencies), long.above)),
                     factor: f32::from_bits(key.factor),
                 });
-                binder.turns.insert(key, turns.len() - 1);
+                binder.angles.insert(key, angles.len() - 1);
             }
         }
         let steps = graph.nodes.iter().map(|op| binder.bind(op)).collect::<Result<_, _>>()?;
-        Ok(Self { graph, weights, steps, turns, isa })
+        let context = Context { isa, threads: Threads::caller() };
+        Ok(Self { bound: Arc::new(Bound { graph, weights, steps, angles }), context })
     }
 
     /// The graph that is executed.
     pub fn graph(&self) -> &Graph {
-        &self.graph
+        &self.bound.graph
     }
 
     /// Bytes of all tensors.
     pub fn weights_bytes(&self) -> u64 {
-        self.weights.index().tensors().iter().map(|tensor| tensor.bytes() as u64).sum()
+        self.bound.weights.index().tensors().iter().map(|tensor| tensor.bytes() as u64).sum()
     }
 
     /// Bytes of the matrices that each token reads: those of all linear layers and the head.
     pub fn bytes_per_token(&self) -> usize {
-        let matrices = self.steps.iter().filter_map(|step| match step {
-            Step::Linear { weight, .. } | Step::Logits { weight, .. } => Some(weight),
-            _ => None,
-        });
-        matrices.map(|matrix| self.data(&matrix.name).len()).sum()
+        self.bound.matrices().map(|matrix| self.bound.data(&matrix.name).len()).sum()
     }
 
-    /// The instruction set of the kernels.
-    pub fn isa(&self) -> Isa {
-        self.isa
+    /// What the kernels run on.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// The same model on another instruction set, or other threads. No bit of what it computes changes.
+    #[must_use]
+    pub fn with_context(&self, context: Context) -> Self {
+        Self { bound: Arc::clone(&self.bound), context }
+    }
+
+    /// The same model on other threads.
+    #[must_use]
+    pub fn with_threads(&self, threads: Threads) -> Self {
+        self.with_context(Context { isa: self.context.isa, threads })
     }
 
     /// The same model on another instruction set.
     #[must_use]
-    pub fn with_isa(mut self, isa: Isa) -> Self {
-        self.isa = isa;
-        self
+    pub fn with_isa(&self, isa: Isa) -> Self {
+        self.with_context(Context { isa, threads: self.context.threads.clone() })
+    }
+
+    pub(crate) fn bound(&self) -> &Bound {
+        &self.bound
+    }
+}
+
+impl Bound {
+    /// The matrices that each token reads.
+    fn matrices(&self) -> impl Iterator<Item = &Matrix> {
+        self.steps.iter().filter_map(|step| match step {
+            Step::Linear { weight, .. } | Step::Logits { weight, .. } => Some(weight),
+            _ => None,
+        })
+    }
+
+    /// Reads the matrices into memory in the order in which a pass needs them. A table of embeddings is left out, of which
+    /// a pass needs some rows.
+    fn read_ahead(&self) {
+        self.weights.read_ahead(self.matrices().map(|matrix| matrix.name.as_str()));
     }
 
     pub(crate) fn vector<'a>(&'a self, vector: &'a Vector) -> &'a [f32] {
@@ -359,20 +386,20 @@ struct Binder<'a> {
     weights: &'a Weights,
     manifest: &'a Manifest,
     graph: &'a Graph,
-    /// Indices into [`Model::turns`].
-    turns: HashMap<TurnsKey<'a>, usize>,
+    /// Indices into [`Bound::angles`].
+    angles: HashMap<AnglesKey<'a>, usize>,
 }
 
-/// What tells the turns of one rotary embedding from those of another.
+/// What tells the angles of one rotary embedding from those of another.
 #[derive(PartialEq, Eq, Hash)]
-struct TurnsKey<'a> {
+struct AnglesKey<'a> {
     frequencies: &'a str,
     long: Option<&'a LongFrequencies>,
     /// The bits of an F32.
     factor: u32,
 }
 
-impl<'a> TurnsKey<'a> {
+impl<'a> AnglesKey<'a> {
     fn of(op: &'a Op) -> Option<Self> {
         let Op::Rope { frequencies, long, attention_factor, .. } = op else { return None };
         let factor = attention_factor.unwrap_or(1.0).to_bits();
@@ -381,7 +408,7 @@ impl<'a> TurnsKey<'a> {
 }
 
 impl Binder<'_> {
-    fn bind(&self, op: &Op) -> Result<Step, RuntimeError> {
+    fn bind(&self, op: &Op) -> Result<Step, LoadError> {
         Ok(match *op {
             Op::Embed { ref table, output } => Step::Embed { table: self.matrix(table)?, output },
             Op::PositionEmbed { ref table, output } => {
@@ -399,12 +426,12 @@ impl Binder<'_> {
                 Step::RmsNorm { input, weight: self.vector(weight), epsilon, range, output }
             }
             Op::Rope { input, heads, head_dim, pairing, output, .. } => {
-                let turns = TurnsKey::of(op).and_then(|key| self.turns.get(&key).copied());
-                let turns = turns.expect("every rotary embedding was looked at first");
+                let angles = AnglesKey::of(op).and_then(|key| self.angles.get(&key).copied());
+                let angles = angles.expect("every rotary embedding was looked at first");
                 let width = self.graph.values[input].width;
                 let is_adjacent = pairing == RopePairing::Adjacent;
                 let shape = RopeShape { width, heads, head_dim, is_adjacent };
-                Step::Rope { input, turns, shape, output }
+                Step::Rope { input, angles, shape, output }
             }
             Op::Concat { ref parts, output } => Step::Concat { parts: parts.clone(), output },
             Op::Linear {
@@ -444,14 +471,14 @@ impl Binder<'_> {
         })
     }
 
-    fn matrix(&self, name: &str) -> Result<Matrix, RuntimeError> {
+    fn matrix(&self, name: &str) -> Result<Matrix, LoadError> {
         let scheme = self.manifest.tensors.get(name).expect("validated as a parameter").scheme;
         let tensor = self.weights.get(name).expect("the graph was validated against the index");
         let shape = scheme.shape(&tensor.info.shape);
         let &[rows, columns] = shape.as_slice() else { unreachable!("validated as a matrix") };
         if scheme == Scheme::Int8 && columns > MAX_INT8_COLUMNS {
             let problem = "which has at most 65535 columns: longer integer sums could overflow";
-            return Err(RuntimeError::Scheme { name: name.to_owned(), scheme, problem });
+            return Err(LoadError::Scheme { name: name.to_owned(), scheme, problem });
         }
         let scales = self.scales(scheme, &scheme.parts(name, &shape))?;
         Ok(Matrix { name: name.to_owned(), rows, columns, scheme, scales })
@@ -462,20 +489,20 @@ impl Binder<'_> {
         &self,
         name: &str,
         precision: aibit_graph::ActivationPrecision,
-    ) -> Result<Matrix, RuntimeError> {
+    ) -> Result<Matrix, LoadError> {
         let matrix = self.matrix(name)?;
         let is_asym = precision == aibit_graph::ActivationPrecision::Int8Asym;
         if matrix.scheme == Scheme::Int8 && is_asym && matrix.columns > MAX_INT8_ASYM_COLUMNS {
             let problem = "which has at most 32767 columns where activations have a zero point (int8-asym): longer integer \
                            sums could overflow";
-            return Err(RuntimeError::Scheme { name: name.to_owned(), scheme: matrix.scheme, problem });
+            return Err(LoadError::Scheme { name: name.to_owned(), scheme: matrix.scheme, problem });
         }
         Ok(matrix)
     }
 
     /// Finds a scheme's parts, whose types and shapes were checked when the archive was opened. Scales take part in every
     /// result, so a bad one is refused before anything is computed.
-    fn scales(&self, scheme: Scheme, parts: &[Part]) -> Result<Scales, RuntimeError> {
+    fn scales(&self, scheme: Scheme, parts: &[Part]) -> Result<Scales, LoadError> {
         Ok(match parts {
             [] => Scales::None,
             [scales] if scales.dtype == Dtype::F16 => {
@@ -502,7 +529,7 @@ impl Binder<'_> {
         name: &str,
         is_allowed: impl Fn(T) -> bool,
         allowed: &str,
-    ) -> Result<Elements<T>, RuntimeError>
+    ) -> Result<Elements<T>, LoadError>
     where
         T: bytemuck::AnyBitPattern + bytemuck::NoUninit + std::fmt::Display,
     {

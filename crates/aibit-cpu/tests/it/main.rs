@@ -1,0 +1,4 @@
+//! The CPU executor on a committed package.
+
+mod batches;
+mod support;
