@@ -129,7 +129,7 @@ fn product(
     let mut row = 0;
     while row < x.m() {
         let left = x.m() - row;
-        let ahead = &Ahead::new(next, row..row + left.min(TILE_ROWS), x.m());
+        let ahead = &Ahead::new(next, row..row + left.min(TILE_ROWS), x.m(), 2 * chunks);
         let (factors, excess, sums) = (&factors[row * chunks..], &excess[row..], &mut sums[row * PANEL..]);
         row += match left {
             TILE_ROWS.. => multiply::<TILE_ROWS>(factors, excess, packed, sums, ahead),

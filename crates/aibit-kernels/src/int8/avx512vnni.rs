@@ -71,7 +71,7 @@ fn product(
     let mut row = 0;
     while row < x.m() {
         let left = x.m() - row;
-        let ahead = &Ahead::new(next, row..row + left.min(TILE_ROWS), x.m());
+        let ahead = &Ahead::new(next, row..row + left.min(TILE_ROWS), x.m(), x.k.div_ceil(16));
         let sums = &mut sums[row * PANEL..];
         row += match left {
             TILE_ROWS.. => multiply::<TILE_ROWS>(x, row, packed, sums, ahead),
