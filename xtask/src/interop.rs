@@ -8,7 +8,8 @@ use std::process::Command;
 
 use aibit_cpu::Model;
 use aibit_format::Archive;
-use aibit_runtime::{Profile, Session, Tokenizer};
+use aibit_runtime::{Profile, Session};
+use aibit_tokenizer::Tokenizer;
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 

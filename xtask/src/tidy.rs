@@ -10,47 +10,98 @@ use serde_json::Value;
 use crate::root;
 
 /// Which crates of the workspace a crate may use; see ARCHITECTURE.md.
-const ARROWS: [(&str, &[&str]); 15] = [
+const ARROWS: [(&str, &[&str]); 20] = [
     ("aibit-format", &[]),
     ("aibit-quant", &[]),
     ("aibit-gguf", &[]),
     ("aibit-graph", &[]),
+    ("aibit-torch", &[]),
+    ("aibit-hub", &[]),
+    ("aibit-tokenizer", &["aibit-format"]),
+    ("aibit-chat", &["aibit-format", "aibit-tokenizer"]),
     ("aibit-kernels", &["aibit-quant"]),
     ("aibit-gpt2", &["aibit-gguf", "aibit-graph"]),
     ("aibit-llama", &["aibit-gguf", "aibit-graph"]),
     ("aibit-families", &["aibit-gguf", "aibit-gpt2", "aibit-graph", "aibit-llama"]),
-    ("aibit-runtime", &["aibit-format", "aibit-graph"]),
+    ("aibit-runtime", &["aibit-chat", "aibit-format", "aibit-graph", "aibit-tokenizer"]),
     ("aibit-cpu", &["aibit-format", "aibit-graph", "aibit-kernels", "aibit-runtime"]),
     (
         "aibit-pack",
         &[
+            "aibit-chat",
             "aibit-cpu",
+            "aibit-families",
+            "aibit-format",
+            "aibit-gguf",
+            "aibit-graph",
+            "aibit-hub",
+            "aibit-quant",
+            "aibit-runtime",
+            "aibit-tokenizer",
+            "aibit-torch",
+        ],
+    ),
+    (
+        "aibit-export",
+        &[
+            "aibit-chat",
             "aibit-families",
             "aibit-format",
             "aibit-gguf",
             "aibit-graph",
             "aibit-quant",
             "aibit-runtime",
+            "aibit-tokenizer",
         ],
-    ),
-    (
-        "aibit-export",
-        &["aibit-families", "aibit-format", "aibit-gguf", "aibit-graph", "aibit-quant", "aibit-runtime"],
     ),
     (
         "aibit-cli",
         &[
+            "aibit-chat",
             "aibit-cpu",
             "aibit-export",
             "aibit-format",
             "aibit-gguf",
             "aibit-graph",
+            "aibit-hub",
             "aibit-pack",
             "aibit-runtime",
+            "aibit-tokenizer",
+        ],
+    ),
+    (
+        "aibit",
+        &[
+            "aibit-chat",
+            "aibit-cpu",
+            "aibit-export",
+            "aibit-families",
+            "aibit-format",
+            "aibit-gguf",
+            "aibit-graph",
+            "aibit-hub",
+            "aibit-kernels",
+            "aibit-pack",
+            "aibit-quant",
+            "aibit-runtime",
+            "aibit-tokenizer",
+            "aibit-torch",
         ],
     ),
     ("aibit-benches", &["aibit-kernels"]),
-    ("xtask", &["aibit-cpu", "aibit-format", "aibit-kernels", "aibit-pack", "aibit-runtime"]),
+    (
+        "xtask",
+        &[
+            "aibit-chat",
+            "aibit-cpu",
+            "aibit-format",
+            "aibit-hub",
+            "aibit-kernels",
+            "aibit-pack",
+            "aibit-runtime",
+            "aibit-tokenizer",
+        ],
+    ),
 ];
 
 /// The only files that may hold unsafe code.
@@ -58,7 +109,15 @@ const UNSAFE_FILES: [&str; 2] = ["crates/aibit-format/src/mmap.rs", "crates/aibi
 
 /// Words by which a file would know an architecture; these crates must not.
 const ARCHITECTURES: [&str; 5] = ["gpt2", "gpt-2", "llama", "mistral", "qwen"];
-const BLIND_CRATES: [&str; 4] = ["aibit-cpu", "aibit-format", "aibit-kernels", "aibit-runtime"];
+const BLIND_CRATES: [&str; 7] = [
+    "aibit-chat",
+    "aibit-cpu",
+    "aibit-format",
+    "aibit-kernels",
+    "aibit-runtime",
+    "aibit-tokenizer",
+    "aibit-torch",
+];
 
 /// Checks everything and lists every violation.
 pub(crate) fn run() -> anyhow::Result<()> {
@@ -87,6 +146,14 @@ fn check_arrows(problems: &mut Vec<String>) -> anyhow::Result<()> {
             problems.push(format!("{name}: a crate that the arrows in xtask/src/tidy.rs do not know"));
             continue;
         };
+        // An empty list stands for `publish = false`.
+        if package["publish"].as_array().is_none() {
+            for field in ["description", "repository", "readme"] {
+                if !package[field].is_string() {
+                    problems.push(format!("{name} is published and has no `{field}` in its Cargo.toml"));
+                }
+            }
+        }
         for dependency in package["dependencies"].as_array().context("dependencies")? {
             let used = dependency["name"].as_str().context("name")?;
             let is_test_only = dependency["kind"] == "dev" && name != "aibit-benches";
@@ -103,6 +170,7 @@ fn check_documents(problems: &mut Vec<String>) -> anyhow::Result<()> {
     let mut documents: Vec<PathBuf> =
         ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"].iter().map(|name| root().join(name)).collect();
     documents.extend(files_below(&root().join("docs"), "md")?);
+    documents.extend(files_below(&root().join("crates"), "md")?);
     for document in documents {
         let text = fs::read_to_string(&document).with_context(|| document.display().to_string())?;
         let folder = document.parent().context("a folder")?;

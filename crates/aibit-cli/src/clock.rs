@@ -1,6 +1,6 @@
 //! The clock on the wall: what chat templates print with `strftime_now`.
 
-use aibit_runtime::LocalTime;
+use aibit_chat::LocalTime;
 use jiff::ZonedDateTime;
 
 /// The date and time of day now, in the time zone of the system.

@@ -3,16 +3,18 @@
 use std::error::Error;
 use std::{fmt, io};
 
+use aibit_chat::ChatError;
 use aibit_cpu::LoadError;
 use aibit_export::ExportError;
 use aibit_format::FormatError;
 use aibit_gguf::GgufError;
 use aibit_graph::{ConfigError, GraphError};
+use aibit_hub::HubError;
 use aibit_pack::PackError;
-use aibit_pack::hub::HubError;
 use aibit_runtime::RuntimeError;
 use aibit_runtime::sampler::SamplerError;
 use aibit_runtime::text_stream::StopError;
+use aibit_tokenizer::TokenizerError;
 
 /// An error of the command line itself, or one of a library to which it adds advice.
 #[derive(Debug)]
@@ -84,9 +86,14 @@ fn library_hint(error: &anyhow::Error) -> Option<&'static str> {
         if let Some(LoadError::Format(e)) = e.downcast_ref::<LoadError>() {
             return format_hint(e);
         }
+        if let Some(TokenizerError::Format(e)) = e.downcast_ref() {
+            return format_hint(e);
+        }
         if let Some(e) = e.downcast_ref::<RuntimeError>() {
             return match e {
-                RuntimeError::Format(e) => format_hint(e),
+                RuntimeError::Format(e) | RuntimeError::Tokenizer(TokenizerError::Format(e)) => {
+                    format_hint(e)
+                }
                 RuntimeError::ContextFull { .. } => Some("shorten the prompt; nothing is cut off silently"),
                 RuntimeError::EmptyPrompt => Some("give a prompt with -p TEXT or -f FILE"),
                 _ => None,
@@ -135,6 +142,12 @@ fn code_of(error: &(dyn Error + 'static)) -> Option<&'static str> {
     }
     if let Some(e) = error.downcast_ref::<RuntimeError>() {
         return Some(runtime_code(e));
+    }
+    if let Some(e) = error.downcast_ref::<TokenizerError>() {
+        return Some(tokenizer_code(e));
+    }
+    if let Some(e) = error.downcast_ref::<ChatError>() {
+        return Some(chat_code(e));
     }
     if let Some(e) = error.downcast_ref::<PackError>() {
         return Some(pack_code(e));
@@ -198,17 +211,35 @@ fn runtime_code(error: &RuntimeError) -> &'static str {
         RuntimeError::Format(e) => format_code(e),
         RuntimeError::Sampler(_) => "sampling",
         RuntimeError::Stop(_) => "stop_string",
-        RuntimeError::Tokenizer(_) => "tokenizer",
+        RuntimeError::Tokenizer(e) => tokenizer_code(e),
+        RuntimeError::Chat(e) => chat_code(e),
         RuntimeError::Golden(_) => "damaged",
         RuntimeError::Settings { .. } => "settings",
-        RuntimeError::ChatTemplate { .. } => "chat_template",
-        RuntimeError::TokenId { .. } | RuntimeError::TokenBeyond { .. } => "token_id",
+        RuntimeError::TokenId { .. } => "token_id",
         RuntimeError::ContextFull { .. } => "context_full",
         RuntimeError::EmptyPrompt => "empty_prompt",
         RuntimeError::Memory { .. } | RuntimeError::PagesExhausted { .. } => "memory",
         RuntimeError::TextTooShort { .. } => "text_too_short",
         RuntimeError::Window { .. } | RuntimeError::SecondHalf { .. } => "window",
         RuntimeError::NotComparable(_) => "not_comparable",
+        _ => "model",
+    }
+}
+
+fn tokenizer_code(error: &TokenizerError) -> &'static str {
+    match error {
+        TokenizerError::Format(e) => format_code(e),
+        TokenizerError::Json(_) => "tokenizer",
+        TokenizerError::Compiled(_) => "settings",
+        TokenizerError::TokenBeyond { .. } => "token_id",
+        _ => "model",
+    }
+}
+
+fn chat_code(error: &ChatError) -> &'static str {
+    match error {
+        ChatError::Settings { .. } => "settings",
+        ChatError::Template { .. } => "chat_template",
         _ => "model",
     }
 }

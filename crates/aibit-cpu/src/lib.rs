@@ -1,3 +1,6 @@
+#![doc = include_str!("../README.md")]
+//! # In detail
+//!
 //! Executes an archive's graph on the CPU, on the stored integers: the [`Executor`](aibit_runtime::Executor) that every
 //! machine has.
 //!

@@ -1,10 +1,12 @@
 use std::path::PathBuf;
 
+use aibit_chat::ChatError;
 use aibit_format::{FormatError, Scheme};
 use aibit_gguf::GgufError;
 use aibit_graph::{ConfigError, GraphError};
 use aibit_quant::QuantError;
 use aibit_runtime::RuntimeError;
+use aibit_tokenizer::TokenizerError;
 
 use crate::Target;
 
@@ -90,4 +92,16 @@ pub enum ExportError {
         /// Why not.
         source: QuantError,
     },
+}
+
+impl From<TokenizerError> for ExportError {
+    fn from(error: TokenizerError) -> Self {
+        Self::Runtime(error.into())
+    }
+}
+
+impl From<ChatError> for ExportError {
+    fn from(error: ChatError) -> Self {
+        Self::Runtime(error.into())
+    }
 }

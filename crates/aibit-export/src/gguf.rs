@@ -4,6 +4,7 @@
 
 use std::io::Write;
 
+use aibit_chat::ChatTemplate;
 use aibit_format::{Scheme, entry_names};
 use aibit_gguf::{
     GgmlType, GgufLayout, Metadata, SpecialIds, Value, interleave_rows, is_end_of_text, join_q4_0, join_q8_0,
@@ -11,7 +12,8 @@ use aibit_gguf::{
 };
 use aibit_graph::Role;
 use aibit_quant::{GROUP, quantize_int8_groups};
-use aibit_runtime::{ChatTemplate, PackageDefaults, Tokenizer};
+use aibit_runtime::PackageDefaults;
+use aibit_tokenizer::Tokenizer;
 use half::f16;
 
 use crate::parameter::{Model, Stored, f32_bytes, floats};

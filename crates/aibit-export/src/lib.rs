@@ -1,3 +1,6 @@
+#![doc = include_str!("../README.md")]
+//! # In detail
+//!
 //! Archives out, to the formats of other engines.
 //!
 //! [`export`] writes a model that another engine loads, with the very codes of the archive where the target can hold them;

@@ -1,3 +1,6 @@
+#![doc = include_str!("../README.md")]
+//! # In detail
+//!
 //! The model families that this build can pack, by name: the one place to which a new family is added.
 //!
 //! Each family is a crate that turns a configuration into a graph; what executes the graph knows none of them. See

@@ -1,3 +1,6 @@
+#![doc = include_str!("../README.md")]
+//! # In detail
+//!
 //! The `.aibit` archive: bytes, names, shapes and digests. No arithmetic on weights happens here.
 //!
 //! Version 1 is a ZIP file with a discipline (`docs/format.md` is the contract): every entry is stored

@@ -1,3 +1,6 @@
+#![doc = include_str!("../README.md")]
+//! # In detail
+//!
 //! GGUF, the file format of llama.cpp: metadata, tensors, block formats and tokenizers, read and written.
 //!
 //! - [`Gguf`] reads a file's structure strictly: [`Metadata`], and where each [`GgufTensor`] lies.

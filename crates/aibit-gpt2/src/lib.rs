@@ -1,3 +1,6 @@
+#![doc = include_str!("../README.md")]
+//! # In detail
+//!
 //! The GPT-2 family: a model's `config.json` becomes a graph and a list of canonical tensors.
 //!
 //! Covers every GPT-2 size. Source: Radford et al. 2019, "Language Models are Unsupervised Multitask

@@ -1,3 +1,6 @@
+#![doc = include_str!("../README.md")]
+//! # In detail
+//!
 //! The inference graph as data.
 //!
 //! A [`Graph`] is a list of [`Op`]s in execution order over values of shape `[tokens, width]` in f32. An

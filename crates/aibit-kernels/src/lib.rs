@@ -1,3 +1,6 @@
+#![doc = include_str!("../README.md")]
+//! # In detail
+//!
 //! Arithmetic on codes at the machine's speed, with run-time SIMD dispatch.
 //!
 //! Every kernel gives **the same bits** on every instruction set, for any thread count and any

@@ -1,3 +1,6 @@
+#![doc = include_str!("../README.md")]
+//! # In detail
+//!
 //! The Llama family: a model's `config.json` becomes a graph and a list of canonical tensors.
 //!
 //! Covers Llama, Mistral, Qwen2 and Qwen3 of every size, with or without grouped-query attention: RMS norm, rotary

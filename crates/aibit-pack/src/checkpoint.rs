@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use aibit_format::{FileKind, MappedFile};
 use aibit_gguf::{GgmlType, Gguf, GgufTensor, Metadata, deinterleave_rows};
+use aibit_torch::{TorchCheckpoint, TorchDtype, TorchTensor};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use ndarray::Array2;
@@ -16,7 +17,6 @@ use safetensors::SafeTensors;
 
 use crate::PackError;
 use crate::json_dialect::check_strict;
-use crate::torch::{TorchCheckpoint, TorchDtype, TorchTensor};
 
 /// Element types that a checkpoint's weights may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

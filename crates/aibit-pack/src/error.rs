@@ -6,8 +6,8 @@ use aibit_gguf::GgufError;
 use aibit_graph::ConfigError;
 use aibit_quant::QuantError;
 use aibit_runtime::RuntimeError;
-
-use crate::torch::TorchError;
+use aibit_tokenizer::TokenizerError;
+use aibit_torch::TorchError;
 
 /// Why a model cannot be packed.
 #[derive(Debug, thiserror::Error)]
@@ -142,4 +142,10 @@ pub enum PackError {
     /// The finished package does not run.
     #[error("the package does not run: {0}")]
     Runtime(#[from] RuntimeError),
+}
+
+impl From<TokenizerError> for PackError {
+    fn from(error: TokenizerError) -> Self {
+        Self::Runtime(error.into())
+    }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
+use aibit_chat::{ChatError, ChatFiles, ChatTemplate};
 use aibit_cpu::{Model, Threads};
 use aibit_families::Family;
 use aibit_format::{
@@ -13,9 +14,8 @@ use aibit_graph::{
     ActivationPrecision, CheckpointName, ConfigError, ContextLimit, KvPrecision, ModelDescription, Origin,
     Place,
 };
-use aibit_runtime::{
-    ChatFiles, ChatTemplate, Golden, PackageDefaults, SettingsFiles, Tokenizer, compile_tokenizer,
-};
+use aibit_runtime::{Golden, PackageDefaults, SettingsFiles};
+use aibit_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 
 use crate::bnb::QuantizationConfig;
@@ -106,7 +106,7 @@ pub fn pack(
     let mut config = source.read(entry_names::CONFIG)?.expect("a model source has a config.json");
     let (family, mut description, threshold) = describe(&config)?;
     let tokenizer_files = tokenizer_files::load(source)?;
-    let compiled_tokenizer = compile_tokenizer(&tokenizer_files.json)?;
+    let compiled_tokenizer = aibit_tokenizer::compile(&tokenizer_files.json)?;
     let tokenizer = match &compiled_tokenizer {
         Some(compiled) => Tokenizer::from_compiled(compiled.clone())?,
         None => Tokenizer::from_json(&tokenizer_files.json)?,
@@ -282,7 +282,8 @@ fn check_chat_template(
 ) -> Result<Vec<String>, PackError> {
     let file =
         |name: &str| carried.iter().find(|(other, _)| *other == name).map(|(_, bytes)| bytes.as_slice());
-    let template = ChatTemplate::from_files(&ChatFiles::read(file)).map_err(PackError::CarriedSetting)?;
+    let refused = |e: ChatError| PackError::CarriedSetting(e.into());
+    let template = ChatTemplate::from_files(&ChatFiles::read(file)).map_err(refused)?;
     let others = source.further_chat_templates()?;
     let Some(template) = template else {
         if others.is_empty() {
@@ -294,7 +295,7 @@ fn check_chat_template(
         );
         return Err(PackError::SourceFile { path: source.folder.join(FURTHER_TEMPLATES), problem });
     };
-    template.check().map_err(PackError::CarriedSetting)?;
+    template.check().map_err(refused)?;
     let failure =
         template.failure().map(|e| format!("the chat template fails for a conversation of one message: {e}"));
     let left_out = (!others.is_empty()).then(|| {

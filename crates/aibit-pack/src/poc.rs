@@ -9,6 +9,7 @@ use std::io::{Read, Seek, Write};
 use std::path::Path;
 
 use aibit_format::{FileKind, PartialFile, entry_names};
+use aibit_hub::max_file_bytes;
 use serde_json::{Map, Value, json};
 use zip::ZipArchive;
 
@@ -98,7 +99,7 @@ pub(crate) fn unpack(path: &Path) -> Result<Unpacked, PackError> {
             copied.and_then(|_| file.rewind()).map_err(|source| io("unpack", path, source))?;
             weights = Some(unpacked);
         } else if base.ends_with(".json") || base.ends_with(".txt") {
-            let limit = small_file::limit(&base);
+            let limit = max_file_bytes(&base);
             let size = entry.size();
             let is_known = known.contains(&base.as_str());
             if size > limit && !is_known {

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use aibit_cpu::{LayerError, Measurement, Model, SlotError};
 use aibit_graph::{ActivationPrecision, Graph, KvPrecision, KvSlot, Op, Place};
-use aibit_runtime::{RuntimeError, Tokenizer};
+use aibit_runtime::RuntimeError;
+use aibit_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 
 /// Activation magnitude from which LLM.int8() computes in floating point (Dettmers et al. 2022, §3.2).

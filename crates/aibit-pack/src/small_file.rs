@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use aibit_format::{FileKind, FormatError, regular_file};
+use aibit_hub::max_file_bytes;
 
 use crate::PackError;
 use crate::json_dialect::to_strict;
@@ -18,24 +19,18 @@ enum Form {
     Binary,
 }
 
-/// How a file of this name is read, and its longest length. Four times and more of what the largest models of today have.
-fn form(name: &str) -> (Form, u64) {
+/// How a file of this name is read. Four times and more of what the largest models of today have.
+fn form(name: &str) -> Form {
     let base = name.rsplit('/').next().unwrap_or(name);
     match base {
-        "tokenizer.json" => (Form::Json(4 << 20), 128 << 20),
-        "vocab.json" | "added_tokens.json" => (Form::Json(1 << 20), 32 << 20),
-        "tokenizer_config.json" => (Form::Json(1 << 19), 16 << 20),
-        "merges.txt" => (Form::Text, 32 << 20),
-        _ if base.ends_with(".index.json") => (Form::Json(1 << 19), 32 << 20),
-        _ if base.ends_with(".json") => (Form::Json(256 << 10), 2 << 20),
-        _ if base.ends_with(".model") => (Form::Binary, 32 << 20),
-        _ => (Form::Text, 2 << 20),
+        "tokenizer.json" => Form::Json(4 << 20),
+        "vocab.json" | "added_tokens.json" => Form::Json(1 << 20),
+        "tokenizer_config.json" => Form::Json(1 << 19),
+        _ if base.ends_with(".index.json") => Form::Json(1 << 19),
+        _ if base.ends_with(".json") => Form::Json(256 << 10),
+        _ if base.ends_with(".model") => Form::Binary,
+        _ => Form::Text,
     }
-}
-
-/// Most bytes that a small file of this name may have.
-pub(crate) fn limit(name: &str) -> u64 {
-    form(name).1
 }
 
 /// The file `name` of `folder`, if it is there: JSON made strict, text in UTF-8 without a byte order mark, anything else
@@ -63,7 +58,7 @@ pub(crate) fn read(folder: &Path, name: &str) -> Result<Option<Vec<u8>>, PackErr
         Err(e) => return Err(e.into()),
     };
     check_link(folder, &path)?;
-    let limit = limit(name);
+    let limit = max_file_bytes(name);
     if length > limit {
         return Err(bad(format!("{length} bytes; a file of this name may have {limit}")));
     }
@@ -79,7 +74,7 @@ pub(crate) fn read(folder: &Path, name: &str) -> Result<Option<Vec<u8>>, PackErr
 /// # Errors
 /// What the file is instead.
 pub(crate) fn normalized(name: &str, mut bytes: Vec<u8>) -> Result<Vec<u8>, String> {
-    let (form, limit) = form(name);
+    let (form, limit) = (form(name), max_file_bytes(name));
     if bytes.len() as u64 > limit {
         return Err(format!("{} bytes; a file of this name may have {limit}", bytes.len()));
     }

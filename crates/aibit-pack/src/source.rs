@@ -8,10 +8,10 @@ use std::sync::Arc;
 use aibit_format::{
     FileKind, FormatError, MappedFile, OutputTarget, PartialFile, SourceFile, entry_names, hex,
 };
+use aibit_hub::HubModel;
 use sha2::{Digest, Sha256};
 
 use crate::checkpoint::Checkpoint;
-use crate::hub::HubModel;
 use crate::shard_index::ShardIndex;
 use crate::{PackError, foreign, small_file};
 

@@ -12,7 +12,7 @@ mod tests;
 mod tokens;
 
 use aibit_format::entry_names;
-use aibit_runtime::{RuntimeError, check_tokenizer_components};
+use aibit_tokenizer::{TokenizerError, check_components};
 use serde_json::{Map, Value, json};
 
 use self::class::Class;
@@ -80,8 +80,8 @@ pub(crate) fn load(source: &ModelSource) -> Result<TokenizerFiles, PackError> {
     let mut file = if let Some(json) = &own {
         read.push(entry_names::TOKENIZER);
         // Before it is read as a whole.
-        check_tokenizer_components(json).map_err(|e| match e {
-            RuntimeError::Tokenizer(text) => problem(Problem(entry_names::TOKENIZER, text)),
+        check_components(json).map_err(|e| match e {
+            TokenizerError::Json(text) => problem(Problem(entry_names::TOKENIZER, text)),
             other => other.into(),
         })?;
         serde_json::from_slice(json).map_err(|e| problem(Problem(entry_names::TOKENIZER, e.to_string())))?

@@ -1,3 +1,6 @@
+#![doc = include_str!("../README.md")]
+//! # In detail
+//!
 //! Numbers to codes and back.
 //!
 //! Every quantizer here is a pure function from floating-point values to codes and scales, and equals

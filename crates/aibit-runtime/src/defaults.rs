@@ -4,12 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use aibit_format::{Archive, entry_names};
+use aibit_tokenizer::Tokenizer;
 use serde_json::Value;
 
+use crate::RuntimeError;
 use crate::logits_processors::LogitsProcessors;
 use crate::settings_file::{SettingsFile, sequence};
 use crate::text_stream::TextStream;
-use crate::{RuntimeError, Tokenizer};
 
 /// A package's own generation settings; `None` where it has no opinion.
 ///

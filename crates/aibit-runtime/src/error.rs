@@ -1,5 +1,7 @@
+use aibit_chat::ChatError;
 use aibit_format::FormatError;
 use aibit_graph::ContextLimit;
+use aibit_tokenizer::TokenizerError;
 
 use crate::sampler::SamplerError;
 use crate::text_stream::StopError;
@@ -17,9 +19,12 @@ pub enum RuntimeError {
     /// The stop strings cannot be used.
     #[error(transparent)]
     Stop(#[from] StopError),
-    /// `tokenizer.json` cannot be used.
-    #[error("tokenizer.json: {0:.1000}")]
-    Tokenizer(String),
+    /// The tokenizer cannot be used, or not for this text.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// A conversation cannot be written as text.
+    #[error(transparent)]
+    Chat(#[from] ChatError),
     /// `golden.json` cannot be used.
     #[error("golden.json: {0:.1000}")]
     Golden(String),
@@ -31,33 +36,12 @@ pub enum RuntimeError {
         /// What is wrong.
         problem: String,
     },
-    /// A package's chat template cannot be used, or refuses the conversation.
-    #[error("{file}, chat template: {problem:.1000}")]
-    ChatTemplate {
-        /// Name of the entry that it comes from.
-        file: &'static str,
-        /// What is wrong, with the line of the template where that is known.
-        problem: String,
-    },
     /// A token id beyond the vocabulary.
     #[error("token id {id} is not in the vocabulary of {vocabulary} ids")]
     TokenId {
         /// The id.
         id: u32,
         /// Size of the vocabulary.
-        vocabulary: usize,
-    },
-    /// A token of the tokenizer that the model has no row for.
-    #[error(
-        "the text holds the token {token:?} with id {id}, which is not in the model's vocabulary of {vocabulary} ids; \
-         leave it out"
-    )]
-    TokenBeyond {
-        /// The token, written out.
-        token: String,
-        /// Its id.
-        id: u32,
-        /// Rows of the model's embedding.
         vocabulary: usize,
     },
     /// More tokens than the context holds.

@@ -68,7 +68,7 @@ pub struct Generation {
 ///
 /// # Errors
 /// [`RuntimeError::ContextFull`] for a prompt that does not fit, [`RuntimeError::EmptyPrompt`],
-/// [`RuntimeError::TokenBeyond`] for a token that the model has no row for, [`RuntimeError::Sampler`] and
+/// [`RuntimeError::Tokenizer`] for a token that the model has no row for, [`RuntimeError::Sampler`] and
 /// [`RuntimeError::Stop`] for options out of range.
 pub fn generate(
     session: &mut Session,

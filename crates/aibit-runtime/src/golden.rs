@@ -1,11 +1,12 @@
 //! Golden outputs: made at pack time by the very package, replayed by `aibit verify --run`.
 
 use aibit_format::hex;
+use aibit_tokenizer::{Agreement, Tokenizer, TokenizerError};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::sampler::largest;
-use crate::{Executor, Profile, RuntimeError, Session, Tokenizer};
+use crate::{Executor, Profile, RuntimeError, Session};
 
 /// Version of the arithmetic of profile `fast`: results are bit-equal across machines, instruction sets and
 /// threads while this number stays. Whoever changes a rounding or an order of summation raises it.
@@ -148,11 +149,11 @@ impl Golden {
             }
         }
         if runs.is_empty() {
-            return Err(RuntimeError::Tokenizer(format!(
+            return Err(RuntimeError::Tokenizer(TokenizerError::Json(format!(
                 "none of {} texts of prose, code and digits begins with a token of the model's {vocabulary}: the \
                  tokenizer encodes them to nothing, or is that of another model",
                 TEXTS.len()
-            )));
+            ))));
         }
         let tokenizer = GoldenTokenizer {
             cases,
@@ -215,7 +216,8 @@ impl Golden {
             detail: format!("digest {} of the rules of tokenizer.json", &digest[..12]),
         });
         if tokenizer.is_compiled() {
-            checks.push(tokenizer.agrees_with_json(tokenizer_json)?);
+            let Agreement { ok, detail } = tokenizer.agrees_with_json(tokenizer_json)?;
+            checks.push(Check { name: "tokenizer, compiled and not".to_owned(), ok, detail });
         }
         for (index, golden) in self.runs.iter().enumerate() {
             let continuation = golden.greedy_ids.len().min(MAX_CONTINUATION);
@@ -324,10 +326,10 @@ fn vocabulary_digest(tokenizer: &Tokenizer) -> Result<String, RuntimeError> {
 
 fn rules_digest(tokenizer_json: &[u8]) -> Result<String, RuntimeError> {
     let json: serde_json::Value =
-        serde_json::from_slice(tokenizer_json).map_err(|e| RuntimeError::Tokenizer(e.to_string()))?;
+        serde_json::from_slice(tokenizer_json).map_err(|e| TokenizerError::Json(e.to_string()))?;
     let mut digest = Sha256::new();
     for key in RULES {
-        let rules = serde_json::to_vec(&json[key]).map_err(|e| RuntimeError::Tokenizer(e.to_string()))?;
+        let rules = serde_json::to_vec(&json[key]).map_err(|e| TokenizerError::Json(e.to_string()))?;
         digest.update(key.as_bytes());
         digest.update(rules);
     }

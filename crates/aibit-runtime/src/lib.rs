@@ -1,3 +1,6 @@
+#![doc = include_str!("../README.md")]
+//! # In detail
+//!
 //! From text to text by way of an executor.
 //!
 //! - [`Executor`]: what computes a model, on the CPU or another device; [`Sequences`]: any number of sequences that go
@@ -5,7 +8,7 @@
 //! - [`Session`]: one sequence. Prefill and decode are one code path.
 //! - [`generate`](fn@generate): prompt to continuation, with a [`sampler`], stop conditions, and text that
 //!   comes out in whole characters.
-//! - [`Chat`]: a conversation, written as the package's [`ChatTemplate`] says, in one session.
+//! - [`Chat`]: a conversation in one session, written as a [`ChatTemplate`] says.
 //! - [`perplexity`](fn@perplexity): how well a model predicts a text.
 //! - [`Golden`]: what a package must give, recorded when it is packed and replayed to verify it.
 //!
@@ -23,9 +26,10 @@ pub mod sampler;
 mod session;
 mod settings_file;
 pub mod text_stream;
-mod tokenizer;
 
-pub use chat::{Chat, ChatFiles, ChatMessage, ChatOptions, ChatTemplate, ChatText, LocalTime};
+pub use aibit_chat::{ChatMessage, ChatTemplate, LocalTime};
+pub use aibit_tokenizer::Tokenizer;
+pub use chat::{Chat, ChatOptions};
 pub use defaults::{PackageDefaults, SettingsFiles};
 pub use error::RuntimeError;
 pub use executor::{
@@ -35,6 +39,3 @@ pub use generate::{GenerateOptions, Generation, StopReason, generate};
 pub use golden::{Check, Golden, GoldenRun, GoldenText, GoldenTokenizer, NUMERICS};
 pub use perplexity::{Divergence, Perplexity, PerplexityOptions, Scored, perplexity};
 pub use session::Session;
-pub use tokenizer::{
-    CompiledBytes, Tokenizer, check_components as check_tokenizer_components, compile as compile_tokenizer,
-};

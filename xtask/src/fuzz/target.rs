@@ -4,14 +4,13 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use aibit_chat::{ChatFiles, ChatMessage, ChatTemplate, LocalTime};
 use aibit_cpu::Model;
 use aibit_format::{Archive, check_values, entry_names};
 use aibit_pack::{ModelSource, PackOptions, pack};
 use aibit_runtime::sampler::{SamplerError, SamplerOptions};
-use aibit_runtime::{
-    ChatFiles, ChatMessage, ChatTemplate, GenerateOptions, Golden, LocalTime, PackageDefaults, Profile,
-    RuntimeError, Session, Tokenizer, compile_tokenizer, generate,
-};
+use aibit_runtime::{GenerateOptions, Golden, PackageDefaults, Profile, RuntimeError, Session, generate};
+use aibit_tokenizer::Tokenizer;
 use clap::ValueEnum;
 
 use super::case::ARCHIVE;
@@ -135,7 +134,7 @@ fn tokenizer(folder: &Path) -> anyhow::Result<()> {
         let ids = tokenizer.encode_prompt(text)?;
         tokenizer.decode(&ids);
     }
-    if let Some(compiled) = compile_tokenizer(&json)? {
+    if let Some(compiled) = aibit_tokenizer::compile(&json)? {
         let compiled = Tokenizer::from_compiled(compiled)?;
         for text in TEXTS {
             let (found, expected) = (compiled.encode(text)?, tokenizer.encode(text)?);

@@ -10,11 +10,11 @@ use super::{ArchiveArg, open_archive, watch_for_interrupt};
 use crate::clock;
 use crate::errors::{self, Advised};
 use crate::output::Output;
+use aibit_chat::ChatTemplate;
 use aibit_cpu::Model;
 use aibit_format::Archive;
-use aibit_runtime::{
-    Chat, ChatOptions, ChatTemplate, GenerateOptions, Generation, PackageDefaults, RuntimeError, Tokenizer,
-};
+use aibit_runtime::{Chat, ChatOptions, GenerateOptions, Generation, PackageDefaults, RuntimeError};
+use aibit_tokenizer::Tokenizer;
 
 const HELP: &str = "\
 /help, /?            this list

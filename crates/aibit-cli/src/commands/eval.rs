@@ -5,9 +5,8 @@ use std::process::ExitCode;
 use aibit_cpu::Model;
 use aibit_format::{Archive, entry_names};
 use aibit_pack::Progress;
-use aibit_runtime::{
-    Executor, Perplexity, PerplexityOptions, Profile, RuntimeError, Scored, Tokenizer, perplexity,
-};
+use aibit_runtime::{Executor, Perplexity, PerplexityOptions, Profile, RuntimeError, Scored, perplexity};
+use aibit_tokenizer::Tokenizer;
 use serde::Serialize;
 
 use super::unsupported::UnsupportedArgs;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use aibit_format::Override;
 use aibit_graph::{ActivationPrecision, KvPrecision, Place};
-use aibit_pack::hub::{self, HubOptions};
+use aibit_hub::HubOptions;
 use aibit_pack::{ModelSource, PackOptions, PackReport, Preset, pack};
 use serde::Serialize;
 
@@ -122,10 +122,10 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
             return Err(Advised::new("usage", message).into());
         }
         ModelSource::open(&args.source)?
-    } else if hub::looks_like_repository(&args.source) {
+    } else if aibit_hub::looks_like_repository(&args.source) {
         let options =
             HubOptions { revision: args.revision.clone(), offline: args.offline, ..HubOptions::default() };
-        ModelSource::hub(hub::fetch(&args.source, &options, &progress)?)?
+        ModelSource::hub(aibit_hub::fetch(&args.source, &options, &progress)?)?
     } else {
         ModelSource::folder(&args.source)? // says what is wrong with the path
     };

@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
+use aibit_chat::ChatMessage;
 use aibit_cpu::Model;
-use aibit_runtime::{ChatMessage, Generation, PackageDefaults, StopReason, Tokenizer, generate};
+use aibit_runtime::{Generation, PackageDefaults, StopReason, generate};
+use aibit_tokenizer::Tokenizer;
 use serde::Serialize;
 use tracing::info_span;
 

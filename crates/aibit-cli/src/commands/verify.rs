@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use aibit_cpu::{Model, Threads};
 use aibit_format::{Archive, FileKind, FormatError, check_values, entry_names};
 use aibit_pack::Progress;
-use aibit_runtime::{Check, Golden, Tokenizer};
+use aibit_runtime::{Check, Golden};
+use aibit_tokenizer::Tokenizer;
 use serde::Serialize;
 use tracing::info_span;
 

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use aibit_runtime::{Tokenizer, compile_tokenizer};
+use aibit_tokenizer::{Tokenizer, compile};
 use serde_json::{Value, json};
 
 use super::load;
@@ -45,7 +45,7 @@ fn tokenizer(config: &Value, files: &Value) -> Result<(Tokenizer, Vec<u8>), Stri
     let folder = folder(config, files);
     let source = ModelSource::folder(folder.path()).map_err(|e| e.to_string())?;
     let json = load(&source).map_err(|e| e.to_string())?.json;
-    let tokenizer = match compile_tokenizer(&json).map_err(|e| e.to_string())? {
+    let tokenizer = match compile(&json).map_err(|e| e.to_string())? {
         Some(bytes) => Tokenizer::from_compiled(bytes),
         None => Tokenizer::from_json(&json),
     };

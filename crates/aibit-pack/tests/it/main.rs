@@ -6,8 +6,6 @@ mod gguf_llama;
 mod golden_llama;
 mod golden_models;
 mod golden_rope;
-mod hub;
 mod packing;
 mod precision;
 mod support;
-mod torch;

@@ -1,0 +1,4 @@
+//! Chat templates, from outside.
+
+mod expressions;
+mod templates;

@@ -1,0 +1,4 @@
+//! Fetching, from outside.
+
+mod fetching;
+mod server;

@@ -1,0 +1,7 @@
+//! The tokenizer, from outside.
+
+mod hostile;
+mod pairs;
+mod plain;
+mod prompts;
+mod steps;

@@ -1,0 +1,3 @@
+//! Checkpoints, from outside.
+
+mod checkpoints;

@@ -1,0 +1,3 @@
+//! What depends on the crate, as its users do.
+
+mod outside;
