@@ -54,6 +54,7 @@ fn a_crate_outside_of_the_workspace_generates_text() {
         .arg(repository.join("fixtures/golden/tiny-llama/qwen3.aibit"))
         .current_dir(folder.path())
         .env("CARGO_TARGET_DIR", target)
+        .env("CARGO_PROFILE_DEV_DEBUG", "0")
         .output()
         .expect("cargo");
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
