@@ -330,12 +330,12 @@ impl Shared {
                 spin_loop();
                 continue;
             }
-            self.asleep[number].store(true, SeqCst);
+            self.asleep[number].swap(true, SeqCst);
             fence(SeqCst); // pairs with the one in `wake`
             if self.region.load(SeqCst) == seen {
                 thread::park();
             }
-            self.asleep[number].store(false, SeqCst);
+            self.asleep[number].swap(false, SeqCst);
         }
     }
 }
