@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tracing::info_span;
 
-use crate::logits_processors::{History, LogitsProcessors};
-use crate::sampler::{Sampler, SamplerOptions};
-use crate::text_stream::TextStream;
+use crate::decoder::{Decoder, Piece};
+use crate::logits_processors::LogitsProcessors;
+use crate::sampler::SamplerOptions;
 use crate::{RuntimeError, Session, Tokenizer};
 
-/// What to generate and when to stop.
+/// What to generate and when to stop. By default the likeliest tokens, until something else stops.
 #[derive(Debug, Clone)]
 pub struct GenerateOptions {
     /// Most tokens to generate; `None`: until something else stops.
@@ -24,6 +24,21 @@ pub struct GenerateOptions {
     pub stop_ids: Vec<u32>,
     /// Strings that end the text; they are not part of it.
     pub stop_strings: Vec<String>,
+    /// Whether pieces have their log-probabilities, which take a pass over the logits each.
+    pub logprobs: bool,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> Self {
+        Self {
+            max_tokens: None,
+            sampler: SamplerOptions::greedy(),
+            processors: LogitsProcessors::default(),
+            stop_ids: Vec::new(),
+            stop_strings: Vec::new(),
+            logprobs: false,
+        }
+    }
 }
 
 /// Why generation ended.
@@ -89,60 +104,112 @@ pub(crate) fn generate_after(
     options: &GenerateOptions,
     on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
 ) -> Result<Generation, RuntimeError> {
-    let start = Instant::now();
-    tokenizer.check_ids(&prompt[computed..], session.limits().vocabulary)?;
-    let mut sampler = Sampler::new(options.sampler.clone(), options.processors.clone())?;
-    let mut stream = TextStream::new(options.stop_strings.clone())?;
-    let mut history = prompt.to_vec();
+    let decoder = Decoder::new(tokenizer, prompt, options)?;
+    let mut pieces = Pieces::new(session, decoder, &prompt[computed..])?;
     let mut text = String::new();
-    let mut decode = Duration::ZERO;
-    let mut decode_steps = 0;
-
-    let mut until_first_token = Some(info_span!("first token").entered());
-    let mut logits = info_span!("prefill").in_scope(|| session.append(&prompt[computed..]))?;
-    let prefill = start.elapsed();
-    let mut first_token = None;
-    let mut stop_reason = loop {
-        if options.max_tokens.is_some_and(|max| history.len() - prompt.len() >= max) {
-            break StopReason::Length;
+    while let Some(piece) = pieces.next() {
+        let piece = piece?;
+        text.push_str(&piece.text);
+        if on_text(&piece.text).is_break() && pieces.decoder.stopped() != Some(StopReason::StopString) {
+            pieces.interrupt();
         }
-        let (max_tokens, stop_ids) = (options.max_tokens, options.stop_ids.as_slice());
-        let so_far = History { ids: &history, prompt: prompt.len(), max_tokens, stop_ids };
-        let id = info_span!("sample").in_scope(|| sampler.sample(logits, &so_far))?;
-        first_token.get_or_insert_with(|| start.elapsed());
-        drop(until_first_token.take());
-        if options.stop_ids.contains(&id) {
-            break StopReason::StopId;
-        }
-        history.push(id);
-        let bytes = if tokenizer.is_special(id) { Vec::new() } else { tokenizer.bytes(id) };
-        let step = stream.push(&bytes);
-        text.push_str(&step.text);
-        let flow = on_text(&step.text);
-        if step.stopped.is_some() {
-            break StopReason::StopString;
-        }
-        if flow.is_break() {
-            break StopReason::Interrupted;
-        }
-        if options.max_tokens.is_some_and(|max| history.len() - prompt.len() >= max) {
-            break StopReason::Length; // before a pass whose result nobody reads
-        }
-        if session.len() == session.capacity() {
-            break StopReason::Context;
-        }
-        let step_start = Instant::now();
-        logits = info_span!("decode").in_scope(|| session.append(&[id]))?;
-        decode += step_start.elapsed();
-        decode_steps += 1;
-    };
-    let rest = stream.finish();
-    if stream.stopped().is_some() {
-        stop_reason = StopReason::StopString; // one stop string that begins another was settled by the end
     }
+    let rest = pieces.decoder.finish();
     text.push_str(&rest);
     let _ = on_text(&rest); // the end has been reached either way
-    let first_token = first_token.unwrap_or(prefill);
-    let ids = history.split_off(prompt.len());
+    let Pieces { decoder, prefill, first_token, decode, decode_steps, .. } = pieces;
+    let stop_reason = decoder.stopped().unwrap_or(StopReason::Interrupted);
+    let (ids, first_token) = (decoder.generated().to_vec(), first_token.unwrap_or(prefill));
     Ok(Generation { ids, text, stop_reason, prefill, first_token, decode, decode_steps })
+}
+
+/// A continuation, token by token: computes in `session`, with what `decoder` chooses.
+///
+/// The text ends with what [`Decoder::finish`] returns.
+pub struct Pieces<'a, 't> {
+    session: &'a mut Session,
+    decoder: Decoder<'t>,
+    /// Ids that have not been appended to the session.
+    pending: Vec<u32>,
+    start: Instant,
+    prefill: Duration,
+    /// From the start to the choice of the first token.
+    first_token: Option<Duration>,
+    decode: Duration,
+    decode_steps: usize,
+    has_begun: bool,
+}
+
+impl<'a, 't> Pieces<'a, 't> {
+    /// What follows the session and `prompt`, which is not part of it yet.
+    ///
+    /// # Errors
+    /// [`RuntimeError::TokenBeyond`] for a token that the model has no row for.
+    pub fn new(session: &'a mut Session, decoder: Decoder<'t>, prompt: &[u32]) -> Result<Self, RuntimeError> {
+        let start = Instant::now();
+        decoder.tokenizer().check_ids(prompt, session.limits().vocabulary)?;
+        Ok(Self {
+            session,
+            decoder,
+            pending: prompt.to_vec(),
+            start,
+            prefill: Duration::ZERO,
+            first_token: None,
+            decode: Duration::ZERO,
+            decode_steps: 0,
+            has_begun: false,
+        })
+    }
+
+    /// The decoder: why generation has stopped, the rest of the text.
+    pub fn decoder(&mut self) -> &mut Decoder<'t> {
+        &mut self.decoder
+    }
+
+    /// Ends generation.
+    fn interrupt(&mut self) {
+        self.decoder.interrupt();
+    }
+
+    fn first(&mut self) -> Result<Option<Piece>, RuntimeError> {
+        let _span = info_span!("first token").entered();
+        let logits = info_span!("prefill").in_scope(|| self.session.append(&self.pending))?;
+        self.prefill = self.start.elapsed();
+        let piece = self.decoder.push(logits)?;
+        if self.decoder.stopped() != Some(StopReason::Length) || piece.is_some() {
+            self.first_token = Some(self.start.elapsed());
+        }
+        Ok(piece)
+    }
+
+    fn following(&mut self) -> Result<Option<Piece>, RuntimeError> {
+        let start = Instant::now();
+        let logits = info_span!("decode").in_scope(|| self.session.append(&self.pending))?;
+        self.decode += start.elapsed();
+        self.decode_steps += 1;
+        self.decoder.push(logits)
+    }
+}
+
+impl Iterator for Pieces<'_, '_> {
+    type Item = Result<Piece, RuntimeError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let is_first = !std::mem::replace(&mut self.has_begun, true);
+        if !is_first {
+            if self.decoder.stopped().is_some() {
+                return None;
+            }
+            if self.session.len() == self.session.capacity() {
+                self.decoder.stop(StopReason::Context);
+                return None;
+            }
+        }
+        let piece = if is_first { self.first() } else { self.following() };
+        if let Ok(Some(piece)) = &piece {
+            self.pending.clear();
+            self.pending.push(piece.id);
+        }
+        piece.transpose()
+    }
 }

@@ -192,7 +192,7 @@ fn log_sums<'l>(
 }
 
 /// `ln Σ exp(x)`, terms in f32, their sum in f64.
-fn log_sum_exp(logits: &[f32]) -> f64 {
+pub(crate) fn log_sum_exp(logits: &[f32]) -> f64 {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|&x| f64::from((x - max).exp())).sum();
     f64::from(max) + sum.ln()

@@ -10,8 +10,6 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use aibit::pack::{ModelSource, PackOptions, pack};
-use aibit::runtime::logits_processors::LogitsProcessors;
-use aibit::runtime::sampler::SamplerOptions;
 use aibit::{Archive, GenerateOptions, Model, PackageDefaults, Profile, Session, Tokenizer, generate};
 
 const SMALL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/aibit-small-gpt2");
@@ -35,10 +33,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let defaults = PackageDefaults::load(&archive, &tokenizer, model.graph().vocabulary)?;
     let options = GenerateOptions {
         max_tokens: Some(32),
-        sampler: SamplerOptions::greedy(),
-        processors: LogitsProcessors::default(),
         stop_ids: defaults.stop_ids,
         stop_strings: defaults.stop_strings,
+        ..GenerateOptions::default()
     };
     let mut session = Session::new(&model, Profile::Fast, model.graph().context)?;
     print!("{prompt}");

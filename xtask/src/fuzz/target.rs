@@ -8,7 +8,7 @@ use aibit_chat::{ChatFiles, ChatMessage, ChatTemplate, LocalTime};
 use aibit_cpu::Model;
 use aibit_format::{Archive, check_values, entry_names};
 use aibit_pack::{ModelSource, PackOptions, pack};
-use aibit_runtime::sampler::{SamplerError, SamplerOptions};
+use aibit_runtime::sampler::SamplerError;
 use aibit_runtime::{GenerateOptions, Golden, PackageDefaults, Profile, RuntimeError, Session, generate};
 use aibit_tokenizer::Tokenizer;
 use clap::ValueEnum;
@@ -110,10 +110,10 @@ fn replay(archive: &Archive) -> anyhow::Result<()> {
         let mut session = Session::new(&model, profile, 64)?;
         let options = GenerateOptions {
             max_tokens: Some(2),
-            sampler: SamplerOptions::greedy(),
             processors: defaults.processors.clone(),
             stop_ids: defaults.stop_ids.clone(),
             stop_strings: defaults.stop_strings.clone(),
+            ..GenerateOptions::default()
         };
         let prompt = tokenizer.encode_prompt("Once upon a time")?;
         generate(&mut session, &tokenizer, &prompt, &options, &mut |_| ControlFlow::Continue(()))?;

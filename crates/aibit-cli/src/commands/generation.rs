@@ -121,6 +121,7 @@ impl GenerationArgs {
             processors: package.processors.clone(),
             stop_ids,
             stop_strings,
+            ..GenerateOptions::default()
         })
     }
 

@@ -250,6 +250,22 @@ fn bench() {
 }
 
 #[test]
+fn bench_of_batches() {
+    let args = ["bench", tiny_int8(), "-p", "8", "-n", "4", "-b", "1,3", "-d", "0,32", "-r", "2", "-t", "1"];
+    let report = parse_json(&succeeds(shelf(), &[&args[..], &["-o", "json"]].concat()));
+    let rows = report["rows"].as_array().expect("rows");
+    let tests: Vec<_> = rows.iter().map(|row| text(&row["test"])).collect();
+    assert_eq!(tests[..6], ["pp8", "tg4", "tg4 b3", "pp8 @ d32", "tg4 @ d32", "tg4 b3 @ d32"]);
+    // The weights are read once for all three.
+    let of = |test: &str| rows.iter().find(|row| row["test"] == test).expect("a row");
+    let bytes_per_token = |test: &str| {
+        let row = of(test);
+        row["reads"]["weights_gb_s"].as_f64().expect("a number") / row["mean"].as_f64().expect("a number")
+    };
+    assert!((bytes_per_token("tg4") / bytes_per_token("tg4 b3") - 3.0).abs() < 1e-6);
+}
+
+#[test]
 fn bench_in_other_forms() {
     let args = ["bench", tiny_int8(), "-p", "8", "-n", "0", "-r", "1", "-t", "1"];
     let markdown = succeeds(shelf(), &args);

@@ -172,6 +172,13 @@ fn numbers_of_threads_in_the_environment() {
 #[test]
 fn measurements_beyond_the_context() {
     let of = |options: &[&str]| refuses(shelf(), &[&["bench", tiny_int8(), "-r", "1"], options].concat());
+    for sequences in ["0", "1025", "-1", "8,x"] {
+        let message = of(&[&format!("--batch={sequences}")]);
+        assert!(
+            message.contains("--batch <N,...>") && message.contains("allowed are 1 to 1024"),
+            "{message}"
+        );
+    }
     assert_snapshot!(of(&["-p", "99999999999"]), @r"
     error: --n-prompt 99999999999 after 0 tokens of --n-depth: the model's context is 128 tokens
     hint: give -p, -n and -d that fit; 0 leaves a test out

@@ -6,8 +6,6 @@ use std::path::{Path, PathBuf};
 use aibit_cpu::Model;
 use aibit_format::Archive;
 use aibit_pack::{ModelSource, PackOptions, Preset, pack};
-use aibit_runtime::logits_processors::LogitsProcessors;
-use aibit_runtime::sampler::SamplerOptions;
 use aibit_runtime::{GenerateOptions, Profile, Session, Tokenizer, generate};
 use safetensors::SafeTensors;
 use tempfile::TempDir;
@@ -78,13 +76,7 @@ pub(crate) fn greedy(
     prompt: &[u32],
     n: usize,
 ) -> Vec<u32> {
-    let options = GenerateOptions {
-        max_tokens: Some(n),
-        sampler: SamplerOptions::greedy(),
-        processors: LogitsProcessors::default(),
-        stop_ids: Vec::new(),
-        stop_strings: Vec::new(),
-    };
+    let options = GenerateOptions { max_tokens: Some(n), ..GenerateOptions::default() };
     let mut session = Session::new(model, profile, usize::MAX).expect("memory");
     generate(&mut session, tokenizer, prompt, &options, &mut |_| ControlFlow::Continue(()))
         .expect("generated")

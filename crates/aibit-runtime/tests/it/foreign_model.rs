@@ -11,8 +11,6 @@ use std::process::Command;
 use aibit_cpu::{LoadError, Model};
 use aibit_format::{Archive, ArchiveWriter, entry_names};
 use aibit_graph::{Graph, Op};
-use aibit_runtime::logits_processors::LogitsProcessors;
-use aibit_runtime::sampler::SamplerOptions;
 use aibit_runtime::{GenerateOptions, Golden, Profile, Session, Tokenizer, generate};
 use serde_json::Value;
 
@@ -20,11 +18,11 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/golden/tiny-llama").join(name)
 }
 
-fn archive() -> Archive {
+pub(crate) fn archive() -> Archive {
     Archive::open(fixture("qwen3.aibit")).expect("the package")
 }
 
-fn loaded(archive: &Archive) -> (Model, Tokenizer) {
+pub(crate) fn loaded(archive: &Archive) -> (Model, Tokenizer) {
     (Model::load(archive).expect("a model"), Tokenizer::load(archive).expect("a tokenizer"))
 }
 
@@ -88,13 +86,7 @@ fn it_generates_the_ids_of_transformers() {
     assert!(nodes.iter().any(|op| matches!(op, Op::Linear { gate: Some(_), .. })), "{nodes:?}");
     let (prompt, want) = (golden_ids("qwen3.prompt"), golden_ids("qwen3.generated"));
     // Its margins are 0.51 and more, far above what INT8 weights and activations of two bytes move a logit by.
-    let options = GenerateOptions {
-        max_tokens: Some(want.len()),
-        sampler: SamplerOptions::greedy(),
-        processors: LogitsProcessors::default(),
-        stop_ids: Vec::new(),
-        stop_strings: Vec::new(),
-    };
+    let options = GenerateOptions { max_tokens: Some(want.len()), ..GenerateOptions::default() };
     let mut session = Session::new(&model, Profile::Precise, usize::MAX).expect("memory");
     let generation =
         generate(&mut session, &tokenizer, &prompt, &options, &mut |_| ControlFlow::Continue(()))

@@ -1,3 +1,4 @@
 //! The runtime, from outside.
 
+mod decoder;
 mod foreign_model;

@@ -7,8 +7,6 @@ use std::process::Command;
 const PROGRAM: &str = r#"
 use std::ops::ControlFlow;
 
-use aibit::runtime::logits_processors::LogitsProcessors;
-use aibit::runtime::sampler::SamplerOptions;
 use aibit::{Archive, GenerateOptions, Model, Profile, Session, Tokenizer, generate};
 
 fn main() {
@@ -18,10 +16,7 @@ fn main() {
     let mut session = Session::new(&model, Profile::Fast, 32).expect("memory");
     let options = GenerateOptions {
         max_tokens: Some(8),
-        sampler: SamplerOptions::greedy(),
-        processors: LogitsProcessors::default(),
-        stop_ids: Vec::new(),
-        stop_strings: Vec::new(),
+        ..GenerateOptions::default()
     };
     let prompt = tokenizer.encode_prompt("Once upon a time").expect("ids");
     let mut on_text = |_: &str| ControlFlow::Continue(());
