@@ -165,7 +165,10 @@ fn check_arrows(problems: &mut Vec<String>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Files and tasks that documents name must exist.
+/// Folders whose documents are checked, besides the root.
+const DOCUMENT_FOLDERS: [&str; 6] = ["benches", "crates", "docs", "fixtures", "interop", "xtask"];
+
+/// Links, files and tasks in documents must exist, and `docs/README.md` must list every document beside it.
 fn check_documents(problems: &mut Vec<String>) -> anyhow::Result<()> {
     let mut documents: Vec<PathBuf> =
         ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"].iter().map(|name| root().join(name)).collect();
@@ -174,9 +177,18 @@ fn check_documents(problems: &mut Vec<String>) -> anyhow::Result<()> {
     for document in documents {
         let text = fs::read_to_string(&document).with_context(|| document.display().to_string())?;
         let folder = document.parent().context("a folder")?;
-        let shown = document.strip_prefix(root()).unwrap_or(&document).display().to_string();
+        let shown = document.strip_prefix(root()).unwrap_or(document).display().to_string();
+        for (target, anchor) in links(&text) {
+            let file = if target.is_empty() { document.clone() } else { folder.join(target) };
+            if !file.exists() {
+                problems.push(format!("{shown} links to `{target}`, which does not exist"));
+            } else if !anchor.is_empty() && !anchors(&fs::read_to_string(&file)?).contains(&anchor.to_owned())
+            {
+                problems.push(format!("{shown} links to `{target}#{anchor}`, which is no heading there"));
+            }
+        }
         for name in named_files(&text) {
-            if !root().join(&name).exists() && !folder.join(&name).exists() {
+            if !root().join(name).exists() && !folder.join(name).exists() {
                 problems.push(format!("{shown} names `{name}`, which does not exist"));
             }
         }
@@ -188,29 +200,78 @@ fn check_documents(problems: &mut Vec<String>) -> anyhow::Result<()> {
             }
         }
     }
+    check_index(&documents, problems)
+}
+
+/// Every document in `docs/` has a link in `docs/README.md`.
+fn check_index(documents: &[PathBuf], problems: &mut Vec<String>) -> anyhow::Result<()> {
+    let folder = root().join("docs");
+    let index = folder.join("README.md");
+    let text = fs::read_to_string(&index).context("docs/README.md")?;
+    let listed: Vec<PathBuf> = links(&text).iter().map(|(target, _)| folder.join(target)).collect();
+    for document in documents.iter().filter(|path| path.starts_with(&folder) && **path != index) {
+        if !listed.contains(document) {
+            let shown = document.strip_prefix(root()).unwrap_or(document).display();
+            problems.push(format!("docs/README.md does not list {shown}"));
+        }
+    }
     Ok(())
 }
 
-/// Targets of relative links, and names in backquotes that look like files of the repository: with a folder,
-/// or with the extension of a source file or document.
-fn named_files(text: &str) -> Vec<String> {
-    let mut names = Vec::new();
-    for link in text.split("](").skip(1) {
-        let target = link.split([')', '#', ' ']).next().unwrap_or_default();
-        if !target.is_empty() && !target.contains("://") {
-            names.push(target.to_owned());
-        }
+/// Targets of relative links outside code, each with its anchor: `(file, anchor)`, either of which may be empty.
+fn links(text: &str) -> Vec<(&str, &str)> {
+    let targets = prose(text).flat_map(|line| line.split("](").skip(1));
+    let targets = targets.map(|link| link.split([')', ' ']).next().unwrap_or_default());
+    let relative = targets.filter(|target| !target.is_empty() && !target.contains("://"));
+    relative.map(|target| target.split_once('#').unwrap_or((target, ""))).collect()
+}
+
+/// The anchors of a document's headings, as forges make them.
+fn anchors(text: &str) -> Vec<String> {
+    let mut anchors: Vec<String> = Vec::new();
+    for heading in prose(text).filter(|line| line.starts_with('#')) {
+        let title = heading.trim_start_matches('#').trim().to_lowercase();
+        let kept = title.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+        let anchor: String = kept.map(|c| if c == ' ' { '-' } else { c }).collect();
+        let earlier = anchors.iter().filter(|other| **other == anchor).count();
+        anchors.push(if earlier == 0 { anchor } else { format!("{anchor}-{earlier}") });
     }
+    anchors
+}
+
+/// Lines outside fenced code.
+fn prose(text: &str) -> impl Iterator<Item = &str> {
+    let mut is_code = false;
+    text.lines().filter(move |line| {
+        let is_fence = line.trim_start().starts_with("```");
+        is_code ^= is_fence;
+        !is_code && !is_fence
+    })
+}
+
+/// Names in backquotes that look like files of the repository: with a folder, or with the extension of a source file
+/// or document.
+fn named_files(text: &str) -> Vec<&str> {
+    let mut names = Vec::new();
     for line in text.lines() {
         for quoted in line.split('`').skip(1).step_by(2) {
             let plain = quoted.chars().all(|c| c.is_ascii_alphanumeric() || "._-/".contains(c));
-            let repository_folder =
-                ["crates/", "docs/", "fixtures/", "interop/", "xtask/", "benches/", ".ci/", ".cargo/"]
-                    .iter()
-                    .any(|f| quoted.starts_with(f));
+            let repository_folder = [
+                "crates/",
+                "docs/",
+                "fixtures/",
+                "interop/",
+                "xtask/",
+                "benches/",
+                ".ci/",
+                ".cargo/",
+                ".github/",
+            ]
+            .iter()
+            .any(|f| quoted.starts_with(f));
             let extension = [".rs", ".md", ".py", ".toml"].iter().any(|e| quoted.ends_with(e));
             if plain && (repository_folder || extension) {
-                names.push(quoted.to_owned());
+                names.push(quoted);
             }
         }
     }
@@ -265,4 +326,22 @@ fn files_below(folder: &Path, extension: &str) -> anyhow::Result<Vec<PathBuf>> {
     }
     files.sort();
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headings_have_the_anchors_of_forges() {
+        let text =
+            "# The format\n## 6.1 Ops\n```sh\n# no heading\n```\n## Import: `pack SRC -o FILE`\n## 6.1 Ops\n";
+        assert_eq!(anchors(text), ["the-format", "61-ops", "import-pack-src--o-file", "61-ops-1"]);
+    }
+
+    #[test]
+    fn links_are_relative_and_outside_code() {
+        let text = "[a](b.md#c) and [d](https://e/f) and [g](#h)\n```\n[i](j.md)\n```\n![k](l.svg)\n";
+        assert_eq!(links(text), [("b.md", "c"), ("", "h"), ("l.svg", "")]);
+    }
 }
