@@ -1,6 +1,7 @@
 //! The buffer plan: one arena for all values, places given out by liveness.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
@@ -100,14 +101,12 @@ impl Graph {
             )));
         }
         let last_use = self.last_uses();
-        // Live values by offset. They never overlap, so those in a range are neighbours here: a graph with
-        // thousands of them, which only a hostile file has, costs no comparison of all with all.
+        let end = |v: ValueId| plan.offsets[v] + self.values[v].width; // checked above
         let mut live: BTreeMap<usize, ValueId> = BTreeMap::new();
         for (at, node) in self.nodes.iter().enumerate() {
             if let Some(output) = node.output() {
-                let (start, end) = (plan.offsets[output], plan.offsets[output] + self.values[output].width);
-                let below = live.range(..end).rev().map(|(_, &other)| other);
-                for other in below.take_while(|&v| plan.offsets[v] + self.values[v].width > start) {
+                let start = plan.offsets[output];
+                for other in overlapping(&live, start..end(output), end) {
                     let in_place = node.in_place_input() == Some(other)
                         && last_use[other] == at
                         && plan.offsets[other] == start
@@ -129,5 +128,39 @@ impl Graph {
             }
         }
         Ok(())
+    }
+}
+
+/// Which of the `live` values, by offset, overlap `range`; `end` is where a value ends. Live values never overlap each
+/// other, so those in a range are neighbours: a hostile graph with thousands of them costs no comparison of all with all.
+fn overlapping(
+    live: &BTreeMap<usize, ValueId>,
+    range: Range<usize>,
+    end: impl Fn(ValueId) -> usize,
+) -> impl Iterator<Item = ValueId> {
+    let below = live.range(..range.end).rev().map(|(_, &value)| value);
+    below.take_while(move |&value| end(value) > range.start)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn only_neighbours_are_compared() {
+        let live: BTreeMap<usize, ValueId> = (0..1 << 15).map(|value| (10 * value, value)).collect();
+        for (range, expected) in
+            [(5000..5001, vec![500]), (5009..5011, vec![501, 500]), (5000..5021, vec![502, 501, 500])]
+        {
+            let compared = Cell::new(0);
+            let end = |value| {
+                compared.set(compared.get() + 1);
+                10 * value + 10
+            };
+            assert_eq!(overlapping(&live, range, end).collect::<Vec<_>>(), expected);
+            assert_eq!(compared.get(), expected.len() + 1);
+        }
     }
 }

@@ -313,9 +313,8 @@ fn rows_too_small_for_their_scheme_are_mentioned() {
 
 #[cfg(unix)]
 #[test]
-fn pipes_devices_and_links_to_elsewhere_are_refused_at_once() {
+fn pipes_devices_and_links_to_elsewhere_are_refused() {
     use std::os::unix::fs::symlink;
-    use std::time::{Duration, Instant};
 
     let fifo = |model: Tiny, name: &str| {
         let path = model.path().join(name);
@@ -324,7 +323,7 @@ fn pipes_devices_and_links_to_elsewhere_are_refused_at_once() {
         assert!(made.success());
         model
     };
-    let start = Instant::now();
+    // A pipe that is opened waits for ever, and `run` ends a program that does.
     for name in ["config.json", "tokenizer.json", "model.safetensors", "generation_config.json"] {
         refused(&fifo(Tiny::new(), name), &[name, "a device or pipe"]);
     }
@@ -340,7 +339,6 @@ fn pipes_devices_and_links_to_elsewhere_are_refused_at_once() {
             refused(&model, &[name, problem]);
         }
     }
-    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
 }
 
 /// The folder of a model, packed as f32 and exported to the GGUF file `whole.gguf` beside it, with its weights' digest.

@@ -290,6 +290,10 @@ fn edit_json(data: &mut Vec<u8>, edit: impl FnOnce(&mut Value)) {
     *data = json.to_string().into_bytes();
 }
 
+/// How the names of scales and tables of codes end.
+const SUFFIXES: [&str; 6] =
+    [".SCB", ".scales", ".absmax", ".nested_absmax", ".nested_quant_map", ".nested_offset"];
+
 /// Whoever makes an archive may name scales and tables of codes wherever a tensor is named. `verify` says so without
 /// a run, and nothing is computed with them.
 #[test]
@@ -306,8 +310,10 @@ fn a_graph_that_names_scales_as_parameters() {
         let tensors = archive.weights().index().tensors();
         let parts: Vec<_> = tensors.iter().filter(|t| !parameters.contains_key(&t.name)).collect();
         assert!(!parts.is_empty(), "{scheme}");
-        for suffix in [".SCB", ".scales", ".absmax", ".nested_absmax", ".nested_quant_map", ".nested_offset"]
-        {
+        for part in &parts {
+            assert!(SUFFIXES.iter().any(|suffix| part.name.ends_with(suffix)), "{}", part.name);
+        }
+        for suffix in SUFFIXES {
             let Some(part) = parts.iter().find(|part| part.name.ends_with(suffix)) else { continue };
             let graph = match part.shape[..] {
                 [rows, columns] => json!({

@@ -78,10 +78,8 @@ mod special {
 
     #[track_caller]
     fn check(path: &Path, found: &str) {
-        let started = std::time::Instant::now();
         let error = Archive::open(path).expect_err("not a regular file").to_string();
         assert_eq!(error, format!("{} is {found}, not a regular file", path.display()));
-        assert!(started.elapsed().as_secs() < 5, "{:?}", started.elapsed());
     }
 
     #[test]

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::pairs::{SMALL, TINY, added, changed_json};
 
-/// What an error may take; a hundred times what it does.
-const LIMIT: Duration = Duration::from_secs(1);
+/// Far above what an answer takes on a busy machine. Each row took minutes, or never ended.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Both ways to a tokenizer refuse the file, with these words.
 #[track_caller]
@@ -263,7 +263,7 @@ fn many_added_tokens_are_read_and_compared() {
     let compiled = Tokenizer::from_compiled(compiled).expect("sound");
     assert!(compiled.agrees_with_json(&json).expect("compared").ok);
     let elapsed = start.elapsed();
-    assert!(elapsed < 60 * LIMIT, "{elapsed:?}");
+    assert!(elapsed < LIMIT, "{elapsed:?}");
     changed(&["131073 added tokens"], |json| {
         let tokens = (0..131_073).map(|id| added(512 + id, &format!("<{id}>"), false, false));
         json["added_tokens"] = tokens.collect();
@@ -286,11 +286,14 @@ fn any_other_compiled_form_fails_the_comparison() {
         bytes[at] ^= 1;
         other_bytes.push(bytes);
     }
+    let mut compared = 0;
     for bytes in other_bytes {
         let Ok(tokenizer) = Tokenizer::from_compiled(bytes) else { continue };
         let check = tokenizer.agrees_with_json(&SMALL.json).expect("compared");
         assert!(!check.ok && check.detail.contains("does not compile to these bytes"), "{check:?}");
+        compared += 1;
     }
+    assert!(compared > 0);
     // What cannot be compiled has no compiled form.
     let json =
         changed_json(|json| json["pre_tokenizer"] = json!({"type": "Metaspace", "replacement": "\u{2581}"}));
