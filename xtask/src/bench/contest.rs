@@ -1,4 +1,4 @@
-//! What is compared: for each model its engines, their models and the prompt, and the page that tells of it.
+//! What is compared: for each model its engines, their model files, the prompt and the page of results.
 
 use std::path::Path;
 
@@ -6,28 +6,28 @@ use super::install;
 use super::llama::BuiltFor;
 use crate::shape::Shape;
 
-/// A model's contest.
+/// A comparison of engines on one model.
 pub(super) struct Contest {
     /// Its name on the command line.
     pub(super) model: &'static str,
     pub(super) built_for: BuiltFor,
     pub(super) scope: Scope,
-    /// The shape whose sizes tell what share of the machine's bandwidth a speed is.
+    /// The shape whose size converts a speed to a share of the read bandwidth.
     pub(super) shape: Option<Shape>,
     /// Rows of the tables, in their order.
     pub(super) engines: &'static [Engine],
-    /// A few tokens after which the weights clearly prefer one: engines that round differently still agree on it.
+    /// A prompt after which one token is clearly the most likely, so that engines that round differently agree on it.
     pub(super) prompt: &'static str,
     pub(super) prompt_tokens: usize,
-    /// Folder below `target/peers` of the engines' models, and the file of the last results.
+    /// Folder of the engines' models in `target/peers`, and the file of the last results.
     pub(super) models: &'static str,
     pub(super) results: &'static str,
-    /// Brings every engine's model there.
+    /// Creates every engine's model in that folder.
     pub(super) make: fn(&install::Makers<'_>, &Path) -> anyhow::Result<()>,
     pub(super) page: Page,
 }
 
-/// What a page says of its model alone; the rest is one text for all.
+/// The parts of a page that depend on the model.
 pub(super) struct Page {
     /// Below `docs`: the page without its extension, and the folder of its plots.
     pub(super) name: &'static str,
@@ -36,7 +36,7 @@ pub(super) struct Page {
     pub(super) command: &'static str,
     pub(super) model: &'static str,
     pub(super) engines: &'static str,
-    /// What aibit's other rows are: heading and text of their section.
+    /// Heading and text of the section on aibit's variants.
     pub(super) variants: Option<(&'static str, &'static str)>,
     pub(super) targets: Targets,
 }
@@ -46,11 +46,11 @@ pub(super) struct Page {
 pub(super) enum Scope {
     /// Speeds, starts, memory, long contexts and a busy neighbour.
     All,
-    /// Speeds alone.
+    /// Speeds only.
     Speeds,
 }
 
-/// Which promises a page holds its figures against.
+/// Which targets a page compares its figures with.
 #[derive(Clone, Copy)]
 pub(super) enum Targets {
     Gpt2,
@@ -66,7 +66,7 @@ pub(super) struct Engine {
     pub(super) kind: Kind,
 }
 
-/// How an engine is run, and where its model lies in the contest's folder.
+/// How an engine is run, and the path of its model in the contest's folder.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Kind {
     Aibit { profile: &'static str, model: &'static str },
@@ -150,20 +150,20 @@ const GPT2: Contest = Contest {
     page: Page {
         name: "performance",
         title: "Performance",
-        about: "aibit against the engines that people run GPT-2 with today, all on the same weights, machine and prompt.",
+        about: "aibit compared with other CPU engines that run GPT-2, on the same weights, machine and prompt.",
         command: "cargo xtask bench --peers",
-        model: "GPT-2's 124M shape with seeded weights, as `cargo xtask shape` makes it: speed does not depend on the \
-                values, and no download is needed. Every engine's model is made of the same F16 weights by the scripts \
-                in `benches/peers`.",
+        model: "GPT-2's 124M shape with seeded weights, from `cargo xtask shape`: speed does not depend on the values, and \
+                no download is needed. Every engine's model is created from the same F16 weights by the scripts in \
+                `benches/peers`.",
         engines: "llama.cpp is built for this processor and called from a small C program on its library \
-                  (`benches/peers/llama.c`); the others are called from Python as their documentation shows, which \
-                  costs little at these lengths but is part of their starts. ONNX Runtime's model has one scale per \
-                  output channel and keeps the embedding in f32 beside the int8 head; OpenVINO's has the form that its \
-                  exporter gives a decoder, compressed by NNCF. OpenVINO computes in bfloat16 where the processor can.",
+                  (`benches/peers/llama.c`); the others are called from Python as in their documentation, which \
+                  costs little at these lengths but is included in their start times. ONNX Runtime's model has one scale \
+                  per output channel, an f32 embedding and an int8 head; OpenVINO's has the form that its exporter \
+                  produces for a decoder, compressed by NNCF. OpenVINO computes in bfloat16 where the processor can.",
         variants: Some((
             "Profiles and outliers",
-            "Profile `precise` gives activations two bytes; 6 of the 768 channels behind every layer norm are 25 \
-             times the others in the package with outliers, as trained models have them.",
+            "Profile `precise` uses two bytes per activation. In the package with outliers, 6 of the 768 channels after every \
+             layer norm are 25 times as large as the others, as in trained models.",
         )),
         targets: Targets::Gpt2,
     },
@@ -192,12 +192,12 @@ const SMOLLM2: Contest = Contest {
     page: Page {
         name: "performance-smollm2",
         title: "Performance: SmolLM2-135M-Instruct",
-        about: "aibit against llama.cpp and ik_llama.cpp on a model of today's kind, on the same weights, machine and prompt.",
+        about: "aibit compared with llama.cpp and ik_llama.cpp on a current small model, on the same weights, machine and prompt.",
         command: "cargo xtask bench --peers --model smollm2",
         model: "SmolLM2-135M-Instruct (30 layers of width 576, 9 heads on 3 of keys and values, a vocabulary of 49,152), \
-                as `cargo xtask fixtures --model smollm2` brings it: a GGUF file in Q4_1. aibit packs its values as \
-                int8; the Q8_0 file is that package, exported by `aibit export --to gguf`: the same codes. The Q4_1 \
-                file is the original, as it came.",
+                as downloaded by `cargo xtask fixtures --model smollm2`: a GGUF file in Q4_1. aibit packs its values as \
+                int8; the Q8_0 file is that package exported by `aibit export --to gguf`: the same codes. The Q4_1 file \
+                is the unmodified original.",
         engines: LLAMA_AND_FORK,
         variants: None,
         targets: Targets::Smollm2,
@@ -206,17 +206,17 @@ const SMOLLM2: Contest = Contest {
 
 const LLAMA_AND_FORK: &str = "llama.cpp and its fork ik_llama.cpp are built here and called from a small C program on \
                               their libraries (`benches/peers/llama.c`). ik_llama.cpp repacks the weights when it loads \
-                              them (`-rtr 1` of its own tools) and has flash attention on, its default.";
+                              them (`-rtr 1` in its own tools) and uses flash attention, its default.";
 
-/// Both with the instructions that most people's processors have.
+/// The same with the instruction set that most processors have.
 const SMOLLM2_AVX2: Contest = Contest {
     built_for: BuiltFor::Avx2,
     scope: Scope::Speeds,
     results: "results-avx2.json",
     page: Page {
         name: "performance-avx2",
-        title: "Performance with AVX2 alone: SmolLM2-135M-Instruct",
-        about: "aibit with `AIBIT_ISA=avx2` against llama.cpp and ik_llama.cpp built for AVX2, FMA and F16C alone, on \
+        title: "Performance with AVX2 only: SmolLM2-135M-Instruct",
+        about: "aibit with `AIBIT_ISA=avx2` compared with llama.cpp and ik_llama.cpp built for AVX2, FMA and F16C only, on \
                 the same weights, machine and prompt.",
         command: "cargo xtask bench --peers --isa avx2",
         targets: Targets::Avx2,
@@ -249,23 +249,23 @@ const LLAMA_1B: Contest = Contest {
     page: Page {
         name: "performance-llama-1b",
         title: "Performance: a Llama of 1.07 billion parameters",
-        about: "aibit against llama.cpp and ik_llama.cpp on the shape of Llama 3.2 1B, on the same weights, machine and \
-                prompt.",
+        about: "aibit compared with llama.cpp and ik_llama.cpp on the shape of Llama 3.2 1B, on the same weights, machine \
+                and prompt.",
         command: "cargo xtask bench --peers --model llama-1b",
-        model: "Llama 3.2 1B's shape with a vocabulary of 49,152 and seeded weights, as `cargo xtask shape llama-1b` makes \
-                it. The Q8_0 file is aibit's package, exported by `aibit export --to gguf`: the same codes.",
+        model: "Llama 3.2 1B's shape with a vocabulary of 49,152 and seeded weights, from `cargo xtask shape llama-1b`. \
+                The Q8_0 file is aibit's package exported by `aibit export --to gguf`: the same codes.",
         engines: LLAMA_AND_FORK,
         variants: Some((
             "Gains of the norms",
-            "The gain of every norm is 0.05 or 8 instead of 1, the layers behind are divided by it: the same function \
-             of activations of another size.",
+            "The gain of every norm is 0.05 or 8 instead of 1, and the weights of the following layers are divided by it: \
+             the same function with activations of another magnitude.",
         )),
         targets: Targets::Llama1b,
     },
 };
 
 impl Contest {
-    /// The contest of a model among engines built for one kind of processor.
+    /// The contest of a model, with engines built for one kind of processor.
     pub(super) fn of(model: &str, built_for: BuiltFor) -> Option<&'static Self> {
         const ALL: &[Contest] = &CONTESTS;
         ALL.iter().find(|contest| contest.model == model && contest.built_for == built_for)
@@ -273,12 +273,12 @@ impl Contest {
 }
 
 impl Engine {
-    /// aibit in another mode: measured against aibit alone.
+    /// Whether it is aibit in another mode, compared only with aibit.
     pub(super) fn is_variant(id: &str) -> bool {
         id.starts_with("aibit-")
     }
 
-    /// Those whose every property is measured against each other.
+    /// Whether every property of it is compared, not only speed.
     pub(super) fn is_rival(&self) -> bool {
         ["aibit", "llama-q8_0"].contains(&self.id)
     }

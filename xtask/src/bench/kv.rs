@@ -28,11 +28,11 @@ pub(super) fn measure(given: Option<&Path>) -> anyhow::Result<String> {
     };
     let mut page = format!(
         "# Quality of the KV cache\n\n\
-         Written by `cargo xtask bench --kv`. Qwen2 shapes with seeded weights (`cargo xtask shape`) whose keys have biases \
-         of these norms in every layer, or one value channel of every head at {VALUE_CHANNEL} times the others. Mean KL \
-         divergence of the int8 package from the same weights in f32, and top-1 agreement, over the text of `{TEXT}` in \
-         windows of 512 tokens; with the cache that `aibit pack` chooses, and with one in f32. Promised is a ratio of at \
-         most {PROMISE}.\n\n\
+         Written by `cargo xtask bench --kv`. Qwen2 shapes with seeded weights (`cargo xtask shape`), with key biases of \
+         the given norm in every layer, or with one value channel of every head at {VALUE_CHANNEL} times the others. Mean \
+         KL divergence of the int8 package from the same weights in f32, and top-1 agreement, on the text of `{TEXT}` in \
+         windows of 512 tokens; with the KV cache precision that `aibit pack` chooses, and with an f32 cache. The limit \
+         of the ratio is {PROMISE}.\n\n\
          | shape | | mean KL, default | mean KL, cache in f32 | ratio | top-1, default | top-1, cache in f32 | |\n\
          | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |\n"
     );

@@ -148,11 +148,12 @@ fn head(llama: &Path, aibit: &Path, threads: &str, rounds: usize) -> anyhow::Res
         "# Packing: time and memory\n\n\
          Written by `cargo xtask bench --packing`: {}, {} on {}, {threads} threads, {:.1} GiB, commit {commit}; llama.cpp of \
          {} {}, {llama}.\n\n\
-         `aibit pack -q int8` of a folder of BF16 safetensors, beside `llama_model_quantize` (what `llama-quantize` calls) to \
-         Q8_0 of the same weights as a GGUF file in F16. In turns, {rounds} rounds, medians with the extremes in \
-         parentheses. Sources are in the page cache as far as memory goes. `aibit` also computes the digests of its source and of \
-         its package, records golden outputs, and ends when the package is on the disk; so the second column adds to \
-         the other program's time what the disk then still takes. Private memory is what no file stands for, at its largest.\n",
+         `aibit pack -q int8` of a folder of BF16 safetensors, compared with `llama_model_quantize` (the function behind \
+         `llama-quantize`) to Q8_0 of the same weights as a GGUF file in F16. Alternating, {rounds} rounds, medians with \
+         minimum and maximum in parentheses. Sources are in the page cache as far as memory allows. `aibit` also computes \
+         the digests of its source and its package, records golden outputs, and ends when the package is on disk; the \
+         second column therefore adds the time until the other program's file is on disk. Private memory is the peak of \
+         pages not backed by a file.\n",
         answer(Command::new("date").args(["-u", "+%F"]))?,
         answer(Command::new(aibit).arg("--version"))?,
         cpu.trim_start_matches([' ', '\t', ':']),

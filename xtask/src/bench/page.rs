@@ -7,17 +7,17 @@ use super::plot::{self, Bars, Point, Value};
 use super::results::{Key, MACHINE, Measured, READ, Results, Summary};
 use crate::shape::{Dimensions, Options};
 
-/// What the project promises, and what was measured.
+/// A promised figure and its measurement.
 struct Target {
     what: &'static str,
     limits: Limits,
     unit: Unit,
-    /// What the figure compares, where the name leaves it open.
+    /// What is compared, if `what` does not say.
     against: String,
     measured: Option<Summary>,
 }
 
-/// What must be reached, and what should be.
+/// The required and the desired value.
 #[derive(Clone, Copy)]
 struct Limits {
     floor: f64,
@@ -97,7 +97,7 @@ fn all_targets(contest: &Contest, results: &Results) -> Vec<Target> {
     }
 }
 
-/// Of several ratios the one that does worst counts.
+/// A target for the worst of several ratios.
 fn worst(
     what: &'static str,
     limits: impl Into<Limits>,
@@ -111,7 +111,7 @@ fn worst(
     }
 }
 
-/// Bytes of weights that an engine reads in a second as it decodes, as a share of what the machine read in that round.
+/// The bandwidth at which an engine reads weights in decode, as a share of the machine's read bandwidth in the same round.
 fn read_share(contest: &Contest, results: &Results, engine: &str, threads: usize) -> Option<Summary> {
     let dimensions = Dimensions::of(contest.shape?, &Options::default()).ok()?;
     let bytes = dimensions.bytes_per_token() as f64;
@@ -162,7 +162,7 @@ fn llama_1b_targets(contest: &Contest, results: &Results) -> Vec<Target> {
     vec![
         Target {
             unit: Unit::Share,
-            ..worst("decode, 2 threads, of what the machine reads", Limits::at_least(0.88), share)
+            ..worst("decode, 2 threads, share of the read bandwidth", Limits::at_least(0.88), share)
         },
         worst("decode against llama.cpp Q8_0", Limits::at_least(1.2), against("tg128", LLAMA)),
         worst("decode against ik_llama.cpp Q8_0", Limits::at_least(1.1), against("tg128", IK_LLAMA)),
@@ -176,7 +176,7 @@ fn gpt2_targets(contest: &Contest, results: &Results) -> Vec<Target> {
     let fastest = |what, test, bounds| {
         let peers = || results.engines.iter().filter(|engine| !engine.id.starts_with("aibit"));
         let median = |peer: &Measured| results.summary(Key(&peer.id, test, 2)).map(|summary| summary.median);
-        // The fastest of those that happen to have a figure would flatter.
+        // Without every peer's figure, the fastest of the rest could be too easy a target.
         if let Some(missing) = peers().find(|peer| median(peer).is_none()) {
             let against = format!("no figure for {}", missing.label);
             return Target { against, ..times(what, bounds, None) };
@@ -213,7 +213,7 @@ fn gpt2_targets(contest: &Contest, results: &Results) -> Vec<Target> {
         Target {
             unit: Unit::Share,
             ..Target::times(
-                "decode, 1 thread, of what the machine reads",
+                "decode, 1 thread, share of the read bandwidth",
                 Limits::at_least(0.9),
                 read_share(contest, results, "aibit", 1),
             )
@@ -231,7 +231,7 @@ fn gpt2_targets(contest: &Contest, results: &Results) -> Vec<Target> {
             ratio(own("first token", 2), Key(LLAMA, "first token", 2)),
         ),
         times(
-            "the same, model not in the page cache, against reading its file once",
+            "the same with a cold page cache, against reading the file once",
             (1.1, 1.0),
             ratio(own("first token, cold", 2), own("reading the file, cold", 2)),
         ),
@@ -248,7 +248,7 @@ fn gpt2_targets(contest: &Contest, results: &Results) -> Vec<Target> {
             [outliers("pp128"), outliers("pp512"), outliers("tg128")],
         ),
         worst(
-            "one core held by another process: 2 threads against 1",
+            "one core busy with another process: 2 threads against 1",
             (0.8, 1.0),
             [held("decode", "tg32, one core held"), held("prefill", "pp512, one core held")],
         ),
@@ -294,11 +294,11 @@ pub(super) fn text(contest: &Contest, results: &Results) -> String {
     let _ = write!(
         page,
         "# {title}\n\n\
-         {about} Measured on {} by `{command}`, which installs the engines, makes their models, measures and \
-         writes this page. Where a peer is faster, the tables say so.\n\n\
+         {about} Measured on {} by `{command}`, which installs the engines, creates their models, measures and \
+         writes this page.\n\n\
          ## Targets\n\n\
-         Ratios are of speeds, or of times where a time is named; each is the median of {} rounds, within which both \
-         sides ran in turns. Speeds are of 2 threads where nothing else is said.\n\n{}\n",
+         Ratios are of speeds, or of times where the row names a time; each is the median over {} rounds, in which both \
+         engines ran alternately. Speeds are with 2 threads unless stated otherwise.\n\n{}\n",
         results.date,
         results.rounds,
         targets(contest, results)
@@ -324,7 +324,7 @@ pub(super) fn text(contest: &Contest, results: &Results) -> String {
 
 fn method(contest: &Contest, results: &Results) -> String {
     let Contest { prompt, prompt_tokens, page: Page { model, engines, .. }, .. } = contest;
-    let mut text = String::from("## What was measured, and how\n\n| | |\n| --- | --- |\n");
+    let mut text = String::from("## Method\n\n| | |\n| --- | --- |\n");
     for (name, value) in &results.machine {
         let _ = writeln!(text, "| {name} | {value} |");
     }
@@ -333,36 +333,36 @@ fn method(contest: &Contest, results: &Results) -> String {
         format!("All {measurements} measurements are undisturbed.")
     } else {
         format!(
-            "**{disturbed} of {measurements} measurements were disturbed at every try and are left out of every figure.**"
+            "**{disturbed} of {measurements} measurements were disturbed at every attempt and are excluded from all figures.**"
         )
     };
     let (answers, cold) = match contest.scope {
         Scope::All => (
-            "each engine gives the token that the table of starts shows".to_owned(),
-            "- **Cold**: a file is dropped from the page cache, then free memory is touched, more than the file needs: a \
-             virtual machine that has given free memory back to its host would otherwise be what is measured (about 40 \
-             ms for 130 MB here, and only of those that read in large pages).\n",
+            "each engine generates the token shown in the table of start times".to_owned(),
+            "- **Cold**: the file is dropped from the page cache, then more free memory than the file needs is touched, \
+             because a virtual machine may have returned free memory to its host (about 40 ms for 130 MB here, and only \
+             for engines that read in large pages).\n",
         ),
         Scope::Speeds => {
             let says = |engine: &Measured| format!("{} \"{}\"", engine.label, engine.first_token);
             let all: Vec<String> = results.engines.iter().map(says).collect();
-            (format!("they give: {}", all.join(", ")), "")
+            (format!("they generate: {}", all.join(", ")), "")
         }
     };
     let _ = write!(
         text,
         "\n- **Model**: {model} After \"{prompt}\" ({prompt_tokens} tokens) {answers}.\n\
-         - **Rounds**: {} of them; in each one every engine takes its turn at every test, so that all see the same \
-         moods of the machine. A speed is three repetitions after one that does not count. Tables give the median of \
-         the rounds' medians, and in brackets the least and the largest of all repetitions.\n\
-         - **Idle**: a measurement waits until less than 5 % of the processor was busy for half a second, and is made \
-         again, at most twice, if other processes or guests took more than 3 % meanwhile. {waited}\n\
+         - **Rounds**: {}; in each round every engine runs every test, so that all are subject to the same conditions. A \
+         speed is measured in three repetitions after a warm-up. Tables give the median of the rounds' medians, and in \
+         parentheses the minimum and maximum of all repetitions.\n\
+         - **Idle**: a measurement waits until the processor has been less than 5 % busy for half a second, and is \
+         repeated, at most twice, if other processes or guests used more than 3 % meanwhile. {waited}\n\
          {cold}\
          - **Cores**: on this kind of virtual machine the two cores sometimes share a last-level cache and sometimes do \
-         not (a cache line takes 35 ns or 170 ns from one to the other), for minutes at a time. In the first case \
-         prefill is faster, in the second decode; ranges show both.\n\
-         - **Tests**: `pp128` and `pp512` compute a prompt of that many tokens, logits for the last one only. `tg128` \
-         generates 128 tokens one by one from an empty context. As in llama.cpp's own benchmark.\n\
+         not (a cache line takes 35 ns or 170 ns from one to the other), for minutes at a time. Prefill is faster in the \
+         first case, decode in the second; the ranges include both.\n\
+         - **Tests**: `pp128` and `pp512` compute a prompt of that many tokens, with logits for the last one only. `tg128` \
+         generates 128 tokens one by one from an empty context. These are the tests of llama.cpp's own benchmark.\n\
          - **Engines**: {engines}\n\n",
         results.rounds
     );
@@ -390,7 +390,7 @@ fn speeds(contest: &Contest, results: &Results) -> String {
         "## Speed\n\n\
          ![Decode speed against file size]({plots}/decode.svg)\n\n\
          ![Prefill speed]({plots}/prefill.svg)\n\n\
-         In tokens per second.\n\n",
+         Tokens per second.\n\n",
     );
     for (threads, name) in [(2, "2 threads"), (1, "1 thread")] {
         let _ =
@@ -405,7 +405,7 @@ fn speeds(contest: &Contest, results: &Results) -> String {
         if let Some(bandwidth) = results.summary(Key(MACHINE, READ, threads)) {
             let _ = writeln!(
                 text,
-                "\nThe machine reads {:.1} GB/s with as many threads ({:.1} to {:.1}; `limits::read_bandwidth` of 512 MiB).",
+                "\nRead bandwidth of the machine with the same number of threads: {:.1} GB/s ({:.1} to {:.1}; `limits::read_bandwidth` of 512 MiB).",
                 bandwidth.median / 1e9,
                 bandwidth.min / 1e9,
                 bandwidth.max / 1e9
@@ -414,7 +414,7 @@ fn speeds(contest: &Contest, results: &Results) -> String {
                 if let Some(share) = read_share(contest, results, &engine.id, threads) {
                     let _ = writeln!(
                         text,
-                        "Decoding, {} reads weights at {:.0} % of that.",
+                        "In decode, {} reads weights at {:.0} % of that.",
                         engine.label,
                         100.0 * share.median
                     );
@@ -432,10 +432,10 @@ fn starts(contest: &Contest, results: &Results) -> String {
         "## Start and memory\n\n\
          ![Time to the first token]({plots}/start.svg)\n\n\
          ![Peak memory]({plots}/memory.svg)\n\n\
-         From the start of a new process to the first byte of the first token, and to the process's end, for \
-         \"{prompt}\" with 2 threads and all files in the page cache; peak resident memory of that process, mapped \
-         weights included.\n\n\
-         | | first token, ms | process end, ms | peak memory, MB | above the file, MB | it says |\n\
+         Time from the start of a new process to the first byte of the first token, and to the end of the process, for \
+         \"{prompt}\" with 2 threads and all files in the page cache; peak resident memory of that process, including \
+         mapped weights.\n\n\
+         | | first token, ms | process end, ms | peak memory, MB | above the file, MB | output |\n\
          | --- | ---: | ---: | ---: | ---: | --- |\n"
     );
     for engine in main_engines(results) {
@@ -453,8 +453,8 @@ fn starts(contest: &Contest, results: &Results) -> String {
         );
     }
     text.push_str(
-        "\nWith the model's file dropped from the page cache before each start, beside the time in which `cat` reads \
-         the same file, dropped likewise; in ms.\n\n\
+        "\nThe same with the model file dropped from the page cache before each start, compared with the time that `cat` \
+         takes to read the file, also dropped before; in ms.\n\n\
          | | first token | reading the file |\n| --- | ---: | ---: |\n",
     );
     for engine in main_engines(results) {
@@ -465,7 +465,7 @@ fn starts(contest: &Contest, results: &Results) -> String {
         }
     }
     text.push_str(
-        "\nMemory of the process alone (anonymous pages, at their most) while it computes 1024 tokens of context: cache, \
+        "\nPeak private memory of the process (anonymous pages) while it computes 1024 tokens of context: KV cache, \
          activations and copies of weights.\n\n| | private memory, MB |\n| --- | ---: |\n",
     );
     for engine in main_engines(results) {
@@ -480,7 +480,7 @@ fn starts(contest: &Contest, results: &Results) -> String {
 
 fn long_context(results: &Results) -> String {
     let mut text = String::from(
-        "## Long context\n\n24 tokens generated after none and after 1000, 2 threads, tokens per second.\n\n\
+        "## Long context\n\nGeneration of 24 tokens from an empty context and after 1000 tokens, 2 threads, tokens per second.\n\n\
          | | empty context | after 1000 tokens |\n| --- | ---: | ---: |\n",
     );
     for engine in main_engines(results) {
@@ -513,7 +513,7 @@ fn variants(heading: &str, about: &str, results: &Results) -> String {
 fn neighbour(results: &Results) -> String {
     let mut text = String::from(
         "## A busy neighbour\n\n\
-         Another process never leaves one of the two cores; tokens per second. A dash: not done within a minute, or disturbed by more than that process.\n\n\
+         Another process keeps one of the two cores busy; tokens per second. A dash: not finished within a minute, or disturbed by other processes.\n\n\
          | | decode, 2 threads | decode, 1 thread | pp512, 2 threads | pp512, 1 thread |\n\
          | --- | ---: | ---: | ---: | ---: |\n",
     );

@@ -66,8 +66,8 @@ pub(super) fn measure(rounds: usize, given: Option<&Path>) -> anyhow::Result<Str
         threads: Threads::team(std::thread::available_parallelism().map_or(1, usize::from)),
     };
     let mut page = format!(
-        "# Speed and error by the values of activations\n\n\
-         Written by `cargo xtask bench --values`: {rounds} rounds, within which all values take their turns; medians. \
+        "# Speed and error by distribution of activations\n\n\
+         Written by `cargo xtask bench --values`: {rounds} rounds, each over all distributions; medians. \
          Instruction set {}, {} threads.\n\n",
         cx.isa,
         cx.threads.count()
@@ -128,9 +128,9 @@ fn layers(cx: &Context, rounds: usize) -> anyhow::Result<String> {
     }
     let columns = LAYERS.len() * TOKENS.len() * PRECISIONS.len();
     let mut text = format!(
-        "## One layer\n\nQuantizing the activations and multiplying them with weights that no cache holds ({} MB in \
-         turns): the time in times of the column's fastest. Promised are 1.35 for a token and 1.6 for a prompt; the most \
-         are {:.2} ({}) and {:.2} ({}).\n\n{header}\n| --- |{}\n{fastest_row}\n",
+        "## One layer\n\nTime to quantize the activations and multiply them by weights that are in no cache ({} MB used in \
+         rotation), relative to the fastest of the column. The limits are 1.35 for a token and 1.6 for a prompt; the \
+         maxima are {:.2} ({}) and {:.2} ({}).\n\n{header}\n| --- |{}\n{fastest_row}\n",
         WEIGHTS >> 20,
         slowest[0].0,
         slowest[0].1,
@@ -143,7 +143,7 @@ fn layers(cx: &Context, rounds: usize) -> anyhow::Result<String> {
     }
     text.push_str(
         "\n## Error of one layer\n\n\
-         The outputs' error against the same weights times the activations in f32, as a share of their size \
+         Relative error of the outputs against the product of the same weights with the activations in f32 \
          (√(Σ error² / Σ y²) over 512 tokens and 2048 outputs).\n\n| activations | fast | precise |\n| --- | ---: | ---: |\n",
     );
     let (m, (n, k)) = (TOKENS[1], LAYERS[0]);
@@ -219,9 +219,9 @@ fn models(aibit: &Path, rounds: usize) -> anyhow::Result<String> {
         llama.push((format!("llama-1b, gain {norms}"), archive(aibit, Shape::Llama1b, &options)?));
     }
     let mut text = String::from(
-        "## Whole models\n\nSmolLM2-135M-Instruct with its norms multiplied and the layers behind them divided by the \
-         same power of two (its head in a tensor of its own): exactly the same function. `cargo xtask shape llama-1b` \
-         at three gains, likewise. Profile fast; tokens per second, and the fastest of the group in times of the row.\n\n\
+        "## Whole models\n\nSmolLM2-135M-Instruct with its norms multiplied and the following layers divided by the same power of \
+         two (with an untied head): exactly the same function. `cargo xtask shape llama-1b` with three norm gains, \
+         likewise. Profile fast; tokens per second, and the speed of the group's fastest relative to the row's.\n\n\
          | | pp512 | tg64 | pp512, fastest | tg64, fastest |\n| --- | ---: | ---: | ---: | ---: |\n",
     );
     for group in [&smollm2, &llama] {
