@@ -1,4 +1,4 @@
-//! The clock on the wall: what chat templates print with `strftime_now`.
+//! The local time that chat templates print with `strftime_now`.
 
 use aibit_chat::LocalTime;
 use jiff::ZonedDateTime;

@@ -1,4 +1,4 @@
-//! What an error says: its message with causes, what to do about it, and the kind of it for programs.
+//! How an error is shown: its message with causes, a hint, and a stable code for programs.
 
 use std::error::Error;
 use std::{fmt, io};
@@ -16,7 +16,7 @@ use aibit_runtime::sampler::SamplerError;
 use aibit_runtime::text_stream::StopError;
 use aibit_tokenizer::TokenizerError;
 
-/// An error of the command line itself, or one of a library to which it adds advice.
+/// An error of the command line itself, or a library error with an added hint.
 #[derive(Debug)]
 pub(crate) struct Advised {
     message: String,
@@ -26,17 +26,17 @@ pub(crate) struct Advised {
 }
 
 impl Advised {
-    /// An error of the kind `code`, see [`code`].
+    /// An error with the given [`code`].
     pub(crate) fn new(code: &'static str, message: impl Into<String>) -> Self {
         Self { message: message.into(), hint: None, code: Some(code), source: None }
     }
 
-    /// The error `source`, whose message and kind stay.
+    /// Wraps `source`, keeping its message and code.
     pub(crate) fn of(source: impl Error + Send + Sync + 'static) -> Self {
         Self { message: source.to_string(), hint: None, code: None, source: Some(Box::new(source)) }
     }
 
-    /// With this advice.
+    /// Adds a hint.
     pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
     }
@@ -54,14 +54,14 @@ impl Error for Advised {
     }
 }
 
-/// Whether the reader of our output has gone, which is its right.
+/// Whether the reader of the output has closed the pipe, which is not an error.
 pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error
         .chain()
         .any(|e| e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
 }
 
-/// The message and those of the causes that it does not contain, outermost first.
+/// The messages of the error and its causes, outermost first, without those that an earlier one contains.
 pub(crate) fn messages(error: &anyhow::Error) -> Vec<String> {
     let mut messages: Vec<String> = Vec::new();
     for message in error.chain().map(ToString::to_string) {
@@ -72,7 +72,7 @@ pub(crate) fn messages(error: &anyhow::Error) -> Vec<String> {
     messages
 }
 
-/// A line of advice.
+/// The hint for an error, if any.
 pub(crate) fn hint(error: &anyhow::Error) -> Option<String> {
     let advised = error.chain().filter_map(|e| e.downcast_ref::<Advised>());
     advised.flat_map(|e| e.hint.clone()).next().or_else(|| library_hint(error).map(str::to_owned))
@@ -109,7 +109,7 @@ fn library_hint(error: &anyhow::Error) -> Option<&'static str> {
                 _ => None,
             };
         }
-        e.downcast_ref::<HubError>().map(|_| "a folder that is already on disk can be packed without the hub")
+        e.downcast_ref::<HubError>().map(|_| "a folder on disk can be packed without the hub")
     })
 }
 
@@ -119,13 +119,13 @@ fn format_hint(error: &FormatError) -> Option<&'static str> {
         | FormatError::Digest { .. }
         | FormatError::WeightsHeader(_)
         | FormatError::Manifest(_) => Some(
-            "the file is damaged or was changed after it was packed; copy it again, or pack the model again",
+            "the file is damaged or was changed after it was packed; copy it again or pack the model again",
         ),
         _ => None,
     }
 }
 
-/// The kind of an error, a name that stays: `docs/json.md` lists them.
+/// The stable code of an error; `docs/json.md` lists them.
 pub(crate) fn code(error: &anyhow::Error) -> &'static str {
     error.chain().find_map(code_of).unwrap_or("failed")
 }

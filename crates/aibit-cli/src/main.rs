@@ -1,6 +1,6 @@
-//! The `aibit` command line: arguments, output, exit codes, and nothing else.
+//! The `aibit` command line: arguments, output and exit codes only.
 //!
-//! Exit codes: 0 done, 1 the answer is no (a verification failed), 2 a usage error or failure, 130 interrupted.
+//! Exit codes: 0 done, 1 a negative answer (a verification failed), 2 a usage error or failure, 130 interrupted.
 
 mod clock;
 mod commands;
@@ -83,14 +83,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// Help and version, which were asked for, or what is wrong with the arguments.
+/// Prints help or version if requested, otherwise the error in the arguments.
 fn usage(error: &clap::Error, start: Instant) -> ExitCode {
-    // The arguments could not be read, so nobody has said what this one is for.
+    // The arguments could not be parsed, so `--json` is looked for in the raw ones.
     let json = std::env::args_os().take_while(|arg| arg != "--").any(|arg| arg == "--json");
     let asked_for = !error.use_stderr();
     let mut out = Output::new(json && !asked_for, start);
     let text = error.render().to_string();
-    // Plain where a control character of an argument would reach the terminal, in colours elsewhere.
+    // Plain text if an argument contains control characters that would reach the terminal, coloured otherwise.
     let printed = match visible::escaped(&text, '\n') {
         Cow::Borrowed(_) => error.print(),
         Cow::Owned(_) => {

@@ -1,4 +1,4 @@
-//! Standard output is data, standard error is everything else.
+//! Results go to standard output, everything else to standard error.
 
 use std::fmt::{Display, Write as _};
 use std::io::{self, IsTerminal, Write};
@@ -13,16 +13,17 @@ use serde::Serialize;
 use crate::errors;
 use crate::visible::{escaped, escaped_json};
 
-/// Version of the JSON objects that `--json` prints; fields may be added without raising it.
+/// Version of the JSON objects printed by `--json`; adding a field does not change it.
 const SCHEMA_VERSION: u32 = 1;
 
-/// Where results and messages go. What reaches a terminal is [`escaped`] here; a pipe or file gets a result's bytes.
+/// Destination of results and messages. Text for a terminal is [`escaped`] here; pipes and files receive results
+/// unchanged.
 pub(crate) struct Output {
     json: bool,
     start: Instant,
     /// Whether standard output is a terminal.
     terminal: bool,
-    /// The last character that was printed there.
+    /// The last character printed to it.
     last: char,
 }
 
@@ -33,7 +34,7 @@ struct Versioned<'a, R> {
     report: &'a R,
 }
 
-/// What `--json` prints where there is no result.
+/// The object that `--json` prints if the command fails.
 #[derive(Serialize)]
 struct Failure<'a> {
     error: Problem<'a>,
@@ -56,7 +57,7 @@ impl Output {
         self.json
     }
 
-    /// When the program started: the first instant that it can read itself, after the system has loaded it.
+    /// When the program started: the first instant that it can observe, after the system has loaded it.
     pub(crate) fn start(&self) -> Instant {
         self.start
     }
@@ -78,14 +79,14 @@ impl Output {
 
     /// Prints a result as JSON.
     pub(crate) fn emit_json(&mut self, report: &impl Serialize) -> anyhow::Result<()> {
-        // As a whole, so that what cannot be written leaves no half of an object behind.
+        // Serialized completely first, so that an error leaves no partial object behind.
         let mut json = serde_json::to_string(&Versioned { schema_version: SCHEMA_VERSION, report })
             .context("the result cannot be written as JSON")?;
         json.push('\n');
         self.print(&escaped_json(&json)).context("cannot write the result to standard output")
     }
 
-    /// Prints a piece of text as it comes.
+    /// Prints a piece of text at once.
     pub(crate) fn write(&mut self, text: &str) -> anyhow::Result<()> {
         self.print(text).context("cannot write the text to standard output")
     }
@@ -101,19 +102,19 @@ impl Output {
         stdout.flush()
     }
 
-    /// A remark for a person at a terminal.
+    /// A remark, shown only if standard error is a terminal.
     pub(crate) fn remark(&self, text: &str) {
         if io::stderr().is_terminal() && !self.json {
             self.note(&text);
         }
     }
 
-    /// Lines that were asked for and are not the result: printed to standard error, at a terminal or not.
+    /// Prints requested lines that are not the result to standard error, whether or not it is a terminal.
     pub(crate) fn note(&self, text: &impl Display) {
         let _ = writeln!(io::stderr(), "{}", escaped(&text.to_string(), '\n'));
     }
 
-    /// An error with its causes, and advice.
+    /// Prints an error with its causes and a hint.
     pub(crate) fn complain(&self, error: &anyhow::Error, hint: Option<&str>) {
         let mut text = format!("error: {}", errors::messages(error).join("\n  caused by: "));
         if let Some(hint) = hint {
@@ -122,18 +123,18 @@ impl Output {
         self.note(&text);
     }
 
-    /// The error that ends the program: to standard error, and with `--json` to standard output as well.
+    /// Reports the error that ends the program: on standard error, and with `--json` also on standard output.
     pub(crate) fn fail(&mut self, error: &anyhow::Error) {
         let hint = errors::hint(error);
         self.complain(error, hint.as_deref());
         self.fail_as(&errors::messages(error).join(": "), hint.as_deref(), errors::code(error));
     }
 
-    /// With `--json`, the object that stands for an error. Standard error has its text already.
+    /// With `--json`, prints an error as an object. Its text is already on standard error.
     pub(crate) fn fail_as(&mut self, message: &str, hint: Option<&str>, code: &'static str) {
         if self.json {
             let failure = Failure { error: Problem { message, hint, code } };
-            // What fails here has been said on standard error.
+            // The error is already on standard error, so a failure to write here is ignored.
             let _ = self.emit_json(&failure);
         }
     }
@@ -144,11 +145,11 @@ impl Output {
     }
 }
 
-/// A progress bar that is replaced when the next piece of work starts.
+/// A progress bar, replaced when the next task starts.
 pub(crate) struct Bar(Mutex<Option<ProgressBar>>);
 
 impl Bar {
-    /// Starts counting to `total` of something other than bytes.
+    /// Starts counting to `total` units other than bytes.
     pub(crate) fn start_count(&self, what: &str, total: u64) {
         self.replace(what, total, "{msg:>24} [{bar:40}] {pos}/{len} {eta}");
     }

@@ -1,4 +1,4 @@
-//! Signals that end the program while it writes.
+//! Handling of signals that end the program while it writes.
 
 use std::thread;
 
@@ -8,8 +8,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
-/// Has partial files removed when one of the signals that people and systems end programs with arrives; the program then ends
-/// by that signal. Signals that were ignored when it started stay so: `nohup` and shells ask for that.
+/// On SIGINT, SIGTERM or SIGHUP, removes partial files and then ends the program by that signal. Signals that were
+/// ignored at start, as with `nohup`, stay ignored.
 pub(crate) fn remove_partials_on_signals() -> anyhow::Result<()> {
     let ignored = ignored_signals();
     let watched = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 0);
@@ -24,7 +24,7 @@ pub(crate) fn remove_partials_on_signals() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The signals that this process was started to ignore, the first in the lowest bit.
+/// The signals that were ignored when this process started, as a bit mask with signal 1 in the lowest bit.
 #[cfg(target_os = "linux")]
 fn ignored_signals() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -32,7 +32,7 @@ fn ignored_signals() -> u64 {
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
-/// No safe call tells; of the three only a hang-up is ignored by habit.
+/// There is no safe portable call; of the three signals only SIGHUP is commonly ignored.
 #[cfg(not(target_os = "linux"))]
 fn ignored_signals() -> u64 {
     1 << (SIGHUP - 1)

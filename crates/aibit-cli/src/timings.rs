@@ -1,6 +1,6 @@
-//! What `--timings` shows: the spans of all crates as one tree, each with the time since the program started.
+//! The output of `--timings`: the spans of all crates as one tree, with times since program start.
 //!
-//! Spans of one name inside the same other span are one line, with the number of times they were entered.
+//! Spans with the same name and parent are one line, with a count.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -28,19 +28,19 @@ struct Node {
 }
 
 thread_local! {
-    /// Nodes whose spans this thread is in, with the time since the program started at which it entered them.
+    /// The spans that this thread is in, each with the time since program start at which it was entered.
     static OPEN: RefCell<Vec<(usize, Duration)>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Recorder {
-    /// Makes this program's spans count from here on; without it a span costs one look at a static variable.
+    /// Records all spans from now on. Without it a span costs one load of a static variable.
     pub(crate) fn install(start: Instant) -> anyhow::Result<Arc<Self>> {
         let recorder = Arc::new(Self { start, nodes: Mutex::default() });
         tracing::subscriber::set_global_default(Arc::clone(&recorder)).context("cannot collect timings")?;
         Ok(recorder)
     }
 
-    /// What has been collected.
+    /// The spans collected so far.
     pub(crate) fn spans(&self) -> Spans {
         Spans(children(&self.nodes(), None))
     }
@@ -111,7 +111,7 @@ fn children(nodes: &[Node], parent: Option<usize>) -> Vec<Span> {
     spans
 }
 
-/// The tree, in the order in which its spans were first entered.
+/// The tree, ordered by the first entry of each span.
 #[derive(Serialize)]
 #[serde(transparent)]
 pub(crate) struct Spans(Vec<Span>);
@@ -120,9 +120,9 @@ pub(crate) struct Spans(Vec<Span>);
 #[derive(Serialize)]
 struct Span {
     name: &'static str,
-    /// Since the program started, when it was first entered.
+    /// Time of the first entry, since program start.
     start_ms: f64,
-    /// Spent inside, all times together.
+    /// Total time inside.
     ms: f64,
     count: u64,
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -1,17 +1,17 @@
-//! Text for a terminal, in which every character is seen as what it is.
+//! Escaping of control and invisible characters in text for a terminal.
 //!
-//! Names, settings and generated text come from strangers. Control characters among them would set a terminal's title
-//! or clear its screen, others would turn the order of what is printed round or hide it.
+//! Names, settings and generated text are untrusted. Control characters in them could set a terminal's title or clear
+//! its screen; others could reorder or hide what is printed.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// Whether `c` steers a terminal, changes the direction of text, or takes no place on the line. `before` is the
-/// character that it follows.
+/// Whether `c` controls a terminal, changes the direction of text, or has no visible width. `before` is the character
+/// that precedes it.
 fn is_unseen(c: char, before: char) -> bool {
     match c {
         '\n' | '\t' => false,
-        // Joiners belong to words of several scripts and to emoji; after ASCII they only make names look alike.
+        // Joiners belong to words of several scripts and to emoji; after ASCII they only serve to disguise names.
         '\u{200c}' | '\u{200d}' => before.is_ascii(),
         // Soft hyphen, Arabic letter mark, Mongolian vowel separator.
         '\u{ad}' | '\u{61c}' | '\u{180e}'
@@ -25,15 +25,15 @@ fn is_unseen(c: char, before: char) -> bool {
     }
 }
 
-/// `text` with each unseen character written as `\u{1b}` is. Line breaks and tabs stay. `before` is the character
-/// that was printed last, a line break if there is none.
+/// `text` with each unseen character written as an escape such as `\u{1b}`. Line breaks and tabs are kept. `before`
+/// is the character printed last, or a line break if there is none.
 pub(crate) fn escaped(text: &str, before: char) -> Cow<'_, str> {
     replaced(text, before, |escaped, c| {
         escaped.extend(c.escape_default());
     })
 }
 
-/// `text` as part of one line: a name with a line break in it must not look like a line of the program's own.
+/// `text` on one line: a line break in a name must not imitate a line of the program's own output.
 pub(crate) fn on_one_line(text: &str) -> Cow<'_, str> {
     if text.contains(['\n', '\t']) {
         return Cow::Owned(text.replace('\n', "\\n").replace('\t', "\\t"));
@@ -41,9 +41,9 @@ pub(crate) fn on_one_line(text: &str) -> Cow<'_, str> {
     Cow::Borrowed(text)
 }
 
-/// A JSON text with the same meaning, in which unseen characters are escaped as JSON does it.
+/// A JSON text of the same meaning in which unseen characters are escaped in JSON syntax.
 pub(crate) fn escaped_json(json: &str) -> Cow<'_, str> {
-    // Outside of its strings JSON has no such characters, and those below a space are escaped there already.
+    // JSON has such characters only inside strings, and those below U+0020 are already escaped there.
     replaced(json, '\n', |escaped, c| {
         for unit in c.encode_utf16(&mut [0; 2]) {
             write!(escaped, "\\u{unit:04x}").expect("a string takes any text");

@@ -15,12 +15,12 @@ use crate::output::{Output, bytes, count};
 
 /// Measure speed, load time and memory
 ///
-/// Every figure is the mean over the repetitions, with the standard deviation. `pp512` computes a prompt of 512
-/// tokens at once, `tg128` generates 128 tokens one by one, `b8` for eight sequences at once, `@ d512` after a context of
-/// 512, in tokens per second of all sequences together.
-/// Load time, time to the first token and peak memory are those of `aibit run` in processes of their own. What
-/// generated tokens read of the weights is given as a share of what this machine's memory can do, measured beside each
-/// repetition; the head of the table says how they are read: in how many runs, how many bytes ahead, in how many pieces per thread.
+/// Every figure is the mean over the repetitions, with the standard deviation. `pp512` is prefill of a prompt of 512
+/// tokens, `tg128` generation of 128 tokens one by one, `b8` of eight sequences at once, `@ d512` after a context of 512,
+/// in tokens per second of all sequences together. Load time, time to the first token and peak memory are measured on
+/// `aibit run` in separate processes. The bandwidth at which generation reads weights is given as a share of this
+/// machine's read bandwidth, measured beside each repetition; the head of the table gives the read pattern: number of
+/// runs, prefetch distance in bytes, pieces per thread.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
         aibit bench gpt2.aibit\n  \
@@ -30,7 +30,7 @@ pub(crate) struct Args {
     /// The archives
     #[arg(value_name = "FILE", required = true)]
     archives: Vec<PathBuf>,
-    /// Lengths of prompts; 0: none
+    /// Prompt lengths; 0: none
     #[arg(short = 'p', long, value_name = "N,...", value_delimiter = ',', default_value = "512")]
     n_prompt: Vec<usize>,
     /// Numbers of tokens to generate; 0: none
@@ -39,20 +39,19 @@ pub(crate) struct Args {
     /// Tokens of context before each measurement
     #[arg(short = 'd', long, value_name = "N,...", value_delimiter = ',', default_value = "0")]
     n_depth: Vec<usize>,
-    /// Repetitions, after one that does not count
+    /// Repetitions, after a warm-up
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     repetitions: u16,
-    /// Numbers of sequences that generate at once; the speed is that of all together
+    /// Batch sizes: sequences that generate at once; speeds are those of all sequences together
     #[arg(short, long, value_name = "N,...", value_delimiter = ',', default_value = "1", value_parser = sequences)]
     batch: Vec<usize>,
     /// Numbers of threads [default: one per core]
     #[arg(short, long, value_name = "N,...", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Vec<u16>,
-    /// How integer products are computed: fast; precise, with two bytes per activation; or exact, as bitsandbytes
-    /// does
+    /// How integer products are computed: fast; precise, with two bytes per activation; or exact, as in bitsandbytes
     #[arg(long, default_value_t = Profile::Fast)]
     profile: Profile,
-    /// Form of the table
+    /// Table format
     #[arg(short, long, value_enum, default_value_t = Form::Md)]
     output: Form,
 }
@@ -65,7 +64,7 @@ fn sequences(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Several times the last cache of most machines.
+/// Several times the last-level cache of most machines.
 const BANDWIDTH_BYTES: usize = 256 << 20;
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -101,7 +100,7 @@ struct Row {
     reads: Option<Reads>,
 }
 
-/// How fast weights are read, and what the memory can do, in GB/s (10⁹ bytes).
+/// The bandwidth of reading weights and the machine's read bandwidth, in GB/s (10⁹ bytes).
 #[derive(Serialize)]
 struct Reads {
     weights_gb_s: f64,
@@ -173,7 +172,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Refuses tests that are longer than the context, before the first of them is run.
+/// Refuses tests that exceed the context, before the first one is run.
 fn check_lengths(args: &Args, context: usize) -> Result<(), Advised> {
     let lengths = [("--n-prompt", &args.n_prompt), ("--n-gen", &args.n_gen)];
     for (option, lengths) in lengths {
@@ -183,7 +182,7 @@ fn check_lengths(args: &Args, context: usize) -> Result<(), Advised> {
                     "{option} {n} after {depth} tokens of --n-depth: the model's context is {context} tokens"
                 );
                 return Err(Advised::new("context_full", message)
-                    .hint("give -p, -n and -d that fit; 0 leaves a test out"));
+                    .hint("choose -p, -n and -d that fit; 0 omits a test"));
             }
         }
     }
@@ -193,7 +192,7 @@ fn check_lengths(args: &Args, context: usize) -> Result<(), Advised> {
 /// One line of the table.
 #[derive(Clone, Copy)]
 struct Test {
-    /// `pp`, a prompt in one call, or `tg`, token after token.
+    /// `pp`, prefill, or `tg`, generation token by token.
     kind: &'static str,
     /// Tokens of each sequence.
     n: usize,
@@ -217,8 +216,8 @@ impl Test {
     }
 }
 
-/// Tokens per second, of all sequences together, of each repetition; a first one warms caches and does not count. `before`
-/// comes before each that does.
+/// Tokens per second of all sequences together in each repetition, after a warm-up. `before` is called before each
+/// repetition but not before the warm-up.
 fn speeds(
     model: &Model,
     args: &Args,
@@ -229,7 +228,7 @@ fn speeds(
     let pages = (depth + n).div_ceil(PAGE).saturating_mul(batch);
     let mut sequences = model.sequences(args.profile, pages)?;
     let ids: Vec<SequenceId> = (0..batch).map(|_| sequences.start(depth + n)).collect();
-    // Which tokens makes no difference to the speed; they only have to exist.
+    // Any valid tokens do; they do not affect speed.
     let vocabulary = model.graph().vocabulary;
     let token = |i: usize| (i % vocabulary * 7919 % vocabulary) as u32;
     let tokens: Vec<u32> = (0..depth + n).map(token).collect();
@@ -268,7 +267,7 @@ fn speeds(
     Ok(samples)
 }
 
-/// Load time, time to the first token and peak memory of `aibit run`, in processes of their own.
+/// Load time, time to the first token and peak memory of `aibit run`, in separate processes.
 fn starts(
     path: &std::path::Path,
     threads: usize,

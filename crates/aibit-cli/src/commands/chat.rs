@@ -19,22 +19,22 @@ use aibit_tokenizer::Tokenizer;
 const HELP: &str = "\
 /help, /?            this list
 /history             the conversation so far
-/system TEXT         set the system message, for the turns to come
-/clear               forget the conversation, but not the system message
+/system TEXT         set the system message for the following turns
+/clear               clear the conversation, but keep the system message
 /bye, /exit, /quit   end; so does the end of input
-//help               say /help; any other line that begins with / is said as it is
-\"\"\"                  begin a message of several lines, and end it";
+//help               send /help; any other line that begins with / is sent unchanged
+\"\"\"                  start or end a message of several lines";
 
-/// Talk to a model
+/// Chat with a model
 ///
-/// Each line is a message, written as the package's chat template says; the answer is printed as it comes. A line
-/// that begins or ends with """ begins a message of several lines, and another one ends it. /help lists the commands; a
-/// line such as /etc/fstab, which is none of them, is a message.
+/// Each line is a message, formatted by the package's chat template; the answer is streamed. A line that begins or
+/// ends with """ starts a message of several lines, and another """ ends it. /help lists the commands; a line such as
+/// /etc/fstab, which is not a command, is a message.
 ///
-/// Ctrl-C ends an answer, of which the conversation keeps what has come; at the prompt it clears the line, and
-/// twice it ends the program. A message that no longer fits the context is refused: nothing is ever shifted out.
+/// Ctrl-C ends an answer and keeps its beginning in the conversation; at the prompt it clears the line, and twice it
+/// ends the program. A message that does not fit the context is refused; there is no context shift.
 ///
-/// Where messages come from a pipe or a file, the exit code is 2 if one of them could not be answered.
+/// If messages come from a pipe or a file, the exit code is 2 if any of them could not be answered.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
         aibit chat assistant.aibit\n  \
@@ -46,7 +46,7 @@ pub(crate) struct Args {
     /// The system message
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
-    /// Take special tokens that are written in a message for those tokens, and not for text
+    /// Encode special tokens in a message as special tokens, not as text
     #[arg(long)]
     allow_special: bool,
     #[command(flatten)]
@@ -59,7 +59,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     args.unsupported.refuse()?;
     if out.is_json() {
         let message =
-            "a conversation is no JSON object; `aibit run FILE -p TEXT --chat --json` answers one message";
+            "`chat` has no JSON output; `aibit run FILE -p TEXT --chat --json` answers one message";
         return Err(Advised::new("usage", message).into());
     }
     let threads = args.generation.threads.start()?;
@@ -100,8 +100,8 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
                     None
                 }
                 _ => Some(
-                    Advised::new("usage", format!("/{name} takes nothing after it"))
-                        .hint("to say it to the model, begin with //"),
+                    Advised::new("usage", format!("/{name} takes no argument"))
+                        .hint("to send it to the model, start the line with //"),
                 ),
             }
             .map(Into::into),
@@ -111,23 +111,23 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
             all_is_well = false;
         }
     }
-    // At a terminal each problem has been seen, and the next message may have been the better one.
+    // At a terminal the user has seen each error and may have sent a better message since.
     Ok(if all_is_well || input.is_terminal() { ExitCode::SUCCESS } else { ExitCode::from(2) })
 }
 
-/// The package's chat template, which a conversation needs.
+/// The package's chat template, without which there is no conversation.
 pub(crate) fn template(archive: &Archive) -> anyhow::Result<ChatTemplate> {
     ChatTemplate::load(archive)?.ok_or_else(|| {
         let message = format!(
-            "{} has no chat template, neither chat_template.jinja nor `chat_template` in tokenizer_config.json: \
-             its model continues text, with `aibit run FILE -p TEXT`",
+            "{} has no chat template, neither chat_template.jinja nor `chat_template` in tokenizer_config.json; \
+             it can only continue text: `aibit run FILE -p TEXT`",
             archive.path().display()
         );
         Advised::new("chat_template", message).into()
     })
 }
 
-/// Says `text` and prints the answer, or returns why there is none.
+/// Sends `text` and prints the answer, or returns why there is none.
 fn say(
     chat: &mut Chat<'_>,
     text: &str,
@@ -157,7 +157,7 @@ fn say(
             Ok(None)
         }
         Err(error @ RuntimeError::ContextFull { .. }) => {
-            let hint = "/clear forgets the conversation; -c asks for a longer context";
+            let hint = "/clear clears the conversation; -c sets a longer context";
             Ok(Some(Advised::of(error).hint(hint).into()))
         }
         Err(error) => Ok(Some(error.into())),

@@ -10,10 +10,11 @@ use super::{ThreadsArg, open_archive};
 use crate::output::{Output, bytes};
 use crate::signals;
 
-/// Write an archive anew, in the newest version of the container
+/// Rewrite an archive in the newest version of the container
 ///
-/// Takes archives of every version that this program reads, and those of the proof of concept that came before the format.
-/// Every entry is compared with its digest and copied as it is. The result may replace the archive that was read, or another.
+/// Accepts archives of every version that this program reads, and those of the proof of concept that preceded the
+/// format. Every entry is verified against its digest and copied unchanged. The output may replace the input or
+/// another archive.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     aibit convert old.aibit -o new.aibit\n  \
@@ -25,7 +26,7 @@ pub(crate) struct Args {
     /// The archive to write
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// Replace a file that is no archive
+    /// Replace a file that is not an archive
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -53,10 +54,10 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
         PackOptions { preset: Some(Preset::Keep), force: args.force, threads, ..PackOptions::default() };
     let target = options.target(&args.output)?;
     let (from, file_bytes) = match open_archive(&args.archive) {
-        // In place as well: it is mapped, and loses nothing but its older container.
+        // Also in place: the source is mapped, and only its container changes.
         Ok(archive) => ("archive", copy_archive(&archive, OutputFile::create(target)?)?),
         Err(error) => {
-            // Its reason says more about anything but the older layout.
+            // Unless it is the older layout, the first error is more informative.
             let Ok(source) = ModelSource::proof_of_concept(&args.archive) else { return Err(error) };
             let progress = out.progress();
             let packed = pack(&source, &args.output, &options, &progress)?;

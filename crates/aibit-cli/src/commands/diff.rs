@@ -7,10 +7,10 @@ use super::{Opened, ThreadsArg};
 use crate::output::Output;
 use crate::signals;
 
-/// Show what differs between two models
+/// Compare two models
 ///
-/// Each may be an archive, a model folder, a safetensors or torch file beside its config.json, or a GGUF file. Exits with 1
-/// if anything differs.
+/// Each may be an archive, a model folder, a safetensors or torch file next to its config.json, or a GGUF file. The
+/// exit code is 1 if anything differs.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     aibit diff a.aibit b.aibit\n  \

@@ -14,13 +14,13 @@ use super::{ArchiveArg, ThreadsArg, open_archive, text};
 use crate::errors::Advised;
 use crate::output::Output;
 
-/// Measure how well an archive predicts a text
+/// Measure the perplexity of a text
 ///
-/// The whole text is tokenized at once and cut into windows. Each window is computed on its own; its first
-/// token is not scored. With --kl-base also measures how far the predictions are from another archive's.
+/// The whole text is tokenized at once and split into windows. Each window is computed independently; its first token
+/// is not scored. --kl-base also measures the KL divergence from another archive's predictions.
 ///
-/// llama.cpp's `llama-perplexity` scores the second halves of windows of 512 tokens only, so its figures differ from
-/// these and are mostly lower; `--second-half --window 512` gives those to compare with it.
+/// llama.cpp's `llama-perplexity` scores only the second half of windows of 512 tokens, so its figures differ and are
+/// mostly lower; use `--second-half --window 512` to compare with them.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
         aibit eval gpt2.aibit --ppl text.txt\n  \
@@ -29,35 +29,35 @@ use crate::output::Output;
 pub(crate) struct Args {
     #[command(flatten)]
     archive: ArchiveArg,
-    /// The text to predict; `-` is standard input
+    /// The text to score; `-` is standard input
     #[arg(long, value_name = "TEXTFILE")]
     ppl: PathBuf,
-    /// Leave out the line ends at the end of the text
+    /// Strip trailing newlines from the text
     #[arg(long)]
     trim: bool,
-    /// Compare the predictions with this archive's
+    /// Measure the KL divergence from this archive's predictions
     #[arg(long, value_name = "FILE")]
     kl_base: Option<PathBuf>,
-    /// Tokens per window; 0: the model's context, which is also the most [default: 0]
+    /// Tokens per window; 0: the model's context, which is the maximum [default: 0]
     #[arg(short, long, value_name = "N", aliases = ["ctx-size", "num-ctx"])]
     window: Option<usize>,
-    /// Tokens from one window to the next [default: a whole window]
+    /// Tokens from the start of one window to the next [default: the window]
     #[arg(long, value_name = "N")]
     stride: Option<usize>,
-    /// Score the second half of each whole window only, as llama.cpp's `llama-perplexity` does
+    /// Score only the second half of each full window, as llama.cpp's `llama-perplexity` does
     ///
-    /// Each window then begins with the token that the tokenizer puts before a text, if there is one.
+    /// Each window then starts with the tokenizer's BOS token, if it adds one.
     #[arg(long, conflicts_with = "stride")]
     second_half: bool,
-    /// Begin each window with the token that begins a text (BOS), in the place of its first token
+    /// Start each window with the BOS token, in place of its first token
     #[arg(long)]
     bos_per_window: bool,
-    /// How integer products are computed: fast; precise, with two bytes per activation; or exact, as bitsandbytes does
+    /// How integer products are computed: fast; precise, with two bytes per activation; or exact, as in bitsandbytes
     #[arg(long, default_value_t = Profile::Fast)]
     profile: Profile,
     #[command(flatten)]
     threads: ThreadsArg,
-    /// Measure a conversation.
+    /// Unsupported: score a conversation.
     #[arg(long, hide = true)]
     chat: bool,
     #[command(flatten)]
@@ -100,7 +100,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     args.unsupported.refuse()?;
     if args.chat {
         let message =
-            "--chat is not supported by `eval`: a text is measured as it is, without the chat template";
+            "--chat is not supported by `eval`: a text is scored without the chat template";
         return Err(Advised::new("unsupported", message).into());
     }
     let threads = args.threads.start_all()?;
@@ -118,7 +118,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
             let base_ids = Tokenizer::load(&base)?.encode_prompt(text)?;
             if base_ids != ids {
                 let problem =
-                    format!("their tokenizers give {} and {} ids for the text", ids.len(), base_ids.len());
+                    format!("their tokenizers produce {} and {} ids for the text", ids.len(), base_ids.len());
                 return Err(RuntimeError::NotComparable(problem).into());
             }
             Some(Model::load(&base)?.with_threads(threads.clone()))
@@ -152,8 +152,8 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The token that begins each window, where one is asked for: what the tokenizer puts before a text, or the one that
-/// the configuration names, which GPT-2's tokenizer does not put there.
+/// The token that starts each window, if requested: the one that the tokenizer adds to a text, or `bos_token_id` of
+/// the configuration, since GPT-2's tokenizer adds none.
 fn first_token(args: &Args, archive: &Archive, tokenizer: &Tokenizer) -> anyhow::Result<Option<u32>> {
     if !args.bos_per_window && !args.second_half {
         return Ok(None);
@@ -165,6 +165,6 @@ fn first_token(args: &Args, archive: &Archive, tokenizer: &Tokenizer) -> anyhow:
     let config: serde_json::Value = serde_json::from_slice(archive.entry(entry_names::CONFIG)?.data)?;
     let named = config["bos_token_id"].as_u64().and_then(|id| u32::try_from(id).ok());
     let message =
-        "--bos-per-window: the tokenizer puts no token before a text, and config.json has no bos_token_id";
+        "--bos-per-window: the tokenizer adds no BOS token, and config.json has no bos_token_id";
     Ok(Some(named.ok_or_else(|| Advised::new("usage", message))?))
 }

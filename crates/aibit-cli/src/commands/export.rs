@@ -16,7 +16,8 @@ use crate::signals;
 
 /// Write an archive in the format of another engine
 ///
-/// Codes and scales go over as they are where the target can hold them. What it cannot hold is refused with the reason.
+/// Codes and scales are copied unchanged where the target can represent them; anything else is refused with the
+/// reason.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     aibit export gpt2.aibit --to gguf -o gpt2.gguf --check\n  \
@@ -34,19 +35,19 @@ pub(crate) struct Args {
     /// The folder (hf, bnb, compressed-tensors) or file to write
     #[arg(short, long, value_name = "PATH")]
     output: PathBuf,
-    /// Quantize again what the target cannot hold as it is
+    /// Requantize what the target cannot represent
     #[arg(long)]
     requantize: bool,
     /// Type of floating-point weights with `--to hf` and `--to compressed-tensors`: f16 or f32 [default: f16]
     #[arg(long, value_name = "TYPE")]
     dtype: Option<FloatDtype>,
-    /// Activations with `--to compressed-tensors`: float or int8, which is faster and loses more [default: float]
+    /// Activations with `--to compressed-tensors`: float, or int8 (faster, less accurate) [default: float]
     #[arg(long, value_name = "TYPE", default_value = "float", hide_default_value = true)]
     activations: ActivationDtype,
-    /// Read what was written and compare it with the archive; nothing is left of it if codes differ
+    /// Read the output back and compare it with the archive; discard it if codes differ
     #[arg(long)]
     check: bool,
-    /// Replace an existing file, or a folder that holds nothing but a model
+    /// Replace an existing file, or a folder that contains nothing but a model
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -65,7 +66,7 @@ impl Args {
 struct Report {
     #[serde(flatten)]
     exported: ExportReport,
-    /// Whether it was put in its place.
+    /// Whether the output was kept.
     written: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     check: Option<Diff>,
@@ -117,12 +118,12 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
-/// Whether more differs than the target and the options call for.
+/// Whether more differs than the target and the options imply.
 fn is_lost(found: &Diff, args: &Args) -> bool {
     let has_other = |change: &TensorDiff| match change.codes {
         // Scales may have been rounded to the target's type.
         Some(codes) if change.schemes[0].is_quantized() => codes.changed > 0 && !args.requantize,
-        // Values that were asked for in F16 are half a unit in the last place away at most.
+        // Values rounded to F16 differ by at most half a unit in the last place.
         Some(_) if args.in_f16() => change.relative_error.is_some_and(|error| error > 1.0 / 2048.0),
         Some(codes) => codes.changed > 0,
         None => false,

@@ -1,4 +1,4 @@
-//! How text is generated: the options that `run` and `chat` share.
+//! Generation options shared by `run` and `chat`.
 
 use aibit_cpu::Model;
 use aibit_runtime::sampler::SamplerOptions;
@@ -8,10 +8,10 @@ use aibit_runtime::{GenerateOptions, PackageDefaults, Profile, RuntimeError, Ses
 use super::{ThreadsArg, stop_string};
 use crate::output::Output;
 
-/// How text is generated.
+/// Generation options.
 #[derive(clap::Args)]
 pub(crate) struct GenerationArgs {
-    /// Most tokens to generate; -1: until something else ends the text [default: as the package says, or 128]
+    /// Maximum number of tokens to generate; -1: no limit [default: from the package, or 128]
     #[arg(
         short = 'n',
         long = "predict",
@@ -21,28 +21,29 @@ pub(crate) struct GenerationArgs {
         aliases = ["n-predict", "num-predict", "max-tokens"]
     )]
     predict: Option<i64>,
-    /// Tokens of context to reserve, prompt included; 0: the model's context, which is also the most [default: 0]
+    /// Context to reserve, in tokens, prompt included; 0: the model's context, which is the maximum [default: 0]
     ///
-    /// Of the two tables of a model with LongRoPE the one for long contexts counts where more than its original context is
-    /// reserved, however short the text is.
+    /// A model with LongRoPE uses its table for long contexts if more than its original context is reserved, however
+    /// short the text is.
     #[arg(short, long, value_name = "N", alias = "num-ctx")]
     ctx_size: Option<usize>,
-    /// Temperature; 0 takes the most likely token [default: 0]
+    /// Temperature; 0: greedy [default: 0]
     #[arg(long = "temp", value_name = "T", alias = "temperature", allow_negative_numbers = true)]
     temperature: Option<f32>,
-    /// Consider only the K most likely tokens; 0 or -1: all [default: 40]
+    /// Sample from the K most likely tokens; 0 or -1: all [default: 40]
     #[arg(long, value_name = "K", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..))]
     top_k: Option<i64>,
-    /// Consider the most likely tokens up to this probability mass; 1: all, 0: one [default: 0.95]
+    /// Sample from the most likely tokens up to this probability mass; 1: all, 0: only the first [default: 0.95]
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     top_p: Option<f32>,
-    /// Drop tokens below this share of the largest probability; 0: none [default: 0.05]
+    /// Exclude tokens below this fraction of the largest probability; 0: none [default: 0.05]
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     min_p: Option<f32>,
-    /// Penalty on tokens that have occurred; 1: none [default: 1]
+    /// Penalty for tokens that have occurred; 1: none [default: 1]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     repeat_penalty: Option<f32>,
-    /// Tokens that the penalties look back on; 0: none, -1: all [default: 64, or all for the package's own penalty]
+    /// Number of last tokens that penalties consider; 0: none, -1: all [default: 64, or all for the package's own
+    /// penalty]
     #[arg(
         long,
         value_name = "N",
@@ -56,7 +57,7 @@ pub(crate) struct GenerationArgs {
     /// Subtracted from a token's logit for each time it has occurred
     #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
     frequency_penalty: f32,
-    /// Seed of the sampler; -1: a random one
+    /// Sampling seed; -1: random
     #[arg(
         short,
         long,
@@ -66,19 +67,19 @@ pub(crate) struct GenerationArgs {
         value_parser = clap::value_parser!(i64).range(-1..)
     )]
     seed: i64,
-    /// End the text before this string; may be repeated
+    /// Stop before this string; may be repeated
     ///
     /// \n, \r and \t are a line feed, a carriage return and a tab, \xNN a character by its code of two hexadecimal
     /// digits, \u{N} one by its code point, and \\ a backslash.
     #[arg(long, value_name = "TEXT", value_parser = stop_string::parse)]
     stop: Vec<String>,
-    /// End the text at this token id; may be repeated
+    /// Stop at this token id; may be repeated
     #[arg(long, value_name = "ID")]
     stop_id: Vec<u32>,
     /// Do not stop at the package's end-of-text tokens
     #[arg(long)]
     ignore_eos: bool,
-    /// How integer products are computed: fast; precise, with two bytes per activation; or exact, as bitsandbytes does
+    /// How integer products are computed: fast; precise, with two bytes per activation; or exact, as in bitsandbytes
     #[arg(long, default_value_t = Profile::Fast)]
     pub(crate) profile: Profile,
     #[command(flatten)]
@@ -86,7 +87,7 @@ pub(crate) struct GenerationArgs {
 }
 
 impl GenerationArgs {
-    /// Options given, else what the package asks for, else the documented defaults; all of them in their ranges.
+    /// Settings from options, else from the package, else the documented defaults; checked for their ranges.
     pub(crate) fn options(&self, package: &PackageDefaults) -> anyhow::Result<GenerateOptions> {
         let mut stop_ids = self.stop_id.clone();
         if !self.ignore_eos {
@@ -132,7 +133,7 @@ impl GenerationArgs {
             None | Some(0) => context,
             Some(asked_for) if asked_for > context => {
                 out.note(&format_args!(
-                    "note: -c {asked_for} is beyond the model's context; {context} tokens are reserved"
+                    "note: -c {asked_for} exceeds the model's context; {context} tokens are reserved"
                 ));
                 context
             }
@@ -142,7 +143,7 @@ impl GenerationArgs {
     }
 }
 
-/// A seed that differs from run to run, small enough for any JSON reader to hold.
+/// A seed that differs from run to run and is small enough to be exact in any JSON reader.
 fn random_seed() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(std::process::id()) >> 12

@@ -1,4 +1,4 @@
-//! What a GGUF file holds, for `aibit inspect`.
+//! The content of a GGUF file, for `aibit inspect`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::output::{bytes, count};
 use crate::visible::on_one_line;
 
-/// Whether a file begins as GGUF files do.
+/// Whether a file has the magic number of GGUF.
 pub(crate) fn is_gguf(path: &Path) -> bool {
     matches!(FileKind::read(path), Ok(FileKind::Gguf))
 }
@@ -28,9 +28,9 @@ pub(crate) struct Report {
     gguf_version: u32,
     file_bytes: u64,
     parameters: u64,
-    /// Elements and bytes of each type.
+    /// Elements and bytes per type.
     types: BTreeMap<&'static str, (u64, u64)>,
-    /// Values as text, arrays by their length.
+    /// Values as text; arrays as their length.
     metadata: Vec<(String, String)>,
     tensors: Vec<TensorLine>,
     #[serde(skip)]

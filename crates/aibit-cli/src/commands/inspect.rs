@@ -11,9 +11,9 @@ use super::{ArchiveArg, gguf, open_archive, recipe};
 use crate::output::{Output, bytes, count};
 use crate::visible::on_one_line;
 
-/// Show what an archive or a GGUF file holds
+/// Show the contents of an archive or a GGUF file
 ///
-/// Reads the headers only: nothing is checked against its digest, see `aibit verify`.
+/// Reads headers only and verifies no digests; see `aibit verify`.
 #[derive(clap::Args)]
 #[command(
     visible_alias = "show",
@@ -31,11 +31,11 @@ pub(crate) struct Args {
     /// List every tensor
     #[arg(long)]
     tensors: bool,
-    /// Print the tokenizer instead, as a tokenizer.json
+    /// Print only the tokenizer, as a tokenizer.json
     #[arg(long, conflicts_with = "tensors")]
     tokenizer: bool,
-    /// Print instead in which precision each layer takes its input and keys and values are cached, with the errors that
-    /// were measured when the archive was made
+    /// Print only the input precision of each layer and the precision of its KV cache, with the errors measured when
+    /// the archive was made
     #[arg(long, conflicts_with_all = ["tensors", "tokenizer"])]
     recipe: bool,
 }
@@ -154,7 +154,7 @@ impl Report {
     }
 }
 
-/// The tokenizer of an archive, or of a GGUF file as `pack` would take it over.
+/// The tokenizer of an archive, or of a GGUF file as `pack` would convert it.
 fn tokenizer(path: &Path) -> anyhow::Result<Tokenizer> {
     let json = if gguf::is_gguf(path) {
         gguf::tokenizer(path)?

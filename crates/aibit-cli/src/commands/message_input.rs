@@ -1,4 +1,4 @@
-//! Where the messages of a conversation come from: a terminal, with editing, or anything else, line by line.
+//! Messages of a conversation: from a terminal with line editing, or line by line from anything else.
 
 use std::io::{self, BufRead, IsTerminal, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,34 +10,34 @@ use rustyline::error::ReadlineError;
 use super::text;
 use crate::errors::Advised;
 
-/// Begins and ends a message of several lines.
+/// Starts and ends a message of several lines.
 const MARK: &str = "\"\"\"";
 
-/// Names of commands; any other line is a message, `/etc/fstab is empty` as well.
+/// Names of commands; any other line is a message, `/etc/fstab is empty` too.
 const COMMANDS: [&str; 8] = ["help", "?", "history", "system", "clear", "quit", "exit", "bye"];
 
-/// What the user wants.
+/// The user's input.
 pub(crate) enum Message {
     Say(String),
-    /// The name of a command, and what follows it.
+    /// A command's name and argument.
     Command(String, String),
     Nothing,
-    /// Something that cannot be sent, and why.
+    /// Input that cannot be sent, and why.
     Refused(Advised),
     End,
 }
 
 /// The source of messages.
 pub(crate) enum Input {
-    /// A terminal, with editing and the lines of this session.
+    /// A terminal, with line editing and the history of this session.
     Terminal(Box<DefaultEditor>),
-    /// Anything else, read as it is.
+    /// Anything else, read line by line.
     Lines(io::StdinLock<'static>),
 }
 
 enum Line {
     Text(String),
-    /// Bytes that are no text.
+    /// Bytes that are not UTF-8.
     NotText(Advised),
     /// Ctrl-C at the prompt.
     Cleared,
@@ -46,7 +46,7 @@ enum Line {
 
 impl Input {
     pub(crate) fn open() -> anyhow::Result<Self> {
-        // The editor draws on standard output, which is for answers alone where it is no terminal.
+        // The editor draws on standard output, which is reserved for answers if it is not a terminal.
         if io::stdin().is_terminal() && io::stdout().is_terminal() {
             let editor = DefaultEditor::new().context("cannot read from the terminal")?;
             return Ok(Self::Terminal(Box::new(editor)));
@@ -58,7 +58,7 @@ impl Input {
         matches!(self, Self::Terminal(_))
     }
 
-    /// Waits for the next message. `interrupted` is set by Ctrl-C, and is not set afterwards.
+    /// Waits for the next message. `interrupted` is set by Ctrl-C and cleared here.
     pub(crate) fn message(&mut self, interrupted: &AtomicBool) -> anyhow::Result<Message> {
         let mut line = self.line("> ", interrupted)?;
         if let Line::Cleared = line {
@@ -70,7 +70,7 @@ impl Input {
                 First::Opened(lines) => lines,
             },
             Line::NotText(problem) => return Ok(Message::Refused(problem)),
-            // Ctrl-C, twice in a row.
+            // Ctrl-C twice in a row.
             Line::Cleared | Line::End => return Ok(Message::End),
         };
         let mut problem = None;
@@ -86,11 +86,11 @@ impl Input {
                         });
                     }
                 }
-                // The end of the message is still to be found, or what follows would be sent on its own.
+                // Read on to the end of the message, so that its remaining lines are not sent on their own.
                 Line::NotText(found) => problem = Some(found),
                 Line::Cleared => return Ok(Message::Nothing),
                 Line::End => {
-                    let message = "the message that \"\"\" began has no end, and was not sent";
+                    let message = "the message started by \"\"\" has no end and was not sent";
                     return Ok(Message::Refused(
                         Advised::new("unfinished_message", message).hint("end it with \"\"\""),
                     ));
@@ -103,19 +103,19 @@ impl Input {
         match self {
             Self::Terminal(editor) => match editor.readline(prompt) {
                 Ok(line) => {
-                    editor.add_history_entry(&line).context("cannot keep a line")?;
+                    editor.add_history_entry(&line).context("cannot add to the history")?;
                     Ok(Line::Text(line))
                 }
                 Err(ReadlineError::Interrupted) => Ok(Line::Cleared),
                 Err(ReadlineError::Eof) => Ok(Line::End),
                 Err(ReadlineError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
-                    Ok(Line::NotText(not_text("what came with it is lost as well")))
+                    Ok(Line::NotText(not_text("the rest of its input is lost too")))
                 }
                 Err(error) => Err(error).context("cannot read from the terminal"),
             },
             Self::Lines(stdin) => {
                 let mut bytes = Vec::new();
-                // Nothing is being answered that Ctrl-C could end, so it ends the program while this waits.
+                // No answer is being generated, so Ctrl-C ends the program while it waits here.
                 interrupted.store(true, Ordering::Relaxed);
                 let read = stdin.take(text::LONGEST_PROMPT + 1).read_until(b'\n', &mut bytes);
                 interrupted.store(false, Ordering::Relaxed);
@@ -142,14 +142,14 @@ impl Input {
 }
 
 fn not_text(detail: &str) -> Advised {
-    Advised::new("not_utf8", format!("a line is not UTF-8 text, and was not sent; {detail}"))
+    Advised::new("not_utf8", format!("a line is not UTF-8 and was not sent; {detail}"))
         .hint("convert it, for instance with `iconv -f latin1 -t utf-8`")
 }
 
-/// What the first line of a message begins, or already is.
+/// The meaning of a message's first line.
 enum First {
     Complete(Message),
-    /// A message of several lines, with those that it has so far.
+    /// A message of several lines, with the lines so far.
     Opened(Vec<String>),
 }
 
@@ -177,7 +177,7 @@ fn first_line(line: &str) -> First {
     })
 }
 
-/// What a line adds to a message of several lines, if it does, and whether it is the last one.
+/// The text that a line adds to a message of several lines, if any, and whether it is the last one.
 fn further_line(line: &str) -> (Option<&str>, bool) {
     let text = line.trim_end().strip_suffix(MARK).or_else(|| line.trim_start().strip_prefix(MARK));
     match text {
@@ -194,7 +194,7 @@ fn said(text: &str) -> Message {
 mod tests {
     use super::*;
 
-    /// What lines amount to, as one text.
+    /// Joins what lines amount to into one text.
     fn check(lines: &[&str], expected: &str) {
         let (first, further) = lines.split_first().expect("a line");
         let message = match first_line(first) {

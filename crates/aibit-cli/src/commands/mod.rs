@@ -1,4 +1,4 @@
-//! One file per command: arguments, what it does, and a report that is both text and JSON.
+//! One file per command: its arguments, its action, and a report that is both text and JSON.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ mod text;
 mod unsupported;
 pub(crate) mod verify;
 
-/// Exit code of a program that was interrupted.
+/// Exit code of an interrupted program.
 pub(crate) const INTERRUPTED: i32 = 130;
 
 /// The archive that a command works on.
@@ -40,7 +40,7 @@ pub(crate) struct ArchiveArg {
     /// The archive
     #[arg(value_name = "FILE", required_unless_present = "model")]
     archive: Option<PathBuf>,
-    /// The archive, as other tools call it
+    /// The archive, under the option name of other tools
     #[arg(short, long, value_name = "FILE", conflicts_with = "archive")]
     model: Option<PathBuf>,
 }
@@ -51,10 +51,10 @@ impl ArchiveArg {
     }
 }
 
-/// The number of threads that compute.
+/// The number of compute threads.
 #[derive(clap::Args)]
 pub(crate) struct ThreadsArg {
-    /// Threads that compute [default: one per core]
+    /// Compute threads [default: one per core]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
 }
@@ -77,10 +77,10 @@ impl ThreadsArg {
     }
 }
 
-/// Most threads: more only take turns, and each takes memory.
+/// The largest number of threads.
 const MAX_THREADS: usize = 1024;
 
-/// The number of threads where no option gives one: that of the variable, or one per core.
+/// The number of threads if no option gives it: from the environment variable, or one per core.
 pub(crate) fn default_threads() -> anyhow::Result<usize> {
     const VARIABLE: &str = "RAYON_NUM_THREADS";
     match std::env::var(VARIABLE) {
@@ -88,7 +88,7 @@ pub(crate) fn default_threads() -> anyhow::Result<usize> {
             Ok(threads @ 1..=MAX_THREADS) => Ok(threads),
             _ => {
                 let message = format!(
-                    "{VARIABLE} is `{number}`, allowed are 1 to {MAX_THREADS}, and 0 for one per core"
+                    "{VARIABLE} is `{number}`; allowed are 1 to {MAX_THREADS}, or 0 for one per core"
                 );
                 Err(Advised::new("usage", message).into())
             }
@@ -97,10 +97,10 @@ pub(crate) fn default_threads() -> anyhow::Result<usize> {
     }
 }
 
-/// Opens an archive. Where another model lies in its place the error says how to make an archive of it.
+/// Opens an archive. If the path holds another kind of model, the error's hint is the command that packs it.
 pub(crate) fn open_archive(path: &Path) -> anyhow::Result<Archive> {
     Archive::open(path).map_err(|error| match pack_command(path) {
-        Some(command) => Advised::of(error).hint(format!("make an archive of it first: {command}")).into(),
+        Some(command) => Advised::of(error).hint(format!("pack it first: {command}")).into(),
         None => error.into(),
     })
 }
@@ -130,7 +130,7 @@ fn pack_command(path: &Path) -> Option<String> {
         }
     };
     let mut target = named_for.file_name().unwrap_or("model".as_ref()).to_owned();
-    // A file that bears the name of what is made of it stays as it is.
+    // Do not overwrite a source that already has the target's name.
     target.push(if source.extension().is_some_and(|extension| extension == "aibit") {
         "-packed.aibit"
     } else {
@@ -147,7 +147,7 @@ fn for_shell(path: &Path) -> String {
     if word.chars().all(is_plain) { word } else { format!("'{}'", word.replace('\'', r"'\''")) }
 }
 
-/// An archive, or one made of something else for as long as it is looked at.
+/// An archive, or another source packed to a temporary one.
 pub(crate) struct Opened {
     pub(crate) archive: Archive,
     _folder: Option<PartialFolder>,
@@ -162,7 +162,7 @@ impl Opened {
         };
         let source = match ModelSource::open(path) {
             Ok(source) => source,
-            // Of a file that is neither the first message says more.
+            // For a file that is neither, the first error is more informative.
             Err(PackError::NotAModel { .. }) if path.is_file() => return Err(not_an_archive.into()),
             Err(error) => return Err(error.into()),
         };
@@ -176,10 +176,10 @@ impl Opened {
     }
 }
 
-/// A flag that the first Ctrl-C sets; one that comes while it is set ends the program.
+/// A flag that the first Ctrl-C sets; a second one while it is set ends the program.
 pub(crate) fn watch_for_interrupt() -> anyhow::Result<Arc<AtomicBool>> {
     let interrupted = Arc::new(AtomicBool::new(false));
-    // In this order, or the first would end the program as well.
+    // In this order, so that the first Ctrl-C does not end the program.
     signal_hook::flag::register_conditional_shutdown(SIGINT, INTERRUPTED, Arc::clone(&interrupted))
         .and_then(|_| signal_hook::flag::register(SIGINT, Arc::clone(&interrupted)))
         .context("cannot watch for Ctrl-C")?;

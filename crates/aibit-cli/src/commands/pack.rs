@@ -15,8 +15,8 @@ use crate::signals;
 
 /// Pack a model into one archive
 ///
-/// Quantizes the weights once and writes them with the tokenizer, the configuration, the inference graph and
-/// golden outputs. The archive appears under its name when it is complete. It replaces an archive of that name.
+/// Quantizes the weights and writes them with the tokenizer, the configuration, the inference graph and golden
+/// outputs. The archive appears only when complete and replaces an existing archive of that name.
 #[derive(clap::Args)]
 #[command(
     visible_alias = "create",
@@ -28,42 +28,42 @@ use crate::signals;
         aibit pack ./qwen -o qwen.aibit --kv-cache f16 --activations norm=int8x2 --activations gate=int8x2"
 )]
 pub(crate) struct Args {
-    /// A model folder, a weight file beside its config.json, a GGUF file, or the name of a model on the hub
+    /// A model folder, a weight file next to its config.json, a GGUF file, or the name of a model on the hub
     #[arg(value_name = "SRC")]
     source: String,
     /// The archive to write
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// Schemes [default: int8, or keep for a source that is quantized already]
+    /// Quantization preset [default: int8, or keep for a source that is already quantized]
     ///
     /// int8 (every linear layer and the embedding); int8-g32, int4-g32 (in groups of 32, as GGUF's Q8_0 and Q4_0);
-    /// bnb-int8, nf4, nf4-dq, fp4, fp4-dq (the layers that bitsandbytes quantizes); f32; f16; keep (as the source has it).
+    /// bnb-int8, nf4, nf4-dq, fp4, fp4-dq (the layers that bitsandbytes quantizes); f32; f16; keep (as in the
+    /// source).
     #[arg(short, long, value_name = "PRESET")]
     quantize: Option<Preset>,
-    /// Quantize values again that the source has quantized already
+    /// Requantize a source that is already quantized
     #[arg(long)]
     requantize: bool,
-    /// An exception: parameters whose name matches the regular expression get the scheme (f32, f16, bf16, int8,
-    /// int8-g32, int4-g32, nf4, fp4, nf4-dq, fp4-dq); may be repeated, the last match counts
+    /// Scheme for parameters whose name matches the regular expression (f32, f16, bf16, int8, int8-g32, int4-g32,
+    /// nf4, fp4, nf4-dq, fp4-dq); may be repeated, the last match applies
     #[arg(long, value_name = "PATTERN=SCHEME", value_parser = parse_override)]
     tensor_type: Vec<Override>,
-    /// How linear layers of a place take their input in front of int8 weights, instead of what is measured to be good enough;
-    /// may be repeated
+    /// Input precision of linear layers with int8 weights at a place, instead of the measured choice; may be repeated
     ///
-    /// Places: norm (behind a norm), attention (behind attention), gate (behind the activation function of an MLP), head,
-    /// other. Precisions: int8 (one byte), int8-asym (one byte and a zero point), int8x2 (two bytes).
+    /// Places: norm (after a norm), attention (after attention), gate (after the activation function of an MLP),
+    /// head, other. Precisions: int8 (one byte), int8-asym (one byte and a zero point), int8x2 (two bytes).
     #[arg(long, value_name = "PLACE=PRECISION", value_parser = parse_activations)]
     activations: Vec<(Place, ActivationPrecision)>,
-    /// How keys and values are cached: f32, f16 or int8 [default: by preset, and finer where measured to be needed]
+    /// Precision of the KV cache: f32, f16 or int8 [default: by preset, higher where measurements require it]
     #[arg(long, value_name = "PRECISION")]
     kv_cache: Option<KvPrecision>,
-    /// Replace a file that is no archive
+    /// Replace a file that is not an archive
     #[arg(long)]
     force: bool,
     /// Branch, tag or commit on the hub [default: main]
     #[arg(long, value_name = "REVISION")]
     revision: Option<String>,
-    /// Use only what is in the hub's cache on this machine
+    /// Use only the hub cache on this machine; no network access
     #[arg(long)]
     offline: bool,
     #[command(flatten)]
@@ -111,12 +111,12 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
         force: args.force,
         threads,
     };
-    options.target(&args.output)?; // before anything is fetched
+    options.target(&args.output)?; // before anything is downloaded
     let progress = out.progress();
     let source = if Path::new(&args.source).exists() {
         if args.revision.is_some() || args.offline {
             let message = format!(
-                "`{}` is on this machine; --revision and --offline are for models on the hub",
+                "`{}` is a local path; --revision and --offline are for models on the hub",
                 args.source
             );
             return Err(Advised::new("usage", message).into());
@@ -127,7 +127,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
             HubOptions { revision: args.revision.clone(), offline: args.offline, ..HubOptions::default() };
         ModelSource::hub(aibit_hub::fetch(&args.source, &options, &progress)?)?
     } else {
-        ModelSource::folder(&args.source)? // says what is wrong with the path
+        ModelSource::folder(&args.source)? // reports what is wrong with the path
     };
     let packed = pack(&source, &args.output, &options, &progress)?;
     drop(progress);

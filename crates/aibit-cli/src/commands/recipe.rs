@@ -1,5 +1,4 @@
-//! `inspect --recipe`: in which precision each layer takes its input and keys and values are cached, and what the choice
-//! rests on.
+//! `inspect --recipe`: the input precision of each layer, the precision of its KV cache, and the reason for each.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,19 +14,19 @@ use crate::visible::on_one_line;
 #[derive(Serialize)]
 pub(crate) struct Report {
     file: String,
-    /// What was asked for.
+    /// The options given to `pack`.
     recipe: Recipe,
-    /// Tokens that were measured; absent where the archive has no measurement.
+    /// Tokens used for the measurement; absent if the archive has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     measured_tokens: Option<usize>,
-    /// Largest error that is good enough.
+    /// The largest acceptable error.
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<f32>,
     layers: Vec<Layer>,
     kv_slots: Vec<Slot>,
 }
 
-/// A linear layer. Only one with INT8 weights has a precision of its input.
+/// A linear layer. Only layers with INT8 weights have an input precision.
 #[derive(Serialize)]
 struct Layer {
     weight: String,
@@ -57,15 +56,15 @@ struct Slot {
     reason: Reason,
 }
 
-/// Why something has its precision.
+/// Why a layer or slot has its precision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Reason {
-    /// An option of `pack` says so.
+    /// Set by an option of `pack`.
     Asked,
-    /// It is the cheapest whose measured error is within the limit.
+    /// The cheapest whose measured error is within the limit.
     Measured,
-    /// What the preset, the scheme or the place has.
+    /// The default of the preset, scheme or place.
     Default,
 }
 
@@ -80,7 +79,7 @@ impl Reason {
 
     fn name(self) -> &'static str {
         match self {
-            Self::Asked => "asked for",
+            Self::Asked => "requested",
             Self::Measured => "measured",
             Self::Default => "default",
         }
@@ -151,7 +150,7 @@ impl Report {
     }
 }
 
-/// The recipe in a line, with what was asked for.
+/// The recipe in one line, with the requested exceptions.
 pub(crate) fn recipe_line(recipe: &Recipe) -> String {
     let overrides = recipe.overrides.iter().map(|o| format!(", {} = {}", o.pattern, o.scheme));
     let activations = recipe.activations.iter().map(|(place, p)| format!(", activations {place} = {p}"));
@@ -165,7 +164,7 @@ impl fmt::Display for Report {
         writeln!(f, "{:<16} {}", "recipe", on_one_line(&recipe_line(&self.recipe)))?;
         let measured = match (self.measured_tokens, self.limit) {
             (Some(tokens), Some(limit)) => {
-                format!("{tokens} tokens; a relative error of up to {limit} is good enough")
+                format!("{tokens} tokens; relative errors of up to {limit} are accepted")
             }
             _ => "nothing".into(),
         };

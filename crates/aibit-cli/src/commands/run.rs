@@ -20,10 +20,9 @@ use crate::timings::{Recorder, Spans};
 
 /// Generate text
 ///
-/// Continues the prompt and prints the continuation as it comes. Without sampling options the most likely
-/// token is taken each time; what the package itself asks for comes before these defaults, and options come
-/// before both. Generation ends at an end-of-text token of the package, at a stop string, after -n tokens, or when
-/// the context is full; nothing is ever shifted out of the context.
+/// Continues the prompt and prints tokens as they are generated. Settings are taken from options, else from the
+/// package, else from the defaults below, which are greedy. Generation ends at an end-of-text token of the package,
+/// at a stop string, after -n tokens, or when the context is full; there is no context shift.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
         aibit run gpt2.aibit -p \"The history of the city begins\" -n 48\n  \
@@ -36,31 +35,31 @@ pub(crate) struct Args {
     /// The prompt
     #[arg(short, long, value_name = "TEXT", required_unless_present = "file")]
     prompt: Option<String>,
-    /// Read the prompt from a file; `-` is standard input. A line end at its end belongs to the prompt, see --trim
+    /// Read the prompt from a file; `-` is standard input. Trailing newlines are part of the prompt, see --trim
     #[arg(short, long, value_name = "FILE", conflicts_with = "prompt")]
     file: Option<PathBuf>,
-    /// Leave out the line ends at the end of the file, such as the one that `echo` and editors write
+    /// Strip trailing newlines from the file, such as the one that `echo` and editors add
     #[arg(long, conflicts_with = "prompt")]
     trim: bool,
-    /// Take the prompt for a user's message, and write the conversation as the package's chat template says
+    /// Treat the prompt as a user message and apply the package's chat template
     #[arg(long)]
     chat: bool,
     /// The system message of the conversation
     #[arg(long, value_name = "TEXT", requires = "chat")]
     system: Option<String>,
-    /// Take special tokens that are written in a message for those tokens, and not for text
+    /// Encode special tokens in a message as special tokens, not as text
     #[arg(long, requires = "chat")]
     allow_special: bool,
-    /// Print the text when it is complete, not as it comes
+    /// Print the text when it is complete instead of streaming it
     #[arg(long)]
     no_stream: bool,
-    /// Check the archive first, as `aibit verify` does; one that is not sound is not run
+    /// Verify the archive first, as `aibit verify` does, and do not run it if a check fails
     #[arg(long)]
     check: bool,
-    /// Tell where the time went: stages as a tree on standard error, or in the timings of --json
+    /// Show the time of each stage, as a tree on standard error or in the timings of --json
     ///
-    /// For each stage: when it began, in milliseconds since the program started, how long it took, and how many
-    /// times it ran. What the system needs to load the program comes before and is not counted.
+    /// For each stage: when it started, in milliseconds since program start, how long it took, and how many times it
+    /// ran. The time that the system needs to load the program is not included.
     #[arg(long)]
     timings: bool,
     #[command(flatten)]
@@ -77,7 +76,7 @@ struct Report {
     stop_reason: StopReason,
     seed: u64,
     timings: Timings,
-    /// Where the system tells.
+    /// Absent where the system does not report it.
     #[serde(skip_serializing_if = "Option::is_none")]
     peak_rss_bytes: Option<u64>,
     profile: &'static str,
@@ -112,7 +111,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
         match verify::open_checked(args.archive.path(), &out.progress())? {
             Ok(archive) => archive,
             Err(report) => {
-                // Nobody takes a report for the continuation: it is the result only where results say what they are.
+                // Text output has no place for a report; with `--json` the object says what it is.
                 if out.is_json() {
                     out.emit_json(&report)?
                 } else {
@@ -133,7 +132,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
         let system = args.system.iter().map(|system| ChatMessage::new("system", system));
         let messages: Vec<_> = system.chain([ChatMessage::new("user", prompt)]).collect();
         let text = chat::template(&archive)?.render(&messages, true, clock::now())?;
-        // A template writes what stands before a text itself.
+        // A template writes the tokens before a text itself.
         info_span!("encode prompt").in_scope(|| text.encode(&tokenizer, args.allow_special))?
     } else {
         info_span!("encode prompt").in_scope(|| tokenizer.encode_prompt(&prompt))?
@@ -205,7 +204,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// The most memory that this process has held, mapped files included.
+/// Peak resident memory of this process, mapped files included.
 fn peak_rss_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

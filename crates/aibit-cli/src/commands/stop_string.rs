@@ -1,9 +1,9 @@
-//! Stop strings as they are typed: with escapes, since a shell has no easy way to write a line feed.
+//! Stop strings with escapes, since a line feed is hard to type in a shell.
 
-/// The string that `text` stands for: `\n`, `\r`, `\t`, `\\`, `\xNN` and `\u{N}` are read, other backslashes are refused.
+/// Parses a stop string: `\n`, `\r`, `\t`, `\\`, `\xNN` and `\u{N}` are replaced, other escapes are refused.
 ///
 /// # Errors
-/// A sentence about the first escape that is none, and about a string that is empty.
+/// A message about the first invalid escape, or about an empty string.
 pub(crate) fn parse(text: &str) -> Result<String, String> {
     let mut parsed = String::new();
     let mut rest = text;
@@ -17,7 +17,7 @@ pub(crate) fn parse(text: &str) -> Result<String, String> {
     if parsed.is_empty() { Err("a stop string must not be empty".into()) } else { Ok(parsed) }
 }
 
-/// The character that an escape stands for, and what follows it; `text` begins after the backslash.
+/// The character of an escape and the text after it; `text` starts after the backslash.
 fn read_escape(text: &str) -> Result<(char, &str), String> {
     const KNOWN: &str = r"write \n, \r, \t, \xNN, \u{N}, and \\ for a backslash";
     let mut chars = text.chars();
@@ -31,22 +31,22 @@ fn read_escape(text: &str) -> Result<(char, &str), String> {
             let digits = chars.as_str().get(..2).unwrap_or_default();
             return match character(digits) {
                 Some(c) if digits.len() == 2 => Ok((c, &chars.as_str()[2..])),
-                _ => Err(format!(r"after \x it needs two hexadecimal digits; {KNOWN}")),
+                _ => Err(format!(r"\x must be followed by two hexadecimal digits; {KNOWN}")),
             };
         }
         Some('u') => {
             let braced = chars.as_str().strip_prefix('{').and_then(|rest| rest.split_once('}'));
             return match braced.and_then(|(digits, after)| Some((character(digits)?, after))) {
                 Some(read) => Ok(read),
-                None => Err(format!(r"after \u it needs a code point in braces, as in \u{{2028}}; {KNOWN}")),
+                None => Err(format!(r"\u must be followed by a code point in braces, as in \u{{2028}}; {KNOWN}")),
             };
         }
-        Some(other) => return Err(format!(r"\{} is no escape; {KNOWN}", other.escape_debug())),
+        Some(other) => return Err(format!(r"\{} is not an escape; {KNOWN}", other.escape_debug())),
     };
     Ok((simple, chars.as_str()))
 }
 
-/// The character of a code in up to six hexadecimal digits.
+/// The character whose code is given in up to six hexadecimal digits.
 fn character(digits: &str) -> Option<char> {
     let is_code = (1..=6).contains(&digits.len()) && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
     u32::from_str_radix(digits, 16).ok().filter(|_| is_code).and_then(char::from_u32)
@@ -92,7 +92,7 @@ mod tests {
         }
         assert_eq!(
             parse(r"\d"),
-            Err(r"\d is no escape; write \n, \r, \t, \xNN, \u{N}, and \\ for a backslash".into())
+            Err(r"\d is not an escape; write \n, \r, \t, \xNN, \u{N}, and \\ for a backslash".into())
         );
     }
 }

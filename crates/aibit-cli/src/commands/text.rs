@@ -1,4 +1,4 @@
-//! Texts that a command reads: from a file, or from standard input.
+//! Text input of commands: from a file or standard input.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -8,14 +8,14 @@ use anyhow::Context;
 
 use crate::errors::Advised;
 
-/// Bytes of the longest prompt or message: several times what the longest context holds.
+/// Maximum bytes of a prompt or message: several times the longest context.
 pub(crate) const LONGEST_PROMPT: u64 = 16 << 20;
-/// Bytes of the longest text to be measured.
+/// Maximum bytes of a text to be scored.
 pub(crate) const LONGEST_TEXT: u64 = 1 << 30;
-/// Bytes that are read of what does not say how long it is: a pipe, or a device that never ends.
+/// Maximum bytes read from a pipe or device, which has no known length.
 const LONGEST_STREAM: u64 = 64 << 20;
 
-/// Reads the text file at `path`, whole; `-` is standard input. A line end at the end of the text stays.
+/// Reads the whole text file at `path`; `-` is standard input. Trailing newlines are kept.
 ///
 /// # Errors
 /// If it cannot be read, has more than `limit` bytes, or is not UTF-8.
@@ -33,7 +33,7 @@ pub(crate) fn read(path: &Path, limit: u64) -> anyhow::Result<String> {
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         let message = format!(
-            "cannot read {name}: byte {at} is {:#04x}, which is not UTF-8 text",
+            "cannot read {name}: byte {at} is {:#04x}, which is not UTF-8",
             error.as_bytes()[at]
         );
         Advised::new("not_utf8", message)
@@ -55,15 +55,15 @@ fn read_bytes(reader: impl Read, length: Option<u64>, name: &str, limit: u64) ->
     Ok(bytes)
 }
 
-/// The error about a text of more than `limit` bytes.
+/// The error for a text of more than `limit` bytes.
 pub(crate) fn too_long(name: &str, limit: u64) -> Advised {
     Advised::new(
         "text_too_long",
-        format!("{name} has more than {limit} bytes, which is the most that is read"),
+        format!("{name} has more than {limit} bytes, the maximum"),
     )
 }
 
-/// `text` without the line ends that it ends with.
+/// `text` without trailing newlines.
 pub(crate) fn without_line_ends(text: &str) -> &str {
     text.trim_end_matches(['\r', '\n'])
 }

@@ -1,8 +1,8 @@
-//! Options that other programs have and this one has not, refused by name.
+//! Options of other programs that aibit does not have, refused by name.
 
 use crate::errors::Advised;
 
-/// Accepted by the parser, so that the message says more than that they are unknown.
+/// Accepted by the parser for a better message than "unexpected argument".
 #[derive(clap::Args)]
 pub(crate) struct UnsupportedArgs {
     #[arg(long, hide = true, value_name = "N", num_args = 0..=1, aliases = ["top-logprobs", "n-probs"])]
@@ -16,13 +16,13 @@ pub(crate) struct UnsupportedArgs {
 }
 
 impl UnsupportedArgs {
-    /// An error for the first of them that was given.
+    /// An error for the first of these options that was given.
     pub(crate) fn refuse(&self) -> Result<(), Advised> {
         let refused = [
-            (self.logprobs.is_some(), "--logprobs", "probabilities of tokens are not printed"),
-            (self.logit_bias.is_some(), "--logit-bias", "nothing is added to the logits of single tokens"),
-            (self.grammar.is_some(), "--grammar", "nothing makes a text follow a grammar"),
-            (self.json_schema.is_some(), "--json-schema", "nothing makes a text follow a schema"),
+            (self.logprobs.is_some(), "--logprobs", "token probabilities cannot be printed"),
+            (self.logit_bias.is_some(), "--logit-bias", "logits of single tokens cannot be biased"),
+            (self.grammar.is_some(), "--grammar", "text cannot be constrained by a grammar"),
+            (self.json_schema.is_some(), "--json-schema", "text cannot be constrained by a schema"),
         ];
         match refused.into_iter().find(|(given, ..)| *given) {
             Some((_, option, why)) => {

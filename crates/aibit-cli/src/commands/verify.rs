@@ -14,24 +14,24 @@ use super::{ArchiveArg, ThreadsArg};
 use crate::output::Output;
 use crate::visible::on_one_line;
 
-/// Check that an archive is what was packed
+/// Verify an archive
 ///
-/// Compares every entry with its digest, looks at every stored value, and checks that the graph can be executed on
-/// the tensors. With --run the package also replays
-/// its golden outputs: tokenizer ids, greedy continuations and logits. Exits with 1 if anything differs.
+/// Compares every entry with its digest, checks every stored value, and checks that the graph can be executed with
+/// the tensors. --run also replays the golden outputs: tokenizer ids, greedy continuations and logits. The exit code
+/// is 1 if anything differs.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  aibit verify gpt2.aibit\n  aibit verify gpt2.aibit --run --json")]
 pub(crate) struct Args {
     #[command(flatten)]
     archive: ArchiveArg,
-    /// Replay the golden outputs stored at pack time
+    /// Replay the golden outputs recorded at pack time
     #[arg(long)]
     run: bool,
     #[command(flatten)]
     threads: ThreadsArg,
 }
 
-/// What was checked, and whether all of it is as it must be.
+/// What was checked, and whether every check passed.
 #[derive(Serialize)]
 pub(crate) struct Report {
     ok: bool,
@@ -81,8 +81,8 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-/// Opens an archive and checks it as this command does without `--run`. A file that cannot be read is an error; one
-/// that is not sound gives the report that says why.
+/// Opens an archive and checks it as `aibit verify` without `--run` does. An unreadable file is an error; an archive
+/// that fails a check gives the report.
 pub(crate) fn open_checked(path: &Path, progress: &dyn Progress) -> anyhow::Result<Result<Archive, Report>> {
     readable(path)?;
     Ok(open(path).and_then(|archive| {
@@ -91,7 +91,7 @@ pub(crate) fn open_checked(path: &Path, progress: &dyn Progress) -> anyhow::Resu
     }))
 }
 
-/// A file that cannot be read is a failure, not an answer. Folders, devices and pipes are not opened.
+/// An unreadable file is a failure, not a negative answer. Folders, devices and pipes are not opened.
 fn readable(path: &Path) -> Result<(), FormatError> {
     FileKind::read(path).map(drop)
 }
@@ -105,7 +105,7 @@ fn checks(archive: &Archive, progress: &dyn Progress) -> Vec<Check> {
     let entries = archive.entries().count();
     let mut checks = vec![check(
         "container",
-        Ok(format!("{entries} entries, {} bytes, every header as it must be", archive.file_bytes())),
+        Ok(format!("{entries} entries, {} bytes, all headers valid", archive.file_bytes())),
     )];
     progress.start("verifying", archive.file_bytes());
     for entry in archive.entries() {
@@ -120,7 +120,7 @@ fn checks(archive: &Archive, progress: &dyn Progress) -> Vec<Check> {
     }
     let values = check_values(archive.weights(), archive.manifest());
     let tensors = archive.weights().index().tensors().len();
-    let detail = format!("{tensors} tensors hold only values that a quantizer writes");
+    let detail = format!("{tensors} tensors, all values in range");
     checks.push(check("values", values.map(|()| detail).map_err(|e| e.to_string())));
     if archive.entry(entry_names::GRAPH).is_ok() {
         let loaded = Model::load(archive);

@@ -161,9 +161,9 @@ fn a_line_that_is_not_text_does_not_end_the_conversation() {
     let Outcome { code, stdout, stderr } = chat_bytes(b"caf\xe9\nHello\n\"\"\"\none\xff\nHello\n\"\"\"\n");
     assert_eq!((code, stdout), (Some(2), format!("{expected}\n")));
     assert_snapshot!(stderr, @r"
-    error: a line is not UTF-8 text, and was not sent; byte 3 of it is 0xe9
+    error: a line is not UTF-8 and was not sent; byte 3 of it is 0xe9
     hint: convert it, for instance with `iconv -f latin1 -t utf-8`
-    error: a line is not UTF-8 text, and was not sent; byte 3 of it is 0xff
+    error: a line is not UTF-8 and was not sent; byte 3 of it is 0xff
     hint: convert it, for instance with `iconv -f latin1 -t utf-8`
     ");
 }
@@ -172,7 +172,7 @@ fn a_line_that_is_not_text_does_not_end_the_conversation() {
 fn a_line_without_an_end_is_not_read_for_ever() {
     let Outcome { code, stdout, stderr } = chat_bytes(&vec![b'x'; (16 << 20) + 2]);
     assert_eq!((code, stdout.as_str()), (Some(2), ""));
-    assert_snapshot!(stderr, @"error: a line of standard input has more than 16777216 bytes, which is the most that is read");
+    assert_snapshot!(stderr, @"error: a line of standard input has more than 16777216 bytes, the maximum");
 }
 
 #[test]
@@ -195,11 +195,11 @@ fn a_command_that_cannot_be_is_not_said() {
     let (stdout, stderr) = silent("/quit now\n/system\n\"\"\"\nno end\n");
     assert_eq!(stdout, "");
     assert_snapshot!(stderr, @r#"
-    error: /quit takes nothing after it
-    hint: to say it to the model, begin with //
+    error: /quit takes no argument
+    hint: to send it to the model, start the line with //
     error: /system needs a text
     hint: /system Answer in one sentence.
-    error: the message that """ began has no end, and was not sent
+    error: the message started by """ has no end and was not sent
     hint: end it with """
     "#);
 }
@@ -217,7 +217,7 @@ fn a_message_that_does_not_fit_leaves_the_conversation_as_it_was() {
     settings.bind(|| {
         assert_snapshot!(stderr, @r"
         error: [N] tokens do not fit: [N] of 40 positions of the context are taken
-        hint: /clear forgets the conversation; -c asks for a longer context
+        hint: /clear clears the conversation; -c sets a longer context
         ");
     });
 }
@@ -225,7 +225,7 @@ fn a_message_that_does_not_fit_leaves_the_conversation_as_it_was() {
 #[test]
 fn a_model_without_a_template_is_refused() {
     let message = refuses(shelf(), &["chat", small_int8()]);
-    assert_snapshot!(message, @"error: small-int8.aibit has no chat template, neither chat_template.jinja nor `chat_template` in tokenizer_config.json: its model continues text, with `aibit run FILE -p TEXT`");
+    assert_snapshot!(message, @"error: small-int8.aibit has no chat template, neither chat_template.jinja nor `chat_template` in tokenizer_config.json; it can only continue text: `aibit run FILE -p TEXT`");
     assert_eq!(refuses(shelf(), &["run", small_int8(), "-p", "x", "--chat"]), message);
 }
 
@@ -233,7 +233,7 @@ fn a_model_without_a_template_is_refused() {
 fn json_is_for_run() {
     let Outcome { code, stdout, stderr } = chat(&["--json"], "");
     assert_eq!((code, text(&parse_json(&stdout)["error"]["code"])), (Some(2), "usage"));
-    assert_snapshot!(stderr, @"error: a conversation is no JSON object; `aibit run FILE -p TEXT --chat --json` answers one message");
+    assert_snapshot!(stderr, @"error: `chat` has no JSON output; `aibit run FILE -p TEXT --chat --json` answers one message");
 }
 
 /// The tiny model with this template, and a folder to run it in.

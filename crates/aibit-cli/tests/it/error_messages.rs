@@ -62,7 +62,7 @@ fn a_gguf_file_as_archive() {
     let of = |args: &[&str]| refuses(folder.path(), args);
     assert_snapshot!(of(&["run", "file.aibit", "-p", "x"]), @r"
     error: file.aibit is not an .aibit archive: it is a GGUF file; make one of it with `aibit pack`
-    hint: make an archive of it first: aibit pack file.aibit -o file-packed.aibit
+    hint: pack it first: aibit pack file.aibit -o file-packed.aibit
     ");
     assert_snapshot!(of(&["inspect", "file.aibit"]), @"error: GGUF: 5 metadata entries at byte 24: 70 bytes or more, 0 are left: the file is cut short by 70 bytes, or a length in it is wrong");
 }
@@ -96,7 +96,7 @@ fn a_truncated_archive() {
     let bytes = tiny_bytes();
     assert_snapshot!(inspect(&bytes[..64 * 1024]), @r"
     error: container, end record at byte 65514: the last 22 bytes are not a ZIP end record: the file is truncated, or something follows the archive
-    hint: the file is damaged or was changed after it was packed; copy it again, or pack the model again
+    hint: the file is damaged or was changed after it was packed; copy it again or pack the model again
     ");
 }
 
@@ -112,7 +112,7 @@ fn a_flipped_byte_in_the_manifest() {
     settings.bind(|| {
         assert_snapshot!(message, @r"
     error: entry `manifest.json`: CRC-32 is [CRC], the archive promises [CRC]
-    hint: the file is damaged or was changed after it was packed; copy it again, or pack the model again
+    hint: the file is damaged or was changed after it was packed; copy it again or pack the model again
     ")
     });
 }
@@ -374,8 +374,8 @@ fn an_unknown_preset() {
 
 #[test]
 fn a_revision_of_a_folder() {
-    assert_snapshot!(pack(&Tiny::new(), &["--revision", "main"]), @"error: `tiny` is on this machine; --revision and --offline are for models on the hub");
-    assert_snapshot!(pack(&Tiny::new(), &["--offline"]), @"error: `tiny` is on this machine; --revision and --offline are for models on the hub");
+    assert_snapshot!(pack(&Tiny::new(), &["--revision", "main"]), @"error: `tiny` is a local path; --revision and --offline are for models on the hub");
+    assert_snapshot!(pack(&Tiny::new(), &["--offline"]), @"error: `tiny` is a local path; --revision and --offline are for models on the hub");
 }
 
 #[test]
@@ -429,7 +429,7 @@ fn stop_strings_that_cannot_be_used() {
     For more information, try '--help'.
     ");
     assert_snapshot!(with(r"a\q"), @r"
-    error: invalid value 'a\q' for '--stop <TEXT>': \q is no escape; write \n, \r, \t, \xNN, \u{N}, and \\ for a backslash
+    error: invalid value 'a\q' for '--stop <TEXT>': \q is not an escape; write \n, \r, \t, \xNN, \u{N}, and \\ for a backslash
 
     For more information, try '--help'.
     ");
@@ -442,11 +442,11 @@ fn stop_strings_that_cannot_be_used() {
 fn a_prompt_longer_than_the_context() {
     assert_snapshot!(generate(&["-p", "one two three four", "-c", "4"]), @r"
     error: 10 tokens do not fit: 0 of 4 positions of the context are taken
-    hint: shorten the prompt; nothing is cut off silently
+    hint: shorten the prompt; it is never truncated silently
     ");
     assert_snapshot!(generate(&["-p", &"one two ".repeat(200)]), @r"
     error: 602 tokens do not fit: 0 of 128 positions of the context are taken
-    hint: shorten the prompt; nothing is cut off silently
+    hint: shorten the prompt; it is never truncated silently
     ");
 }
 
@@ -496,7 +496,7 @@ fn a_prompt_file_that_is_not_text() {
     let archive = shelf().join(tiny_int8());
     let archive = archive.to_str().expect("a UTF-8 path");
     assert_snapshot!(refuses(folder.path(), &["run", archive, "-f", "prompt.txt"]), @r"
-    error: cannot read prompt.txt: byte 3 is 0xe9, which is not UTF-8 text
+    error: cannot read prompt.txt: byte 3 is 0xe9, which is not UTF-8
     hint: convert it, for instance with `iconv -f latin1 -t utf-8`
     ");
 }
@@ -578,7 +578,7 @@ fn texts_too_short_to_be_measured() {
 fn a_base_of_another_vocabulary() {
     let base = shelf().join(small_int8());
     let base = base.to_str().expect("a UTF-8 path");
-    assert_snapshot!(eval("The market was held on the bridge.", &["--kl-base", base]), @"error: the two packages cannot be compared: their tokenizers give 16 and 8 ids for the text");
+    assert_snapshot!(eval("The market was held on the bridge.", &["--kl-base", base]), @"error: the two packages cannot be compared: their tokenizers produce 16 and 8 ids for the text");
 }
 
 #[test]

@@ -164,7 +164,7 @@ fn generation_ends_where_the_context_does() {
     assert_eq!(all["generated_ids"], whole["generated_ids"]);
     let beyond = run(shelf(), &[&args[..], &["-c", "100000", "--json"]].concat());
     assert_eq!(parse_json(&beyond.stdout)["generated_ids"], whole["generated_ids"]);
-    assert_eq!(beyond.stderr, "note: -c 100000 is beyond the model's context; 128 tokens are reserved\n");
+    assert_eq!(beyond.stderr, "note: -c 100000 exceeds the model's context; 128 tokens are reserved\n");
 
     let short = json(shelf(), &[&args[..], &["-c", "24"]].concat());
     assert_eq!(text(&short["stop_reason"]), "context");

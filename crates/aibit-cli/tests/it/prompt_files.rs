@@ -36,7 +36,7 @@ fn what_has_no_end_is_not_read_for_ever() {
         let message = refuses(shelf(), &[&command[..], &["/dev/zero"]].concat());
         assert_eq!(
             message,
-            format!("error: /dev/zero has more than {limit} bytes, which is the most that is read\n")
+            format!("error: /dev/zero has more than {limit} bytes, the maximum\n")
         );
         let message = refuses(shelf(), &[&command[..], &["/"]].concat());
         assert!(message.starts_with("error: cannot read /\n"), "{message}");
@@ -46,7 +46,7 @@ fn what_has_no_end_is_not_read_for_ever() {
     assert_eq!(code, Some(2));
     assert_eq!(
         stderr,
-        "error: standard input has more than 16777216 bytes, which is the most that is read\n"
+        "error: standard input has more than 16777216 bytes, the maximum\n"
     );
 }
 

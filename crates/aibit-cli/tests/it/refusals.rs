@@ -36,7 +36,7 @@ fn a_model_that_is_not_packed_comes_with_the_command_that_packs_it() {
         fs::copy(file.path(), copy.join(file.file_name())).expect("a copy");
     }
     let expected =
-        r"hint: make an archive of it first: aibit pack 'it'\''s my model' -o 'it'\''s my model.aibit'";
+        r"hint: pack it first: aibit pack 'it'\''s my model' -o 'it'\''s my model.aibit'";
     for file in [name.to_owned(), format!("{name}/model.safetensors")] {
         for message in commands(folder.path(), &file) {
             assert!(message.ends_with(&format!("{expected}\n")), "{message}");
@@ -118,22 +118,22 @@ fn options_of_other_programs() {
     let chat = ["chat", tiny_int8()];
     for command in [&run[..], &eval, &chat] {
         for (options, why) in [
-            (["--logprobs", "5"], "--logprobs is not supported yet: probabilities of tokens are not printed"),
+            (["--logprobs", "5"], "--logprobs is not supported yet: token probabilities cannot be printed"),
             (
                 ["--top-logprobs", "5"],
-                "--logprobs is not supported yet: probabilities of tokens are not printed",
+                "--logprobs is not supported yet: token probabilities cannot be printed",
             ),
             (
                 ["--logit-bias", "-100"],
-                "--logit-bias is not supported yet: nothing is added to the logits of single tokens",
+                "--logit-bias is not supported yet: logits of single tokens cannot be biased",
             ),
             (
                 ["--grammar", "root ::= x"],
-                "--grammar is not supported yet: nothing makes a text follow a grammar",
+                "--grammar is not supported yet: text cannot be constrained by a grammar",
             ),
             (
                 ["--json-schema", "{}"],
-                "--json-schema is not supported yet: nothing makes a text follow a schema",
+                "--json-schema is not supported yet: text cannot be constrained by a schema",
             ),
         ] {
             assert_eq!(of(&[command, &options].concat()), format!("error: {why}\n"));
@@ -141,7 +141,7 @@ fn options_of_other_programs() {
             assert_eq!(of(&[command, &options[..1]].concat()), format!("error: {why}\n"));
         }
     }
-    assert_snapshot!(of(&[&eval[..], &["--chat"]].concat()), @"error: --chat is not supported by `eval`: a text is measured as it is, without the chat template");
+    assert_snapshot!(of(&[&eval[..], &["--chat"]].concat()), @"error: --chat is not supported by `eval`: a text is scored without the chat template");
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn numbers_of_threads_in_the_environment() {
             let outcome = with(number, args);
             assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(2), ""));
             let expected = format!(
-                "error: RAYON_NUM_THREADS is `{number}`, allowed are 1 to 1024, and 0 for one per core\n"
+                "error: RAYON_NUM_THREADS is `{number}`; allowed are 1 to 1024, or 0 for one per core\n"
             );
             assert_eq!(outcome.stderr, expected);
         }
@@ -181,14 +181,14 @@ fn measurements_beyond_the_context() {
     }
     assert_snapshot!(of(&["-p", "99999999999"]), @r"
     error: --n-prompt 99999999999 after 0 tokens of --n-depth: the model's context is 128 tokens
-    hint: give -p, -n and -d that fit; 0 leaves a test out
+    hint: choose -p, -n and -d that fit; 0 omits a test
     ");
     assert_snapshot!(of(&["-p", "0", "-n", "18446744073709551615", "-d", "1"]), @r"
     error: --n-gen 18446744073709551615 after 1 tokens of --n-depth: the model's context is 128 tokens
-    hint: give -p, -n and -d that fit; 0 leaves a test out
+    hint: choose -p, -n and -d that fit; 0 omits a test
     ");
     assert_snapshot!(of(&["-p", "100", "-n", "0", "-d", "0,29"]), @r"
     error: --n-prompt 100 after 29 tokens of --n-depth: the model's context is 128 tokens
-    hint: give -p, -n and -d that fit; 0 leaves a test out
+    hint: choose -p, -n and -d that fit; 0 omits a test
     ");
 }

@@ -285,7 +285,7 @@ fn history_is_shown() {
 fn a_line_that_is_no_text_is_refused_at_a_terminal_too() {
     let mut terminal = chat(&["-n", "4"]);
     terminal.types(b"caf\xff");
-    terminal.wait_for("not UTF-8 text", 1);
+    terminal.wait_for("not UTF-8 and was not sent", 1);
     terminal.types(b"Hello\r");
     terminal.wait_for("context", 1);
     terminal.types(b"/history\r/bye\r");
