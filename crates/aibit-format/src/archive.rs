@@ -1,4 +1,4 @@
-//! Opening an archive and handing out what lies in it.
+//! Opening an archive and accessing its entries and tensors.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use crate::{
     EntryRecord, FormatError, Manifest, MappedBytes, MappedFile, TensorInfo, WeightsIndex, entry_names, sniff,
 };
 
-/// An open archive: mapped, its structure checked, its digests not yet.
+/// An open archive: mapped, with its structure checked but not its digests.
 ///
-/// [`Archive::open`] looks at headers, manifest and tensor index only, so it costs the same for any size of
-/// model. [`Archive::verify_entry`] compares an entry's bytes with its digest.
+/// [`Archive::open`] reads only headers, manifest and tensor index, so it takes as long for a model of any size.
+/// [`Archive::verify_entry`] compares an entry with its digest.
 #[derive(Debug, Clone)]
 pub struct Archive {
     path: PathBuf,
@@ -29,7 +29,7 @@ pub struct Archive {
 pub struct Entry<'a> {
     /// Name in the container.
     pub name: &'a str,
-    /// Where its data starts in the file.
+    /// Offset of its data in the file.
     pub offset: u64,
     /// Its data, in the map.
     pub data: &'a [u8],
@@ -40,7 +40,7 @@ pub struct Entry<'a> {
 pub struct Weights {
     map: MappedFile,
     index: Arc<WeightsIndex>,
-    /// Where the data part of the safetensors file starts in the map.
+    /// Offset of the safetensors file's data in the map.
     data_start: usize,
 }
 
@@ -54,11 +54,11 @@ pub struct Tensor<'a> {
 }
 
 impl Archive {
-    /// Maps the archive at `path` and checks its structure: container, manifest, tensor index, and that
-    /// they agree. Digests are not computed here; see [`Archive::verify_entry`].
+    /// Maps the archive at `path` and checks its structure: container, manifest and tensor index, and that they are
+    /// consistent. Digests are not computed here; see [`Archive::verify_entry`].
     ///
     /// # Errors
-    /// Any [`FormatError`]: what is wrong, in which section, with the numbers.
+    /// Any [`FormatError`], with the section of the file and the numbers.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, FormatError> {
         let _span = info_span!("open").entered();
         let path = path.as_ref().to_owned();
@@ -117,7 +117,7 @@ impl Archive {
         find(&self.records, name).map(|record| self.entry_of(record))
     }
 
-    /// The data of the entry called `name`, with the map it lies in: for whoever outlives the archive.
+    /// The data of the entry called `name` together with the map, so that it can outlive the archive.
     ///
     /// # Errors
     /// [`FormatError::MissingEntry`] with the names of those present.
@@ -130,8 +130,7 @@ impl Archive {
     /// Compares an entry's bytes with its checksum and its digest.
     ///
     /// # Errors
-    /// [`FormatError::Digest`] with both values. The manifest, which cannot hold its own digest, has only the
-    /// checksum.
+    /// [`FormatError::Digest`] with both values. The manifest cannot contain its own digest and has only a checksum.
     pub fn verify_entry(&self, name: &str) -> Result<(), FormatError> {
         let record = find(&self.records, name)?;
         let data = self.entry_of(record).data;
@@ -161,20 +160,20 @@ impl Weights {
         Ok(Self { map, index: Arc::new(index), data_start })
     }
 
-    /// The index: names, types, shapes and places.
+    /// The index: names, types, shapes and offsets.
     pub fn index(&self) -> &WeightsIndex {
         &self.index
     }
 
-    /// The tensor called `name`, where it lies in the map.
+    /// The tensor called `name`, in the map.
     pub fn get(&self, name: &str) -> Option<Tensor<'_>> {
         let info = self.index.get(name)?;
         let data = &self.map[self.data_start + info.begin..self.data_start + info.end];
         Some(Tensor { info, data })
     }
 
-    /// Starts reading the tensors called `names`, in that order, where they are not in memory yet. Returns at once;
-    /// unknown names are skipped. Linux only, and elsewhere without effect.
+    /// Starts reading the named tensors, in this order, if they are not in memory. Returns immediately; unknown names
+    /// are skipped. No effect except on Linux.
     pub fn read_ahead<'n>(&self, names: impl Iterator<Item = &'n str>) {
         let parts: Vec<_> = names
             .filter_map(|name| self.index.get(name))
@@ -183,7 +182,7 @@ impl Weights {
         self.map.read_ahead(&parts);
     }
 
-    /// Where a tensor starts in the archive file.
+    /// Offset of a tensor in the archive file.
     pub fn file_offset(&self, info: &TensorInfo) -> u64 {
         (self.data_start + info.begin) as u64
     }
@@ -215,7 +214,7 @@ fn read_manifest(map: &[u8], records: &[Record]) -> Result<Manifest, FormatError
         let difference = listed.iter().zip(&in_container).find(|(a, b)| a != b);
         return Err(FormatError::Manifest(match difference {
             Some(((name, bytes), (found, found_bytes))) => format!(
-                "entry `{name:.80}` of {bytes} bytes is listed where the container holds `{found}` of {found_bytes}"
+                "entry `{name:.80}` of {bytes} bytes is listed where the container has `{found}` of {found_bytes}"
             ),
             None => {
                 format!("{} entries are listed, the container holds {}", listed.len(), in_container.len())
@@ -248,7 +247,7 @@ fn check_crc32(record: &Record, data: &[u8]) -> Result<(), FormatError> {
     Ok(())
 }
 
-/// Lower-case hexadecimal, as digests are written everywhere in an archive.
+/// Lower-case hexadecimal, the form of all digests in an archive.
 pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
     bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut out, byte| {

@@ -2,24 +2,24 @@
 
 use std::io::{self, Seek, SeekFrom, Write};
 
-/// The size of a large page on every machine that has them for files.
+/// The size of a large page on all supported machines that have them for files.
 ///
-/// Where the file system keeps large pages, a block that is written at once becomes one. Whoever maps the file then
-/// has a block mapped by one page fault instead of 32, and the processor finds its way through it with fewer steps.
+/// If the file system supports large pages, a block written at once becomes one. A process that maps the file then
+/// needs one page fault per block instead of 32, and fewer TLB entries.
 pub(crate) const BLOCK: usize = 2 << 20;
 
-/// Collects what is written and hands it on in blocks that begin and end at multiples of [`BLOCK`], except around
-/// seeks and flushes. What has not been flushed when it is dropped is lost.
+/// Buffers writes and passes them on in blocks aligned to [`BLOCK`], except around seeks and flushes. Data that has
+/// not been flushed when it is dropped is lost.
 #[derive(Debug)]
 pub(crate) struct BlockWriter<W> {
     sink: W,
-    /// Where the sink stands, which is where the buffered bytes belong.
+    /// The sink's position, where the buffered bytes belong.
     position: u64,
     buffer: Vec<u8>,
 }
 
 impl<W: Write + Seek> BlockWriter<W> {
-    /// A writer to `sink`, which stands at its beginning.
+    /// A writer to `sink`, whose position must be 0.
     pub(crate) fn new(sink: W) -> Self {
         Self { sink, position: 0, buffer: Vec::with_capacity(BLOCK) }
     }
@@ -61,7 +61,7 @@ impl<W: Write + Seek> Seek for BlockWriter<W> {
 mod tests {
     use super::*;
 
-    /// Bytes in memory, and where each write began and ended.
+    /// Bytes in memory, and the start and end of each write.
     #[derive(Default)]
     struct Log {
         bytes: io::Cursor<Vec<u8>>,

@@ -6,25 +6,25 @@ use crate::{Dtype, OutputRefusal};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FormatError {
-    /// The operating system refused.
+    /// A system error.
     #[error("cannot {action} {}: {source}", .path.display())]
     Io {
-        /// What was tried.
+        /// The attempted action.
         action: &'static str,
-        /// On which file.
+        /// The file.
         path: PathBuf,
-        /// The system's reason.
+        /// The cause.
         source: std::io::Error,
     },
-    /// A path that nothing is written to.
+    /// A path that must not be overwritten.
     #[error("cannot write {}: {reason}", .path.display())]
     Output {
         /// The path.
         path: PathBuf,
-        /// Why not, and what to do.
+        /// The reason and what to do.
         reason: OutputRefusal,
     },
-    /// A folder, device or pipe.
+    /// A folder, device or pipe instead of a file.
     #[error("{} is {found}, not a regular file", .path.display())]
     NotAFile {
         /// The path.
@@ -32,15 +32,15 @@ pub enum FormatError {
         /// What is there.
         found: &'static str,
     },
-    /// The file is something else.
+    /// The file is not an archive.
     #[error("{} is not an .aibit archive: {found}", .path.display())]
     NotAnArchive {
         /// The path.
         path: PathBuf,
-        /// What it seems to be.
+        /// What it appears to be.
         found: String,
     },
-    /// The container's structure is broken.
+    /// The container's structure is invalid.
     #[error("container, {section} at byte {offset}: {problem}")]
     Container {
         /// Which part: the end record, the central directory, an entry's header.
@@ -50,8 +50,8 @@ pub enum FormatError {
         /// What is wrong, with the numbers.
         problem: String,
     },
-    /// An entry's bytes are not the ones that were written.
-    #[error("entry `{entry}`: {what} is {found}, the archive promises {expected}")]
+    /// An entry's bytes differ from those that were packed.
+    #[error("entry `{entry}`: {what} is {found}, expected {expected}")]
     Digest {
         /// Name of the entry.
         entry: String,
@@ -62,12 +62,12 @@ pub enum FormatError {
         /// Recorded at pack time.
         expected: String,
     },
-    /// An entry that the archive must have is not there.
-    #[error("the archive has no entry `{entry}`; it holds {present}")]
+    /// A required entry is missing.
+    #[error("the archive has no entry `{entry}`; it contains {present}")]
     MissingEntry {
         /// Name of the entry.
         entry: String,
-        /// Names of those present.
+        /// Names of the existing entries.
         present: String,
     },
     /// `manifest.json` is malformed or contradicts the container.
@@ -75,7 +75,7 @@ pub enum FormatError {
     Manifest(String),
     /// Written by a later version of the format.
     #[error(
-        "archive version {found} is not one this build reads (up to {supported}); \
+        "archive version {found} is not supported by this build (up to {supported}); \
          update aibit or pack the model again"
     )]
     Version {
@@ -84,8 +84,8 @@ pub enum FormatError {
         /// Newest version that this build reads.
         supported: u32,
     },
-    /// The archive needs something that this build does not have.
-    #[error("the archive requires the feature `{feature}`, which this build does not know; update aibit")]
+    /// The archive requires a feature that this build lacks.
+    #[error("the archive requires the feature `{feature}`, which this build does not support; update aibit")]
     Feature {
         /// Name of the feature.
         feature: String,
@@ -93,7 +93,7 @@ pub enum FormatError {
     /// The header of `weights.safetensors` is malformed.
     #[error("weights.safetensors: {0}")]
     WeightsHeader(String),
-    /// A tensor's header line contradicts itself or its neighbours.
+    /// A tensor's entry in the header contradicts itself or its neighbours.
     #[error("tensor `{name}`: {problem}")]
     Tensor {
         /// Name of the tensor.
@@ -101,7 +101,7 @@ pub enum FormatError {
         /// What is wrong, with the numbers.
         problem: String,
     },
-    /// Shape and type do not give the number of bytes that the header reserves.
+    /// Shape and type do not match the length given in the header.
     #[error("tensor `{name}`: shape {shape:?} as {dtype} needs {expected} bytes, the entry holds {found}")]
     TensorSize {
         /// Name of the tensor.
@@ -115,7 +115,7 @@ pub enum FormatError {
         /// Bytes between its offsets.
         found: u64,
     },
-    /// A stored value that no quantizer writes.
+    /// A stored value that no quantizer produces.
     #[error("tensor `{name}`, element {index}: {problem}")]
     Value {
         /// Name of the tensor.
@@ -125,17 +125,17 @@ pub enum FormatError {
         /// What is wrong with it.
         problem: String,
     },
-    /// An entry that is read as a whole is longer than any real one.
+    /// An entry that is read as a whole exceeds its limit.
     #[error("{entry}: {bytes} bytes, allowed are {allowed}")]
     EntryTooLong {
         /// Name of the entry.
         entry: String,
         /// Its length.
         bytes: u64,
-        /// The limit of its kind.
+        /// The limit for this entry.
         allowed: u64,
     },
-    /// The writer was given more or fewer bytes than announced.
+    /// More or fewer bytes were written than announced.
     #[error("entry `{entry}`: {found} bytes were written, {expected} were announced")]
     EntryLength {
         /// Name of the entry.

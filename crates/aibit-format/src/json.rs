@@ -1,5 +1,5 @@
-//! JSON from an archive: errors of bounded length, maps in which a repeated key is an error (plain ones would keep the last
-//! one silently), and memory that does not grow with what nobody needs.
+//! JSON from an archive: error messages of bounded length, maps that reject duplicate keys (ordinary ones silently
+//! keep the last), and bounded memory for values that are not used.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-/// What is wrong with a JSON text, and where; cut, since a message of `serde_json` may repeat any amount of the text.
+/// The message and position of a JSON error, truncated, since `serde_json` may quote any amount of the text.
 pub(crate) fn message(error: &serde_json::Error) -> String {
     let text = error.to_string();
     match text.char_indices().nth(300) {
@@ -54,7 +54,7 @@ impl<'de, V: Deserialize<'de>, const MAX: usize> Visitor<'de> for UniqueKeys<V, 
     }
 }
 
-/// The first of an array of strings; of the others only the type is checked, however many there are.
+/// The first element of an array of strings; of the others only the type is checked.
 #[derive(Default)]
 pub(crate) struct FirstString(pub(crate) Option<String>);
 

@@ -3,16 +3,16 @@
 //!
 //! The `.aibit` archive: bytes, names, shapes and digests. No arithmetic on weights happens here.
 //!
-//! Version 1 is a ZIP file with a discipline (`docs/format.md` is the contract): every entry is stored
-//! uncompressed and starts on a page, every header has exactly one possible encoding, and every byte
-//! belongs to an entry or a header. So any unzip tool opens an archive, a memory map serves its weights in
-//! place, and a reader can compare headers instead of interpreting them.
+//! Version 1 is a restricted form of ZIP, specified in `docs/format.md`: every entry is stored uncompressed and
+//! starts on a page, every header has exactly one valid encoding, and every byte belongs to an entry or a header. Any
+//! unzip tool can open an archive, weights are used in place in a memory map, and a reader can compare headers
+//! instead of interpreting them.
 //!
-//! - [`Archive`] opens a file, treating it as hostile, and hands out entries and tensors from the map.
-//! - [`ArchiveWriter`] streams entries into a partial file and renames it when all is written.
-//! - [`OutputTarget`], [`OutputFile`] and [`OutputFolder`] are the way of every result to the disk, archive or not.
-//! - [`Manifest`] says what is inside: digests, tensor schemes, recipe, provenance.
-//! - [`WeightsIndex`] is the header of `weights.safetensors`: where each tensor lies.
+//! - [`Archive`] opens a file, treating it as hostile, and gives access to entries and tensors in the map.
+//! - [`ArchiveWriter`] streams entries into a partial file and renames it when it is complete.
+//! - [`OutputTarget`], [`OutputFile`] and [`OutputFolder`] write every kind of output, not only archives.
+//! - [`Manifest`] describes the contents: digests, tensor schemes, recipe, provenance.
+//! - [`WeightsIndex`] is the header of `weights.safetensors`: the offset of each tensor.
 
 mod archive;
 mod block_writer;

@@ -1,4 +1,4 @@
-//! `manifest.json`: what an archive holds, how it was made, and the digests to check it by.
+//! `manifest.json`: what an archive contains, how it was made, and its digests.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use crate::json::{self, FirstString};
 use crate::{FormatError, Scheme};
 
-/// Newest format version, the one that is written.
+/// Newest format version, which is the version written.
 pub const FORMAT_VERSION: u32 = 1;
 
-/// Names of the entries that this version knows. An archive may hold others; they are digested like these.
+/// Names of the entries that this version knows. An archive may contain others, which are digested likewise.
 pub mod entry_names {
     /// The manifest itself, last in the archive.
     pub const MANIFEST: &str = "manifest.json";
@@ -20,19 +20,19 @@ pub mod entry_names {
     pub const GRAPH: &str = "graph.json";
     /// The source model's configuration, unchanged.
     pub const CONFIG: &str = "config.json";
-    /// The source model's generation defaults, unchanged, where it has any.
+    /// The source model's generation defaults, unchanged, if any.
     pub const GENERATION_CONFIG: &str = "generation_config.json";
     /// The tokenizer.
     pub const TOKENIZER: &str = "tokenizer.json";
-    /// The tokenizer again, compiled for use where it lies, where it can be.
+    /// The tokenizer, compiled for use in place, if it can be.
     pub const TOKENIZER_COMPILED: &str = "tokenizer.bin";
-    /// What low precision costs the model, measured at pack time by the package itself.
+    /// Errors of low precisions, measured on the package at pack time.
     pub const MEASURED: &str = "measured.json";
-    /// Golden ids and logits, made at pack time by the package itself.
+    /// Golden ids and logits, computed by the package itself at pack time.
     pub const GOLDEN: &str = "golden.json";
 
-    /// Most bytes that an entry of this name may have: those that are read as a whole, generous for real ones. `None`
-    /// for those that are used where they lie, and for unknown ones.
+    /// Maximum length of an entry of this name, if it is read as a whole; far above real ones. `None` for entries
+    /// that are used in place and for unknown ones.
     pub fn max_bytes(name: &str) -> Option<u64> {
         match name {
             MANIFEST => Some(16 << 20),
@@ -50,10 +50,10 @@ pub mod entry_names {
     }
 }
 
-/// Most keys of `tensors`, and of `tied`: as many as a graph may have nodes.
+/// Maximum number of keys in `tensors` and in `tied`, which is the limit of nodes in a graph.
 const MAX_KEYS: usize = 1 << 16;
 
-/// The content of `manifest.json`. Unknown keys are accepted; what a reader must understand is listed in
+/// The content of `manifest.json`. Unknown keys are ignored; what a reader must support is listed in
 /// `required_features`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -61,22 +61,22 @@ pub struct Manifest {
     pub format: String,
     /// Version of the format.
     pub version: u32,
-    /// Features beyond the version that a reader must know; an unknown one is refused by name.
+    /// Features that a reader must support beyond the version; an unknown one is refused by name.
     #[serde(default)]
     pub required_features: Vec<String>,
-    /// Architecture family, for people: the graph says what is computed.
+    /// Architecture family, informative: the graph defines the computation.
     pub architecture: String,
-    /// Every entry but the manifest itself, in file order.
+    /// Every entry except the manifest, in file order.
     pub entries: Vec<EntryRecord>,
     /// Every parameter and how it is stored.
     #[serde(deserialize_with = "json::unique_keys::<_, _, MAX_KEYS>")]
     pub tensors: BTreeMap<String, TensorRecord>,
-    /// Names that stand for a parameter stored under another name.
+    /// Other names of parameters.
     #[serde(default, deserialize_with = "json::unique_keys::<_, _, MAX_KEYS>")]
     pub tied: BTreeMap<String, String>,
-    /// What was asked for at pack time.
+    /// The options given at pack time.
     pub recipe: Recipe,
-    /// What the archive was made from, and by what.
+    /// The tool and source of the archive.
     pub provenance: Provenance,
 }
 
@@ -89,7 +89,7 @@ pub struct EntryRecord {
     pub bytes: u64,
     /// SHA-256 of the bytes, 64 lower-case hexadecimal digits.
     pub sha256: String,
-    /// What kind of bytes, for example `application/json`.
+    /// Media type of the bytes, for example `application/json`.
     pub media_type: String,
 }
 
@@ -100,39 +100,39 @@ pub struct TensorRecord {
     pub scheme: Scheme,
     /// Element type in the source checkpoint.
     pub source_dtype: String,
-    /// The source stores the matrix as `[in, out]`.
+    /// Whether the source stores the matrix as `[in, out]`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub transposed: bool,
-    /// The source's tensors that it was made of, the rows of one after those of another. Empty: it is one of them itself.
+    /// The source's tensors that it was joined from, in row order. Empty if it is itself a tensor of the source.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub joined: Vec<JoinedRows>,
 }
 
-/// Rows of a parameter that are a tensor of their own in the source.
+/// Rows of a parameter that are a separate tensor in the source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinedRows {
-    /// The tensor's name there.
+    /// The tensor's name in the source.
     pub name: String,
     /// Length of its first dimension.
     pub rows: usize,
 }
 
-/// Which schemes were asked for.
+/// The schemes requested at pack time.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Recipe {
     /// Name of the preset.
     pub preset: String,
-    /// Exceptions, in the order given; the last that matches a name counts.
+    /// Exceptions, in the order given; the last match applies.
     #[serde(default)]
     pub overrides: Vec<Override>,
-    /// Precisions of activations that were asked for, by the place of a linear layer.
+    /// Requested precisions of activations, by place of the linear layer.
     #[serde(
         default,
         skip_serializing_if = "BTreeMap::is_empty",
         deserialize_with = "json::unique_keys::<_, _, MAX_KEYS>"
     )]
     pub activations: BTreeMap<String, String>,
-    /// Precision of cached keys and values that was asked for.
+    /// Requested precision of cached keys and values.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv_cache: Option<String>,
 }
@@ -140,14 +140,14 @@ pub struct Recipe {
 /// An exception to a preset.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Override {
-    /// Regular expression that is searched for in the parameter's name.
+    /// Regular expression, matched anywhere in the parameter's name.
     pub pattern: String,
-    /// The scheme for parameters that match.
+    /// The scheme of matching parameters.
     pub scheme: Scheme,
 }
 
-/// Where an archive comes from. Holds no paths, times or host names: the same source and recipe give the
-/// same bytes everywhere.
+/// The origin of an archive. It contains no paths, times or host names: the same source and recipe give the same
+/// bytes everywhere.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provenance {
     /// Program and version that wrote the archive.
@@ -159,7 +159,7 @@ pub struct Provenance {
 /// The source of a package.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
-    /// Repository on the model hub, where it came from one.
+    /// Repository on the model hub, if it was downloaded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository: Option<String>,
     /// Commit of that repository.
@@ -181,11 +181,11 @@ pub struct SourceFile {
 }
 
 impl Manifest {
-    /// Reads and checks a manifest on its own; [`crate::Archive::open`] compares it with the container.
+    /// Parses and checks a manifest on its own; [`crate::Archive::open`] compares it with the container.
     ///
     /// # Errors
-    /// [`FormatError::Version`] and [`FormatError::Feature`] for archives of another time,
-    /// [`FormatError::Manifest`] for anything malformed.
+    /// [`FormatError::Version`] and [`FormatError::Feature`] for archives of other versions,
+    /// [`FormatError::Manifest`] for an invalid manifest.
     pub fn from_json(json: &[u8]) -> Result<Self, FormatError> {
         #[derive(Deserialize)]
         struct Head {
@@ -205,7 +205,7 @@ impl Manifest {
         if head.version != u64::from(FORMAT_VERSION) {
             return Err(FormatError::Version { found: head.version, supported: FORMAT_VERSION });
         }
-        // Before anything else is read: a feature may be what makes the rest readable.
+        // Checked first, because a feature may change how the rest is read.
         if let Some(feature) = head.required_features.0 {
             return Err(FormatError::Feature { feature: feature.chars().take(80).collect() });
         }
@@ -228,7 +228,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// The manifest as JSON, the same bytes for equal manifests.
+    /// The manifest as JSON, with equal bytes for equal manifests.
     pub fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec_pretty(self).expect("a manifest has only string keys")
     }

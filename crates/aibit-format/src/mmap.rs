@@ -1,4 +1,4 @@
-//! The one place that maps files.
+//! Memory maps of files; the only module that creates them.
 #![expect(unsafe_code, reason = "a memory map aliases a file that other programs may change")]
 
 use std::fs::{File, Metadata};
@@ -12,14 +12,14 @@ use crate::FormatError;
 #[cfg(target_os = "linux")]
 use crate::block_writer::BLOCK;
 
-/// How many places of a file are looked at to find out whether it is in memory.
+/// Number of places at which a file is sampled to find out whether it is in memory.
 #[cfg(target_os = "linux")]
 const READ_AHEAD_SAMPLES: usize = 16;
 
-/// A regular file, mapped read-only and shared, so that its pages stay the page cache's own; cheap to clone.
+/// A regular file, mapped read-only and shared, so that its pages are those of the page cache; cheap to clone.
 ///
-/// Whoever truncates the file while it is mapped makes the next access to the lost pages a bus error; whoever
-/// overwrites it in place changes what is computed. Writers of this crate never do either: they rename.
+/// Truncating the file while it is mapped causes a bus error on the next access to the lost pages; overwriting it in
+/// place changes what is computed. Writers in this crate do neither: they rename.
 #[derive(Debug, Clone)]
 pub struct MappedFile(Arc<Mmap>);
 
@@ -27,8 +27,8 @@ impl MappedFile {
     /// Maps the file at `path`.
     ///
     /// # Errors
-    /// [`FormatError::NotAFile`] for folders, devices and pipes, [`FormatError::Io`]. An empty file cannot be
-    /// mapped on every platform and gives one of the latter.
+    /// [`FormatError::NotAFile`] for folders, devices and pipes, [`FormatError::Io`]. An empty file, which cannot be
+    /// mapped on every platform, gives the latter.
     pub fn open(path: &Path) -> Result<Self, FormatError> {
         let io = |action| move |source| FormatError::Io { action, path: path.to_owned(), source };
         regular_file(path)?;
@@ -44,20 +44,20 @@ impl MappedFile {
         Ok(Self(Arc::new(unsafe { Mmap::map(file)? })))
     }
 
-    /// Asks for large pages, for files that are used whole. Where the file system has them, one access reads and maps
-    /// two megabytes instead of some kilobytes, and what it leaves in the page cache serves later processes as well.
-    /// Advice only, and free; without effect on what is in memory already.
+    /// Advises the kernel to use large pages, for files that are used as a whole. Where the file system supports
+    /// them, one access reads and maps two megabytes instead of some kilobytes, and the large pages stay in the page
+    /// cache for later processes. Only advice, without effect on what is already in memory.
     pub(crate) fn use_large_pages(&self) {
         #[cfg(target_os = "linux")]
         let _ = self.0.advise(memmap2::Advice::HugePage);
     }
 
-    /// Reads those of `parts` that are not in memory, one after the other, on a thread of its own. Returns at once,
-    /// and starts no thread where a sample of the parts is in memory. Advice only: where it fails nothing changes but
-    /// the time of the first access.
+    /// Reads those of `parts` that are not in memory, in order, on a thread of its own. Returns immediately, and
+    /// starts no thread if a sample of the parts is in memory. Only advice: a failure affects nothing but the time of
+    /// the first access.
     ///
-    /// The system's own reading ahead follows one access after the other, and a kernel that works on several rows at a
-    /// time does not look like that to it.
+    /// The kernel's own readahead detects sequential access, and a kernel that works on several rows at a time does
+    /// not look sequential.
     pub(crate) fn read_ahead(&self, parts: &[Range<usize>]) {
         #[cfg(target_os = "linux")]
         self.read_blocks(parts);
@@ -69,8 +69,8 @@ impl MappedFile {
     fn read_blocks(&self, parts: &[Range<usize>]) {
         let of_part = |part: &Range<usize>| part.start / BLOCK..part.end.min(self.0.len()).div_ceil(BLOCK);
         let mut blocks: Vec<usize> = parts.iter().flat_map(of_part).collect();
-        blocks.dedup(); // one part ends in the block in which the next begins
-        // Asking costs a microsecond each time.
+        blocks.dedup(); // one part may end in the block in which the next begins
+        // Each query costs a microsecond.
         let every = blocks.len().div_ceil(READ_AHEAD_SAMPLES).max(1);
         if blocks.iter().step_by(every).all(|&block| is_in_memory(&self.0, block * BLOCK)) {
             return;
@@ -78,7 +78,7 @@ impl MappedFile {
         let map = Arc::downgrade(&self.0);
         let read = move || {
             for start in blocks.into_iter().map(|block| block * BLOCK) {
-                let Some(map) = map.upgrade() else { return }; // nobody wants it any more
+                let Some(map) = map.upgrade() else { return }; // all users have dropped the map
                 if !is_in_memory(&map, start) {
                     let len = BLOCK.min(map.len() - start);
                     let _ = map.advise_range(memmap2::Advice::PopulateRead, start, len);
@@ -88,8 +88,8 @@ impl MappedFile {
         let _ = std::thread::Builder::new().name("aibit-read".to_owned()).spawn(read);
     }
 
-    /// Lets go of the pages of a part that has been read, so that a pass over a large file does not keep it
-    /// in memory. A later access reads them again. Advice only: where it fails nothing changes.
+    /// Drops a part's pages from memory (`MADV_DONTNEED`), so that a pass over a large file does not keep it in
+    /// memory. A later access reads them again. Only advice: a failure changes nothing.
     pub fn release(&self, part: Range<usize>) {
         #[cfg(unix)]
         self.advise_dont_need(part);
@@ -114,8 +114,8 @@ impl Deref for MappedFile {
     }
 }
 
-/// What the system says of the file at `path`, or of the one that a link there leads to. To be called before a file is
-/// opened: opening a pipe waits for a writer, and a device has no end.
+/// Metadata of the file at `path`, following a link. To be called before a file is opened: opening a pipe waits for a
+/// writer, and a device has no end.
 ///
 /// # Errors
 /// [`FormatError::NotAFile`] for folders, devices and pipes, [`FormatError::Io`].
@@ -132,8 +132,8 @@ pub fn regular_file(path: &Path) -> Result<Metadata, FormatError> {
     Ok(metadata)
 }
 
-/// Whether the page cache holds the page at `offset`, a multiple of [`BLOCK`] inside the map. For files that this user
-/// may not write the system does not tell, and says yes.
+/// Whether the page cache holds the page at `offset`, a multiple of [`BLOCK`] inside the map. For files that this
+/// user may not write, the kernel does not reveal it, and the answer is yes.
 #[cfg(target_os = "linux")]
 fn is_in_memory(map: &Mmap, offset: usize) -> bool {
     assert!(offset < map.len() && offset.is_multiple_of(BLOCK), "{offset} in a map of {}", map.len());

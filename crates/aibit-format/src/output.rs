@@ -1,4 +1,4 @@
-//! Where results are written: what may be replaced, and how a file or folder appears complete or not at all.
+//! Output files and folders: what may be replaced, and how an output appears complete or not at all.
 
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -7,84 +7,84 @@ use std::path::{Path, PathBuf};
 use crate::partial::{PartialFile, PartialFolder, is_partial_name};
 use crate::{Archive, FormatError};
 
-/// What an output may replace. A target that does not exist, an empty file and an empty folder are always written.
+/// What an output may replace. A path that does not exist, an empty file and an empty folder may always be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Replace {
     /// Nothing.
     Nothing,
-    /// An archive: one is made again from its source.
+    /// An archive, which can be made again from its source.
     Archive,
-    /// Any regular file, and any folder that holds the files of a model and no other folders.
+    /// Any regular file, and any folder that contains the files of a model and no other folders.
     Any,
 }
 
-/// Why nothing is written to a path.
+/// Why a path is not overwritten.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OutputRefusal {
     /// A device, pipe or socket.
-    #[error("it is a {found}, which a file would replace; give the name of a file")]
+    #[error("it is a {found}, which must not be replaced; give the name of a file")]
     Special {
         /// What it is.
         found: &'static str,
     },
-    /// A folder where a file is to be.
+    /// A folder instead of a file.
     #[error("it is a folder; give the name of a file")]
     Folder,
-    /// A file where a folder is to be.
+    /// A file instead of a folder.
     #[error("it is a file; give the name of a folder")]
     File,
-    /// Something that would be lost.
-    #[error("it exists and is {found}; give another name, or --force to replace it")]
+    /// Existing content would be lost.
+    #[error("it exists and is {found}; give another name, or use --force to replace it")]
     Exists {
         /// What it is.
         found: &'static str,
     },
-    /// A folder that holds more than a model.
+    /// A folder that contains more than a model.
     #[error(
-        "it holds {found}, and --force replaces folders that hold nothing but a model; give another name"
+        "it contains {found}, and --force replaces only folders that contain nothing but a model; give another name"
     )]
     NotOnlyAModel {
-        /// What else it holds.
+        /// The other content.
         found: String,
     },
-    /// A file that is read to make the output.
+    /// A file that is a source of the output.
     #[error("it is the same file as the source {}; give another name", .source_file.display())]
     Source {
         /// The file, as the source names it.
         source_file: PathBuf,
     },
-    /// A folder with such a file in it.
-    #[error("it holds the source {}; give another name", .source_file.display())]
+    /// A folder that contains a source of the output.
+    #[error("it contains the source {}; give another name", .source_file.display())]
     HoldsSource {
         /// The file, as the source names it.
         source_file: PathBuf,
     },
 }
 
-/// A file by which a folder is known to hold a model; it is the last to appear in one.
+/// A file that marks a folder as a model; it is the last to appear.
 const MODEL_FILE: &str = "config.json";
 
-/// A path that has been found fit to be written.
+/// A path that has been checked and may be written.
 ///
-/// A symbolic link is followed: the output takes the place of the file that the link leads to, and the link stays.
+/// A symbolic link is followed: the output replaces the file that the link points to, and the link stays.
 #[derive(Debug)]
 pub struct OutputTarget {
     path: PathBuf,
-    /// Where links lead.
+    /// The path with links resolved.
     real: PathBuf,
     existing: Option<Metadata>,
     is_archive: bool,
-    /// Files of a folder that is replaced.
+    /// Files of the folder to be replaced.
     files: Vec<PathBuf>,
 }
 
 impl OutputTarget {
-    /// A file. Only metadata is read, and the structure of an existing file with [`Replace::Archive`].
+    /// A file target. Reads only metadata, and with [`Replace::Archive`] the structure of an existing file.
     ///
     /// # Errors
     /// [`FormatError::Output`] for a device, pipe, socket or folder, and for a file that may not be replaced;
-    /// [`FormatError::Io`] for a name that the system does not take.
+    /// [`FormatError::Io`] for a name that the system does not accept.
     pub fn file(path: &Path, replace: Replace) -> Result<Self, FormatError> {
         let mut target = Self::look_at(path)?;
         let Some(existing) = &target.existing else { return Ok(target) };
@@ -100,7 +100,7 @@ impl OutputTarget {
         Ok(target)
     }
 
-    /// A folder.
+    /// A folder target.
     ///
     /// # Errors
     /// As [`OutputTarget::file`].
@@ -148,7 +148,7 @@ impl OutputTarget {
         }
     }
 
-    /// The path as it was given.
+    /// The path as given.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -158,8 +158,8 @@ impl OutputTarget {
         self.is_archive
     }
 
-    /// Checks that none of `sources` is this file or lies in this folder, by whatever name or link; those that do not exist
-    /// are passed over.
+    /// Checks that none of `sources` is this file or is in this folder, under any name or link. Sources that do not
+    /// exist are skipped.
     ///
     /// # Errors
     /// [`FormatError::Output`] with the source.
@@ -188,7 +188,7 @@ impl OutputTarget {
         FormatError::Output { path: self.path.clone(), reason }
     }
 
-    /// The name of its partial file, and the folder for it.
+    /// The name of its partial file and the folder to create it in.
     fn place(&self) -> (&Path, String) {
         let folder = match self.real.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -204,7 +204,7 @@ impl OutputTarget {
     }
 }
 
-/// The path that symbolic links lead to, whether or not anything is there.
+/// The path that symbolic links point to, whether or not it exists.
 fn follow_links(path: &Path) -> io::Result<PathBuf> {
     const MAX_LINKS: usize = 40;
     let mut path = path.to_owned();
@@ -221,7 +221,7 @@ fn follow_links(path: &Path) -> io::Result<PathBuf> {
     Err(io::Error::other("too many symbolic links"))
 }
 
-/// What is neither a file nor a folder.
+/// The kind of something that is neither a file nor a folder.
 fn special(metadata: &Metadata) -> Option<&'static str> {
     if metadata.is_file() || metadata.is_dir() {
         return None;
@@ -240,7 +240,7 @@ fn special(metadata: &Metadata) -> Option<&'static str> {
     Some("device")
 }
 
-/// What tells a file from every other, by whatever name.
+/// The identity of a file, independent of its name.
 #[cfg(unix)]
 fn file_id(path: &Path) -> Option<(u64, u64)> {
     use std::os::unix::fs::MetadataExt;
@@ -252,7 +252,7 @@ fn file_id(path: &Path) -> Option<PathBuf> {
     fs::canonicalize(path).ok()
 }
 
-/// A file that appears under its name when it is complete. Dropping it removes what was written.
+/// A file that appears under its name when it is complete. Dropping it removes the partial file.
 #[derive(Debug)]
 pub struct OutputFile {
     target: OutputTarget,
@@ -260,11 +260,11 @@ pub struct OutputFile {
 }
 
 impl OutputFile {
-    /// Creates the partial file in the target's folder, so that renaming it needs no copy. It has the permissions of the file
-    /// that it will replace, or those that the process's mask gives.
+    /// Creates the partial file in the target's folder, so that it can be renamed. It has the permissions of the file
+    /// that it will replace, or those given by the umask.
     ///
     /// # Errors
-    /// [`FormatError::Io`] where the folder is missing or not writable.
+    /// [`FormatError::Io`] if the folder is missing or not writable.
     pub fn create(target: OutputTarget) -> Result<Self, FormatError> {
         let (folder, name) = target.place();
         let failed = |source| FormatError::Io { action: "create a file in", path: folder.to_owned(), source };
@@ -280,23 +280,23 @@ impl OutputFile {
         self.partial.file()
     }
 
-    /// Where it is until it is complete.
+    /// The path of the partial file.
     pub fn partial_path(&self) -> &Path {
         self.partial.path()
     }
 
-    /// Where it will be, as it was given.
+    /// The final path, as given.
     pub fn path(&self) -> &Path {
         self.target.path()
     }
 
-    /// Syncs what was written and gives the file its name, replacing what was there. Returns its length.
+    /// Syncs the file and renames it to its final name, replacing an existing file. Returns its length.
     ///
     /// # Errors
-    /// [`FormatError::Io`]; the target is then as it was before.
+    /// [`FormatError::Io`]; the target is then unchanged.
     pub fn finish(self) -> Result<u64, FormatError> {
         let Self { target, partial } = self;
-        // Something else may have come in its place.
+        // Something else may have been created there meanwhile.
         let now = fs::symlink_metadata(&target.real).ok();
         if let Some(found) = now.as_ref().filter(|now| !now.is_symlink()).and_then(special) {
             return Err(target.refused(OutputRefusal::Special { found }));
@@ -310,7 +310,7 @@ impl OutputFile {
     }
 }
 
-/// The permissions of an existing file, less those that concern its owner's identity.
+/// The permissions of an existing file without the set-user-ID, set-group-ID and sticky bits.
 fn plain_permissions(existing: &Metadata) -> fs::Permissions {
     #[cfg(unix)]
     {
@@ -321,7 +321,7 @@ fn plain_permissions(existing: &Metadata) -> fs::Permissions {
     existing.permissions()
 }
 
-/// A folder whose files appear when all of them are complete. Dropping it removes what was written.
+/// A folder whose files appear when all of them are complete. Dropping it removes the partial folder.
 #[derive(Debug)]
 pub struct OutputFolder {
     target: OutputTarget,
@@ -329,11 +329,11 @@ pub struct OutputFolder {
 }
 
 impl OutputFolder {
-    /// Creates the partial folder: beside a target that does not exist, which then appears in one step, and inside of one that
-    /// does, which may be a mount point or in a folder that is closed to this process.
+    /// Creates the partial folder: next to a target that does not exist, which then appears in one step, or inside an
+    /// existing one, which may be a mount point or have a parent that this process cannot write to.
     ///
     /// # Errors
-    /// [`FormatError::Io`] where it cannot be created.
+    /// [`FormatError::Io`] if it cannot be created.
     pub fn create(target: OutputTarget) -> Result<Self, FormatError> {
         let (mut folder, name) = target.place();
         if target.existing.is_some() {
@@ -345,7 +345,7 @@ impl OutputFolder {
         Ok(Self { target, partial })
     }
 
-    /// Where it is until it is complete.
+    /// The path of the partial folder.
     pub fn partial_path(&self) -> &Path {
         self.partial.path()
     }
@@ -359,7 +359,8 @@ impl OutputFolder {
         self.partial.create_file(name).map_err(failed)
     }
 
-    /// Syncs the files and gives the folder its name, or its files theirs in a folder that exists, whose own are removed.
+    /// Syncs the files and renames the folder, or moves the files into an existing folder, whose own files are
+    /// removed.
     ///
     /// # Errors
     /// [`FormatError::Io`].
@@ -389,7 +390,7 @@ fn sync_files(folder: &Path) -> io::Result<()> {
     sync_folder(folder)
 }
 
-/// Makes the names in a folder durable.
+/// Syncs a folder's entries.
 #[cfg(unix)]
 fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()

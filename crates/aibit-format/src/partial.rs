@@ -1,9 +1,9 @@
-//! Files and folders that are being written: named for what they are, and removed if they are never completed.
+//! Partial files and folders: recognisable by name, and removed if they are never completed.
 //!
-//! Each has a name of its own beside its place, `.aibit-NAME-….partial`, and a lock for as long as its process lives. A
-//! file without a name (`O_TMPFILE`) would leave nothing after `kill -9`, but cannot replace a file in one step, and network
-//! file systems do not have it. So whatever ends without a trace of code being run (`kill -9`, a power cut) leaves a partial
-//! file, and the next process that writes to the folder removes those that nobody has locked.
+//! Each has a name of its own in its target's folder, `.aibit-NAME-….partial`, and is locked for the life of its
+//! process. A file without a name (`O_TMPFILE`) would leave nothing behind after `kill -9`, but cannot replace a file
+//! atomically, and network file systems lack it. A process that ends abruptly (`kill -9`, a power cut) therefore
+//! leaves a partial file, and the next process that writes to the folder removes those that are not locked.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -15,18 +15,18 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 const PREFIX: &str = ".aibit-";
 const SUFFIX: &str = ".partial";
 
-/// The longest part of a target's name that goes into a partial one; file systems allow names of 255 bytes.
+/// Maximum length of the target's name in the partial name; file systems allow names of 255 bytes.
 const MAX_STEM: usize = 160;
 
-/// Partial files and folders of this process. Who creates, names or removes one holds the lock.
+/// Partial files and folders of this process. Locked while one is created, renamed or removed.
 static PARTIALS: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 fn partials() -> MutexGuard<'static, BTreeSet<PathBuf>> {
     PARTIALS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Removes every partial file and folder of this process, and blocks any thread that would create or complete another.
-/// For a handler of signals that ends the process next.
+/// Removes every partial file and folder of this process, and blocks any thread that would create or complete
+/// another. For a signal handler that then ends the process.
 pub fn remove_partials_for_exit() {
     let partials = partials();
     for path in partials.iter() {
@@ -36,7 +36,7 @@ pub fn remove_partials_for_exit() {
 }
 
 fn remove(path: &Path) {
-    // Nobody is left to tell that it failed.
+    // A failure cannot be reported any more.
     let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
 }
 
@@ -45,23 +45,23 @@ pub(crate) fn is_partial_name(name: &str) -> bool {
     name.starts_with(PREFIX) && name.ends_with(SUFFIX)
 }
 
-/// Removes what processes that live no more have left in `folder`. What is locked belongs to a living one; what cannot be
-/// opened or locked is left alone.
+/// Removes what dead processes have left in `folder`. A locked file belongs to a living process; files that cannot be
+/// opened or locked are left alone.
 fn remove_abandoned(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten().filter(|e| e.file_name().to_str().is_some_and(is_partial_name)) {
         let path = entry.path();
-        // Not a link, nor a pipe that opening would wait on.
+        // Neither a link nor a pipe, which would block on opening.
         let is_ours = fs::symlink_metadata(&path).is_ok_and(|m| m.is_file() || m.is_dir());
         let Some(file) = is_ours.then(|| File::open(&path).ok()).flatten() else { continue };
-        // It may have got its final name since.
+        // It may have been renamed to its final name meanwhile.
         if file.try_lock().is_ok() && is_at(&file, &path) {
             remove(&path);
         }
     }
 }
 
-/// Whether `file` is what `path` names.
+/// Whether `path` refers to `file`.
 #[cfg(unix)]
 fn is_at(file: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
@@ -77,7 +77,7 @@ fn is_at(_file: &File, path: &Path) -> bool {
     path.exists()
 }
 
-/// Creates what `create` makes under a new name in `folder`, locks it, and lists it.
+/// Creates a file or folder with `create` under a new name in `folder`, locks it, and registers it.
 fn create_locked(
     folder: &Path,
     target_name: &str,
@@ -96,10 +96,10 @@ fn create_locked(
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
             Err(e) => return Err(e),
         };
-        // Another process may have found it before it was locked, and taken it for abandoned.
+        // Another process may have considered it abandoned before it was locked.
         match file.try_lock() {
             Err(TryLockError::WouldBlock) => continue,
-            // A file system without locks: nobody can take it for abandoned there.
+            // A file system without locks, where no process can consider it abandoned.
             Err(TryLockError::Error(_)) => {}
             Ok(()) if !is_at(&file, &path) => continue,
             Ok(()) => {}
@@ -109,7 +109,7 @@ fn create_locked(
     }
 }
 
-/// A file that is being written; it is removed when it is dropped.
+/// A partial file; removed when it is dropped.
 #[derive(Debug)]
 pub struct PartialFile {
     path: PathBuf,
@@ -117,8 +117,8 @@ pub struct PartialFile {
 }
 
 impl PartialFile {
-    /// Creates a file in `folder`, readable and writable, with the permissions that the process's mask gives. `target_name`
-    /// is what it will be.
+    /// Creates a file in `folder`, readable and writable, with permissions given by the umask. `target_name` is the
+    /// final name.
     ///
     /// # Errors
     /// Those of the file system.
@@ -133,12 +133,12 @@ impl PartialFile {
         &self.file
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Gives it its final name in the same file system, in place of a file that has it.
+    /// Renames it to its final name on the same file system, replacing an existing file.
     pub(crate) fn rename(self, target: &Path) -> io::Result<()> {
         let mut partials = partials();
         fs::rename(&self.path, target)?;
@@ -153,7 +153,7 @@ impl Drop for PartialFile {
     }
 }
 
-/// A folder that is being filled; it is removed with all that is in it when it is dropped.
+/// A partial folder; removed with its contents when it is dropped.
 #[derive(Debug)]
 pub struct PartialFolder {
     path: PathBuf,
@@ -162,7 +162,7 @@ pub struct PartialFolder {
 }
 
 impl PartialFolder {
-    /// Creates a folder in `parent`. `target_name` is what it will be, or what it is for.
+    /// Creates a folder in `parent`. `target_name` is its final name, or its purpose.
     ///
     /// # Errors
     /// Those of the file system.
@@ -175,12 +175,12 @@ impl PartialFolder {
         Ok(Self { path, _folder: folder })
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Creates a file in it, with the permissions that the process's mask gives.
+    /// Creates a file in it, with permissions given by the umask.
     ///
     /// # Errors
     /// Those of the file system.
@@ -193,7 +193,7 @@ impl PartialFolder {
         File::create_new(path)
     }
 
-    /// Gives it its final name, which nothing has.
+    /// Renames it to its final name, which must not exist.
     pub(crate) fn rename(self, target: &Path) -> io::Result<()> {
         let mut partials = partials();
         fs::rename(&self.path, target)?;
@@ -201,7 +201,7 @@ impl PartialFolder {
         Ok(())
     }
 
-    /// Moves its files to the folder that it lies in, removing `others` from there first and moving `last` at the end.
+    /// Moves its files to its parent folder, after removing `others` there; `last` is moved last.
     pub(crate) fn move_up(self, others: &[PathBuf], last: &str) -> io::Result<()> {
         let mut partials = partials();
         let parent = self.path.parent().expect("it was created in a folder");
@@ -228,7 +228,7 @@ impl Drop for PartialFolder {
     }
 }
 
-/// Removes what has not got another name.
+/// Removes what has not been renamed.
 fn remove_listed(path: &Path) {
     if partials().remove(path) {
         remove(path);

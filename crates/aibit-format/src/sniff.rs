@@ -1,4 +1,4 @@
-//! What a file is by its first bytes: told in one place, for every reader.
+//! Recognition of file kinds by their first bytes, used by every reader.
 
 use std::fs::File;
 use std::io::Read;
@@ -10,7 +10,7 @@ use crate::mmap::regular_file;
 /// Longest header that the safetensors format allows, in bytes.
 const MAX_SAFETENSORS_HEADER: u64 = 100_000_000;
 
-/// Kinds of files that people have where a model is looked for.
+/// Kinds of files found where a model is expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FileKind {
@@ -20,7 +20,7 @@ pub enum FileKind {
     Safetensors,
     /// GGUF, of any version.
     Gguf,
-    /// What ggml used before GGUF.
+    /// The ggml formats before GGUF.
     OldGgml,
     /// ZIP: an archive of this project, a torch checkpoint, or any other.
     Zip,
@@ -28,9 +28,9 @@ pub enum FileKind {
     EmptyZip,
     /// A bare pickle.
     Pickle,
-    /// A pointer that Git LFS left in the place of a file.
+    /// A Git LFS pointer instead of the file.
     LfsPointer,
-    /// An HTML or XML page, as servers answer with instead of a file.
+    /// An HTML or XML page, as a server's error response.
     Page,
     /// Compressed by gzip.
     Gzip,
@@ -38,24 +38,24 @@ pub enum FileKind {
     Zstd,
     /// A tar archive.
     Tar,
-    /// HDF5, in which Keras and TensorFlow keep weights.
+    /// HDF5, the weight format of Keras and TensorFlow.
     Hdf5,
-    /// Text of 16 bits a character.
+    /// UTF-16 text.
     Utf16,
     /// None of these.
     Unknown,
 }
 
 impl FileKind {
-    /// How many first bytes tell a kind; more do no harm.
+    /// Number of first bytes that determine the kind; more are allowed.
     pub const HEAD: usize = 512;
 
     /// The kind of a file of `file_bytes` that begins with `head`, its first [`FileKind::HEAD`] bytes or all there are.
     ///
-    /// safetensors has no magic number: the first eight bytes are a length, which may have any value, so those of a
-    /// pickle or of a ZIP file too. A length that fits the file with a `{` behind it is decisive, because no other
-    /// format allows it: a ZIP file would have compression method 123 there, a pickle a frame longer than memory, and the
-    /// letters of GGUF are a longer header than the format allows.
+    /// safetensors has no magic number: the first eight bytes are a length of any value, so they may look like a
+    /// pickle or a ZIP file. A length that fits the file, followed by `{`, is decisive, because no other format
+    /// allows it: a ZIP file would have compression method 123 there, a pickle a frame longer than memory, and as a
+    /// length the letters of GGUF exceed the limit of the format.
     pub fn of(head: &[u8], file_bytes: u64) -> Self {
         let starts = |magic: &[u8]| head.starts_with(magic);
         let text = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head).trim_ascii_start();
@@ -91,7 +91,7 @@ impl FileKind {
         } else if starts(&[0xff, 0xfe]) || starts(&[0xfe, 0xff]) {
             Self::Utf16
         } else if header.is_some() {
-            Self::Safetensors // cut short, as its reader says
+            Self::Safetensors // truncated; its reader reports that
         } else {
             Self::Unknown
         }
@@ -110,8 +110,8 @@ impl FileKind {
         Ok(Self::of(&head, length))
     }
 
-    /// Whether the file itself is missing and something else has its name, or is wrapped in something else; and what to do.
-    /// `None` for a kind that is a format of its own or not known.
+    /// For a file that is missing and replaced or wrapped by something else: what it is, and what to do. `None` for a
+    /// format of its own or an unknown one.
     pub fn stand_in(self) -> Option<&'static str> {
         Some(match self {
             Self::Empty => "the file is empty; copy or download it again",
@@ -128,7 +128,7 @@ impl FileKind {
     }
 }
 
-/// What a file is that is not an archive, so that the error says what to do.
+/// What a file is that is not an archive, with advice for the error.
 pub(crate) fn describe(bytes: &[u8]) -> String {
     let head = &bytes[..bytes.len().min(FileKind::HEAD)];
     match FileKind::of(head, bytes.len() as u64) {
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn safetensors_headers_may_have_any_length() {
-        // Every first byte, and the lengths that begin as a pickle, a ZIP file (67,324,752) or text would.
+        // Every first byte, and lengths whose bytes look like a pickle, a ZIP file (67,324,752) or text.
         let zip = u64::from(u32::from_le_bytes(*b"PK\x03\x04"));
         let pickles = (0..=5).map(|protocol| 0x0100_0080 + protocol * 0x100);
         for length in (2..600).chain(pickles).chain([zip, MAX_SAFETENSORS_HEADER]) {

@@ -1,11 +1,11 @@
-//! Values that no quantizer writes: found by reading every element, which opening an archive does not do.
+//! Checks of stored values. They read every element, which opening an archive does not.
 
 use half::{bf16, f16};
 
 use crate::{Dtype, FormatError, Manifest, Scheme, Weights};
 
-/// Checks every stored value: floats and scales are finite; in the scheme `int8` scales are not negative, codes lie in
-/// `-127..=127`, and a row with scale zero has only zero codes.
+/// Checks every stored value: floats and scales are finite; in the scheme `int8` scales are not negative, codes are
+/// in `-127..=127`, and a row whose scale is zero has only zero codes.
 ///
 /// # Errors
 /// [`FormatError::Value`] with the first offending element.
@@ -54,7 +54,7 @@ fn check_int8_rows(weights: &Weights, name: &str) -> Result<(), FormatError> {
                 name: part.name,
                 index: row,
                 problem: format!(
-                    "the scale {scale}: scales are not negative, and zero only for rows of zeros"
+                    "the scale {scale}: a scale must not be negative, and may be zero only for a row of zeros"
                 ),
             });
         }

@@ -1,4 +1,4 @@
-//! The header of `weights.safetensors`, read strictly and written with code matrices on cache lines.
+//! The header of `weights.safetensors`: strict parsing, and a layout with code matrices on cache lines.
 //!
 //! Source: safetensors format, <https://github.com/huggingface/safetensors#format>.
 
@@ -12,17 +12,17 @@ use crate::{Dtype, FormatError, JoinedRows, Manifest, json};
 
 /// The safetensors limit on headers.
 const MAX_HEADER: u64 = 100_000_000;
-/// Data starts at a multiple of this many bytes, one cache line, and so does every matrix of codes that fills
-/// whole lines.
+/// Data starts at a multiple of this many bytes, one cache line, as does every matrix of codes whose size is a
+/// multiple of it.
 const ALIGNMENT: usize = 64;
 const MAX_RANK: usize = 8;
 const MAX_NAME: usize = 1024;
-/// Most tensors, twice as many as a graph has nodes.
+/// Maximum number of tensors, twice the number of nodes in a graph.
 const MAX_TENSORS: usize = 1 << 17;
-/// Most keys of `__metadata__`.
+/// Maximum number of keys in `__metadata__`.
 const MAX_METADATA: usize = 1 << 10;
 
-/// Where one tensor lies.
+/// The location of a tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo {
     /// Its name.
@@ -98,7 +98,7 @@ impl<'de> Visitor<'de> for ShapeVisitor {
     }
 }
 
-/// The header's tensors in file order; of the metadata only the form is checked.
+/// The header's tensors in file order; the metadata is checked only for its form.
 struct Header(Vec<(String, RawTensor)>);
 
 impl<'de> Deserialize<'de> for Header {
@@ -146,8 +146,8 @@ impl<'de> Visitor<'de> for HeaderVisitor {
 }
 
 impl WeightsIndex {
-    /// Reads the header of a safetensors file and checks that its tensors cover the data exactly: no holes,
-    /// no overlaps, every shape times its element size equal to its range.
+    /// Parses the header of a safetensors file and checks that its tensors cover the data exactly: no gaps, no
+    /// overlaps, and each range as long as shape and element size require.
     ///
     /// # Errors
     /// [`FormatError::WeightsHeader`] for a malformed header, [`FormatError::Tensor`] and
@@ -160,7 +160,7 @@ impl WeightsIndex {
         let length = u64::from_le_bytes(*length);
         if !(2..=MAX_HEADER).contains(&length) || length > rest.len() as u64 {
             return Err(header_error(format!(
-                "the header is said to take {length} bytes; allowed are 2 to {MAX_HEADER}, and {} follow",
+                "the header length is {length} bytes; allowed are 2 to {MAX_HEADER}, and {} follow",
                 rest.len()
             )));
         }
@@ -185,7 +185,7 @@ impl WeightsIndex {
                 return Err(FormatError::Tensor {
                     name: tensor.name.clone(),
                     problem: format!(
-                        "starts at {}, the tensor before ends at {end}: they {what}",
+                        "starts at {}, the previous tensor ends at {end}: they {what}",
                         tensor.begin
                     ),
                 });
@@ -224,15 +224,15 @@ impl WeightsIndex {
         found.ok().map(|place| tensor(&self.by_name[place]))
     }
 
-    /// Where the data part starts, counted from the start of the safetensors file.
+    /// Offset of the data in the safetensors file.
     pub fn data_start(&self) -> usize {
         self.data_start
     }
 
-    /// Checks that the tensors are exactly those that the manifest's schemes call for.
+    /// Checks that the tensors are exactly those that the manifest's schemes require.
     ///
     /// # Errors
-    /// [`FormatError::Tensor`] naming the tensor that is missing, superfluous, or of the wrong type or shape.
+    /// [`FormatError::Tensor`] naming a tensor that is missing, superfluous, or of the wrong type or shape.
     pub fn check_schemes(&self, manifest: &Manifest) -> Result<(), FormatError> {
         let wrong = |name: &str, problem: String| FormatError::Tensor {
             name: name.chars().take(80).collect(),
@@ -244,7 +244,7 @@ impl WeightsIndex {
             let Some(tensor) = self.get(name) else {
                 return Err(wrong(
                     name,
-                    "the manifest lists it, weights.safetensors does not hold it".into(),
+                    "the manifest lists it, but weights.safetensors lacks it".into(),
                 ));
             };
             let scheme = record.scheme;
@@ -261,7 +261,7 @@ impl WeightsIndex {
                 let rows = record.joined.iter().try_fold(0_usize, |sum, part| sum.checked_add(part.rows));
                 if rows != tensor.shape.first().copied() || record.joined.iter().any(|part| part.rows == 0) {
                     let problem = format!(
-                        "the rows that it is joined of do not add up to its shape {:?}",
+                        "the rows of its parts do not add up to its shape {:?}",
                         tensor.shape
                     );
                     return Err(wrong(name, problem));
@@ -270,7 +270,7 @@ impl WeightsIndex {
                     if manifest.tensors.contains_key(part) || !joined_names.insert(part.as_str()) {
                         return Err(wrong(
                             part,
-                            "it is a part of a joined tensor and something else too".into(),
+                            "it is a part of a joined tensor and also has another role".into(),
                         ));
                     }
                 }
@@ -314,7 +314,7 @@ impl WeightsIndex {
             if !manifest.tensors.contains_key(&tensor.name) && !part_names.contains(&tensor.name) {
                 return Err(wrong(
                     &tensor.name,
-                    "weights.safetensors holds it, the manifest does not list it".into(),
+                    "weights.safetensors has it, but the manifest does not list it".into(),
                 ));
             }
         }
@@ -359,7 +359,7 @@ fn check_tensor(name: String, raw: RawTensor, data_bytes: usize) -> Result<Tenso
     Ok(TensorInfo { name, dtype, shape, begin, end })
 }
 
-/// Order and places of tensors to be written: code matrices first.
+/// Order and offsets of tensors to be written: code matrices first.
 #[derive(Debug, Clone)]
 pub struct WeightsLayout {
     index: WeightsIndex,
@@ -374,13 +374,12 @@ struct HeaderEntry<'a> {
 }
 
 impl WeightsLayout {
-    /// Plans a file for tensors of the given names, types and shapes. Those whose size is a multiple of a
-    /// cache line come first, matrices of codes before others, each in the order given; the rest follows by
-    /// falling element size. So every large matrix starts on a cache line and every tensor on a multiple of
-    /// its element size.
+    /// Plans a file of tensors with the given names, types and shapes. Tensors whose size is a multiple of a cache
+    /// line come first, matrices of codes before others, each in the order given; the rest follows by decreasing
+    /// element size. So every large matrix starts on a cache line and every tensor on a multiple of its element size.
     ///
     /// # Errors
-    /// [`FormatError::Tensor`] for a name that is given twice.
+    /// [`FormatError::Tensor`] for a duplicate name.
     pub fn new(tensors: &[(String, Dtype, Vec<usize>)]) -> Result<Self, FormatError> {
         let bytes =
             |(_, dtype, shape): &&(String, Dtype, Vec<usize>)| dtype.size() * shape.iter().product::<usize>();
@@ -408,7 +407,7 @@ impl WeightsLayout {
             .collect();
         let mut index = WeightsIndex::new(infos, 0)?;
 
-        // By hand, because a map would lose the order of the entries.
+        // Written by hand, because a map would lose the order of the entries.
         let mut header = String::from("{\"__metadata__\":{\"format\":\"pt\"}");
         for TensorInfo { name, dtype, shape, begin, end } in &index.tensors {
             let entry = HeaderEntry { dtype: dtype.name(), shape, data_offsets: [*begin, *end] };
@@ -424,7 +423,7 @@ impl WeightsLayout {
         Ok(Self { index, header })
     }
 
-    /// Length field and JSON, padded to a cache line: what the file starts with.
+    /// The start of the file: length field and JSON, padded to a cache line.
     pub fn header(&self) -> &[u8] {
         &self.header
     }

@@ -1,15 +1,15 @@
-//! Brings a file to the disk while more of it is being written.
+//! Syncs a file to disk while more of it is being written.
 
 use std::fs::File;
 use std::io;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
-/// Written bytes after which the disk is asked to take them.
+/// Number of written bytes between syncs.
 const STEP: u64 = 64 << 20;
 
-/// Syncs a file every [`STEP`] bytes on a thread of its own, which computes nothing. Otherwise the system keeps gigabytes in
-/// memory, and whoever syncs at the end waits for all of them.
+/// Syncs a file every [`STEP`] bytes on a separate thread. Otherwise the kernel keeps gigabytes of dirty pages, and
+/// the final sync waits for all of them.
 #[derive(Debug)]
 pub(crate) struct WriteBack {
     file: File,
@@ -19,7 +19,7 @@ pub(crate) struct WriteBack {
 
 #[derive(Debug)]
 struct SyncThread {
-    /// Ends the thread when it is dropped.
+    /// Dropping it ends the thread.
     requests: SyncSender<()>,
     handle: JoinHandle<io::Result<()>>,
 }
@@ -32,7 +32,7 @@ impl WriteBack {
     /// Counts bytes that were written.
     ///
     /// # Errors
-    /// Whatever keeps the system from starting a thread.
+    /// An error from starting the thread.
     pub(crate) fn wrote(&mut self, bytes: u64) -> io::Result<()> {
         self.pending += bytes;
         if self.pending >= STEP {
@@ -40,7 +40,7 @@ impl WriteBack {
             if self.thread.is_none() {
                 self.thread = Some(SyncThread::start(self.file.try_clone()?)?);
             }
-            // Refused where a request waits already, which then covers these bytes too, and where a sync has failed.
+            // Fails if a request is already pending, which will cover these bytes too, or if a sync has failed.
             let _ = self.thread.as_ref().map(|thread| thread.requests.try_send(()));
         }
         Ok(())
@@ -49,7 +49,7 @@ impl WriteBack {
     /// Waits for the last sync.
     ///
     /// # Errors
-    /// Of the first sync that failed: the system reports an error of the disk once, so a later sync would not.
+    /// The first failed sync: the kernel reports a disk error once, so a later sync would succeed.
     pub(crate) fn finish(&mut self) -> io::Result<()> {
         let Some(SyncThread { requests, handle }) = self.thread.take() else { return Ok(()) };
         drop(requests);

@@ -1,4 +1,4 @@
-//! Writing an archive: streamed into a partial file beside the target, synced, renamed.
+//! Writing an archive: streamed into a partial file next to the target, synced, renamed.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -15,8 +15,8 @@ use crate::{
     entry_names,
 };
 
-/// Writes one archive. Nothing appears under the target's name before [`ArchiveWriter::finish`] has written
-/// and synced everything; dropping the writer removes the partial file.
+/// Writes one archive. The target's name appears only after [`ArchiveWriter::finish`] has written and synced
+/// everything; dropping the writer removes the partial file.
 #[derive(Debug)]
 pub struct ArchiveWriter {
     output: OutputFile,
@@ -34,7 +34,7 @@ impl ArchiveWriter {
         Self::new(OutputFile::create(OutputTarget::file(target.as_ref(), Replace::Any)?)?)
     }
 
-    /// A writer to a file that is empty.
+    /// A writer to an empty file.
     ///
     /// # Errors
     /// [`FormatError::Io`].
@@ -45,7 +45,7 @@ impl ArchiveWriter {
         Ok(Self { output, container, write_back, entries: Vec::new() })
     }
 
-    /// Adds an entry whose bytes are all at hand.
+    /// Adds an entry whose bytes are all available.
     ///
     /// # Errors
     /// [`FormatError::Io`], for example when the disk is full.
@@ -58,11 +58,11 @@ impl ArchiveWriter {
     /// Starts an entry of `bytes` bytes that are written piece by piece.
     ///
     /// # Errors
-    /// [`FormatError::Io`], [`FormatError::EntryLength`] where the entry before was not finished,
+    /// [`FormatError::Io`], [`FormatError::EntryLength`] if the previous entry was not finished,
     /// [`FormatError::EntryTooLong`].
     ///
     /// # Panics
-    /// If `name` is not a name that the format allows, or is given twice: names are the caller's constants.
+    /// If `name` is not allowed by the format or is a duplicate: names are constants of the caller.
     pub fn start_entry(
         &mut self,
         name: &str,
@@ -79,8 +79,8 @@ impl ArchiveWriter {
         Ok(EntryWriter { archive: self, digest: Sha256::new(), written: 0 })
     }
 
-    /// Maps the tensors of `weights.safetensors` as written so far, so that a package can prove itself before
-    /// it is complete.
+    /// Maps the tensors of `weights.safetensors` as written so far, so that the package's outputs can be computed
+    /// before it is complete.
     ///
     /// # Errors
     /// [`FormatError::MissingEntry`] before that entry is written, [`FormatError::Io`].
@@ -95,7 +95,7 @@ impl ArchiveWriter {
         Weights::new(map, record)
     }
 
-    /// Checks that the last entry was finished: only then has it a digest.
+    /// Checks that the last entry was finished: it has no digest before.
     fn check_complete(&self) -> Result<(), FormatError> {
         match (self.entries.last(), self.container.records.last()) {
             (Some(entry), Some(record)) if entry.sha256.is_empty() => {
@@ -105,12 +105,11 @@ impl ArchiveWriter {
         }
     }
 
-    /// Writes the manifest, with the entries' digests filled in, and the directory; syncs; and gives the file
-    /// its name, replacing what was there. Returns the length of the file.
+    /// Writes the manifest, with the entries' digests filled in, and the directory; syncs; and renames the file to
+    /// its final name, replacing an existing file. Returns its length.
     ///
     /// # Errors
-    /// [`FormatError::Io`], [`FormatError::EntryLength`] where an entry was not finished; the target is then as
-    /// it was before.
+    /// [`FormatError::Io`], [`FormatError::EntryLength`] if an entry was not finished; the target is then unchanged.
     pub fn finish(mut self, mut manifest: Manifest) -> Result<u64, FormatError> {
         self.check_complete()?;
         manifest.entries = self.entries.clone();
@@ -122,11 +121,11 @@ impl ArchiveWriter {
     }
 }
 
-/// Writes the entries of `archive`, each compared with its digest, to a new archive, in the newest version of
-/// the container. Returns the length of the file.
+/// Copies the entries of `archive`, each verified against its digest, to a new archive in the newest version of the
+/// container. Returns the length of the file.
 ///
 /// # Errors
-/// [`FormatError::Digest`] for an entry that was changed, [`FormatError::Io`].
+/// [`FormatError::Digest`] for an entry that differs from its digest, [`FormatError::Io`].
 pub fn copy_archive(archive: &Archive, output: OutputFile) -> Result<u64, FormatError> {
     let mut writer = ArchiveWriter::new(output)?;
     for EntryRecord { name, media_type, .. } in &archive.manifest().entries {
@@ -136,7 +135,7 @@ pub fn copy_archive(archive: &Archive, output: OutputFile) -> Result<u64, Format
     writer.finish(archive.manifest().clone())
 }
 
-/// The error for `entry`, of which `found` bytes were given.
+/// The error for `entry` when `found` bytes were written.
 fn length_error(entry: &EntryRecord, found: u64) -> FormatError {
     FormatError::EntryLength { entry: entry.name.clone(), found, expected: entry.bytes }
 }
@@ -146,7 +145,7 @@ fn write_error(target: &Path) -> impl FnOnce(io::Error) -> FormatError {
     move |source| FormatError::Io { action: "write", path, source }
 }
 
-/// One entry being written.
+/// An entry being written.
 #[derive(Debug)]
 pub struct EntryWriter<'a> {
     archive: &'a mut ArchiveWriter,
@@ -170,7 +169,7 @@ impl EntryWriter<'_> {
         archive.write_back.wrote(data.len() as u64).map_err(write_error(archive.output.path()))
     }
 
-    /// Ends the entry and records its digest.
+    /// Finishes the entry and records its digest.
     ///
     /// # Errors
     /// [`FormatError::EntryLength`] if bytes are missing, [`FormatError::Io`].
@@ -194,7 +193,7 @@ impl EntryWriter<'_> {
     }
 }
 
-/// The container's bytes on their way to any sink that can seek.
+/// Writes the container to any seekable sink.
 #[derive(Debug)]
 struct ContainerWriter<W> {
     sink: W,
@@ -247,7 +246,7 @@ impl<W: Write + Seek> ContainerWriter<W> {
 mod tests {
     use super::*;
 
-    /// Leaves holes for zeros, so that a test can pass 4 GiB without writing them.
+    /// Seeks over zeros, so that a test can exceed 4 GiB without writing them.
     #[derive(Debug)]
     struct Sparse(File);
 
@@ -300,7 +299,7 @@ mod tests {
         assert_eq!(text, "after");
     }
 
-    /// A disk with room for so many bytes.
+    /// A disk with limited space.
     #[derive(Debug)]
     struct FullDisk {
         room: usize,

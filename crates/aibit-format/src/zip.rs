@@ -1,8 +1,8 @@
 //! The container: ZIP headers with exactly one encoding for given names, sizes, checksums and offsets.
 //!
-//! A reader decodes name, size, checksum and offset from the central directory, encodes both headers again,
-//! and compares bytes. Whatever a header could say otherwise (flags, methods, times, attributes, comments,
-//! extra fields, disagreement between local and central) is thereby refused without a rule of its own.
+//! A reader decodes name, size, checksum and offset from the central directory, encodes both headers again, and
+//! compares bytes. Any other value in a header (flags, methods, times, attributes, comments, extra fields,
+//! disagreement between local and central header) is thereby refused without a separate rule.
 //!
 //! Source: APPNOTE.TXT 6.3.10, .ZIP File Format Specification, PKWARE.
 
@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 use crate::FormatError;
 
-/// Every entry's data starts at a multiple of this, the page size of the platforms that map it.
+/// Every entry's data starts at a multiple of this, the page size of most platforms.
 pub(crate) const PAGE: u64 = 4096;
 
 const LOCAL_SIGNATURE: u32 = 0x0403_4b50;
@@ -29,16 +29,16 @@ const FLAG_UTF8: u16 = 1 << 11;
 const VERSION_STORED: u16 = 10;
 const VERSION_ZIP64: u16 = 45;
 const MADE_BY_UNIX: u16 = 3 << 8 | VERSION_ZIP64;
-/// 1980-01-01, the earliest date that the format can say: archives carry no times.
+/// 1980-01-01, the earliest date that the format can represent: archives carry no times.
 const DATE: u16 = 1 << 5 | 1;
 /// A regular file, `rw-r--r--`.
 const ATTRIBUTES: u32 = 0o100_644 << 16;
 const EXTRA_ZIP64: u16 = 1;
-/// The extra field by which Android's zipalign pads local headers: alignment, then zeros.
+/// The extra field with which Android's zipalign pads local headers: alignment, then zeros.
 const EXTRA_ALIGNMENT: u16 = 0xd935;
 const MAX_U32: u64 = u32::MAX as u64;
 
-/// More entries than any package needs; bounds the directory before it is read.
+/// Maximum number of entries, far above any package's; bounds the directory before it is read.
 const MAX_ENTRIES: u64 = 4096;
 const MAX_NAME: usize = 255;
 
@@ -48,12 +48,12 @@ pub(crate) struct Record {
     pub(crate) name: String,
     pub(crate) bytes: u64,
     pub(crate) crc32: u32,
-    /// Where the local header starts.
+    /// Offset of the local header.
     pub(crate) header_offset: u64,
 }
 
 impl Record {
-    /// Where the data starts: the first page boundary that leaves room for the header.
+    /// Offset of the data: the first page boundary that leaves room for the header.
     pub(crate) fn data_offset(&self) -> u64 {
         let header = LOCAL_BYTES + self.name.len() + self.local_zip64().len() + 6;
         (self.header_offset + header as u64).next_multiple_of(PAGE)
@@ -168,8 +168,8 @@ fn end_records(entries: u64, directory_offset: u64, directory_bytes: u64) -> Vec
     out
 }
 
-/// Decodes the directory of `file` and checks that every byte of the file is the one that this module would
-/// have written, except the entries' data, which it does not look at.
+/// Decodes the directory of `file` and checks that every byte of the file is the one that this module would have
+/// written, except the entries' data, which it does not read.
 pub(crate) fn read_records(file: &[u8]) -> Result<Vec<Record>, FormatError> {
     let length = file.len() as u64;
     let broken = |section: &str, offset: u64, problem: String| FormatError::Container {
@@ -196,7 +196,7 @@ pub(crate) fn read_records(file: &[u8]) -> Result<Vec<Record>, FormatError> {
             return Err(broken(
                 "end record",
                 end_offset,
-                "announces ZIP64 records for which there is no room".into(),
+                "requires ZIP64 records, for which there is no room".into(),
             ));
         };
         let end64 = &file[end64_offset as usize..][..END64_BYTES];
@@ -209,7 +209,7 @@ pub(crate) fn read_records(file: &[u8]) -> Result<Vec<Record>, FormatError> {
             "end record",
             end_offset,
             format!(
-                "the directory is said to take {directory_bytes} bytes from {directory_offset}, but it must end at \
+                "the directory takes {directory_bytes} bytes from {directory_offset}, but it must end at \
                  {directory_end}"
             ),
         ));
@@ -241,14 +241,14 @@ pub(crate) fn read_records(file: &[u8]) -> Result<Vec<Record>, FormatError> {
                 &section,
                 offset,
                 format!(
-                    "its local header is said to be at {}, but the entry before ends at {data_end}: entries follow \
-                     each other without holes or overlaps",
+                    "its local header is given at {}, but the previous entry ends at {data_end}: entries follow \
+                     each other without gaps or overlaps",
                     record.header_offset
                 ),
             ));
         }
         names.add(&record.name).map_err(|problem| broken(&section, offset, problem))?;
-        // The header is at most a page and a name long, so the sum cannot wrap; the size is the file's claim.
+        // The header is at most a page and a name long, so the sum cannot overflow; the size comes from the file.
         let end = record.data_offset().checked_add(record.bytes).filter(|&end| end <= directory_offset);
         let Some(end) = end else {
             return Err(broken(
@@ -281,7 +281,7 @@ pub(crate) fn read_records(file: &[u8]) -> Result<Vec<Record>, FormatError> {
             "central directory",
             directory_offset,
             format!(
-                "{entries} entries take {at} of its {} bytes and the last ends at {data_end}, not where it begins",
+                "{entries} entries take {at} of its {} bytes and the last ends at {data_end}, not where it starts",
                 directory.len()
             ),
         ));
@@ -289,12 +289,12 @@ pub(crate) fn read_records(file: &[u8]) -> Result<Vec<Record>, FormatError> {
     Ok(records)
 }
 
-/// The names so far, such that they can lie side by side in a folder of any file system.
+/// The names so far, which must be able to coexist in a folder of any file system.
 #[derive(Default)]
 struct Names {
-    /// Lower-case names of entries, each with the name as it stands.
+    /// Lower-case names of entries, each with the original name.
     entries: HashMap<String, String>,
-    /// Lower-case names of the folders that entries lie in, each with one such entry.
+    /// Lower-case names of the entries' folders, each with one such entry.
     folders: HashMap<String, String>,
 }
 
@@ -317,7 +317,7 @@ impl Names {
     }
 }
 
-/// Decodes one central header and checks that it is the one encoding of what it says.
+/// Decodes one central header and checks that it is the only valid encoding of its fields.
 fn central_record(directory: &[u8], index: u64, offset: u64) -> Result<(Record, usize), FormatError> {
     let broken = |problem: String| FormatError::Container {
         section: format!("central directory, entry {index}"),
@@ -359,7 +359,7 @@ fn central_record(directory: &[u8], index: u64, offset: u64) -> Result<(Record, 
     Ok((record, header_bytes))
 }
 
-/// Names are relative paths of plain ASCII: nothing that any file system or tool could read otherwise.
+/// Names are relative paths of plain ASCII, which file systems and tools cannot interpret differently.
 pub(crate) fn check_name(bytes: &[u8]) -> Result<String, String> {
     let shown = || String::from_utf8_lossy(&bytes[..bytes.len().min(80)]).escape_debug().to_string();
     if !(1..=MAX_NAME).contains(&bytes.len()) {
@@ -381,7 +381,7 @@ pub(crate) fn check_name(bytes: &[u8]) -> Result<String, String> {
     Ok(String::from_utf8_lossy(bytes).into_owned())
 }
 
-/// Which field of a central header differs first.
+/// The first field of a central header that differs.
 fn central_field(found: &[u8], expected: &[u8]) -> &'static str {
     let at = found.iter().zip(expected).position(|(a, b)| a != b).unwrap_or(found.len().min(expected.len()));
     match at {

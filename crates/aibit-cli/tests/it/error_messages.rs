@@ -111,7 +111,7 @@ fn a_flipped_byte_in_the_manifest() {
     settings.add_filter("[0-9a-f]{8}", "[CRC]");
     settings.bind(|| {
         assert_snapshot!(message, @r"
-    error: entry `manifest.json`: CRC-32 is [CRC], the archive promises [CRC]
+    error: entry `manifest.json`: CRC-32 is [CRC], expected [CRC]
     hint: the file is damaged or was changed after it was packed; copy it again or pack the model again
     ")
     });

@@ -131,7 +131,7 @@ fn a_file_of_the_source_is_never_the_target() {
     fs::write(folder.join("out/config.json"), "{}").expect("written");
     fs::rename(folder.join("a.aibit"), folder.join("out/a.aibit")).expect("moved");
     let message = refuses(folder, &["export", "out/a.aibit", "--to", "hf", "-o", "out", "--force"]);
-    assert!(message.contains("it holds the source out/a.aibit"), "{message}");
+    assert!(message.contains("it contains the source out/a.aibit"), "{message}");
     assert_eq!(names(&folder.join("out")), ["a.aibit", "config.json"]);
     // An archive beside the files it is made of is no source, and is made again.
     for _ in 0..2 {

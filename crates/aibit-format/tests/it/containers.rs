@@ -49,7 +49,7 @@ fn bytes_before_the_start_are_refused() {
         zip.items[0].gap = [&b"PK\x03\x04"[..], &[0; PAGE - 4]].concat();
         zip.relocate();
     });
-    check_refused(&moved, &["entry `weights.safetensors`", "at 4096, but the entry before ends at 0"]);
+    check_refused(&moved, &["entry `weights.safetensors`", "at 4096, but the previous entry ends at 0"]);
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn an_end_record_that_points_elsewhere_is_refused() {
     check_end(|zip| zip.end.directory_offset = 0x7fff_ffff, &["from 2147483647, but it must end at"]);
     check_end(|zip| zip.end.directory_offset = 0xffff_fffe, &["from 4294967294, but it must end at"]);
     check_end(|zip| zip.end.directory_bytes -= 1, &["but it must end at"]);
-    check_end(|zip| zip.end.directory_bytes = u32::MAX, &["take 4294967295 bytes", "but it must end at"]);
+    check_end(|zip| zip.end.directory_bytes = u32::MAX, &["takes 4294967295 bytes", "but it must end at"]);
     // At itself, and at the front.
     let at_itself = broken(|zip| {
         zip.end.directory_offset += zip.end.directory_bytes;
@@ -363,7 +363,7 @@ fn an_entry_cannot_cover_the_directory_or_pass_the_file() {
     }
     for offset in [u32::MAX - 1, 1 << 31] {
         let far = broken(|zip| zip.items[5].central.offset = offset);
-        check_refused(&far, &["entry `manifest.json`", &format!("said to be at {offset}")]);
+        check_refused(&far, &["entry `manifest.json`", &format!("given at {offset}")]);
     }
 }
 

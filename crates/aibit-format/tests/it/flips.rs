@@ -125,7 +125,7 @@ fn exchanged_entries_of_one_length_are_noticed() {
 #[test]
 fn a_missing_entry_is_named_with_those_present() {
     let archive = crate::support::open(&Parts::sample().zip().bytes()).expect("open");
-    let expected = "the archive has no entry `golden.json`; it holds weights.safetensors, graph.json, \
+    let expected = "the archive has no entry `golden.json`; it contains weights.safetensors, graph.json, \
                     tokenizer.json, extra/NOTICE-1.txt, config.json, manifest.json";
     assert_eq!(archive.entry("golden.json").expect_err("missing").to_string(), expected);
     assert_eq!(archive.verify_entry("golden.json").expect_err("missing").to_string(), expected);

@@ -167,7 +167,7 @@ fn versions_of_another_time_are_refused_with_what_to_do() {
     for version in [0, 2, u64::from(u32::MAX), u64::MAX] {
         check(
             |m| m["version"] = json!(version),
-            &[&format!("archive version {version} is not one this build reads (up to 1)"), "update aibit"],
+            &[&format!("archive version {version} is not supported by this build (up to 1)"), "update aibit"],
         );
     }
     // Before anything else is looked at, which a later version may have changed.
@@ -201,13 +201,13 @@ fn the_entries_are_those_of_the_container_in_its_order() {
     check(
         |m| entries(m, |list| list.swap(0, 1)),
         &[
-            "manifest.json: entry `graph.json` of 13 bytes is listed where the container holds `weights.safetensors`",
+            "manifest.json: entry `graph.json` of 13 bytes is listed where the container has `weights.safetensors`",
         ],
     );
     check(
         |m| entries(m, |list| _ = list.remove(1)),
         &[
-            "manifest.json: entry `tokenizer.json` of 5000 bytes is listed where the container holds `graph.json` of 13",
+            "manifest.json: entry `tokenizer.json` of 5000 bytes is listed where the container has `graph.json` of 13",
         ],
     );
     check(
@@ -222,7 +222,7 @@ fn the_entries_are_those_of_the_container_in_its_order() {
     check(
         |m| m["entries"][2]["name"] = json!("Tokenizer.json"),
         &[
-            "manifest.json: entry `Tokenizer.json` of 5000 bytes is listed where the container holds `tokenizer.json`",
+            "manifest.json: entry `Tokenizer.json` of 5000 bytes is listed where the container has `tokenizer.json`",
         ],
     );
 }
@@ -246,13 +246,13 @@ fn an_archive_without_manifest_or_weights_is_refused_by_name() {
     zip.relocate();
     check_refused(
         &zip.bytes(),
-        &["the archive has no entry `manifest.json`; it holds weights.safetensors, graph.json"],
+        &["the archive has no entry `manifest.json`; it contains weights.safetensors, graph.json"],
     );
     let mut parts = Parts::sample();
     parts.entries.remove(0);
     check_refused(
         &parts.zip().bytes(),
-        &["the archive has no entry `weights.safetensors`; it holds graph.json"],
+        &["the archive has no entry `weights.safetensors`; it contains graph.json"],
     );
 }
 
@@ -316,17 +316,17 @@ fn tensors_are_exactly_those_that_the_manifest_lists() {
     let float = json!({"scheme": "f32", "source_dtype": "F32"});
     check(
         |m| m["tensors"]["h.9.bias"] = float.clone(),
-        &["tensor `h.9.bias`: the manifest lists it, weights.safetensors does not hold it"],
+        &["tensor `h.9.bias`: the manifest lists it, but weights.safetensors lacks it"],
     );
     for absent in ["ln.bias", "ln.weight"] {
         check(
             |m| _ = m["tensors"].as_object_mut().expect("object").remove(absent),
-            &[&format!("tensor `{absent}`: weights.safetensors holds it, the manifest does not list it")],
+            &[&format!("tensor `{absent}`: weights.safetensors has it, but the manifest does not list it")],
         );
     }
     check(
         |m| _ = m["tensors"].as_object_mut().expect("object").remove("h.1.weight"),
-        &["tensor `h.1.", "weights.safetensors holds it, the manifest does not list it"],
+        &["tensor `h.1.", "weights.safetensors has it, but the manifest does not list it"],
     );
     check(
         |m| m["tensors"]["ln.weight"]["scheme"] = json!("f16"),
@@ -500,7 +500,7 @@ fn joined_tensors_name_their_rows() {
 
 #[test]
 fn rows_of_joined_tensors_add_up_and_none_is_empty() {
-    let not = ["tensor `h.0.weight`: the rows that it is joined of do not add up to its shape [16, 64]"];
+    let not = ["tensor `h.0.weight`: the rows of its parts do not add up to its shape [16, 64]"];
     for parts in [
         json!([rows("q", 8), rows("k", 4), rows("v", 3)]),
         json!([rows("q", 8), rows("k", 4), rows("v", 5)]),
@@ -518,7 +518,7 @@ fn rows_of_joined_tensors_add_up_and_none_is_empty() {
     check_joined(
         "h.0.bias",
         json!([rows("q.b", 8), rows("k.b", 4)]),
-        &["tensor `h.0.bias`: the rows that it is joined of do not add up to its shape [16]"],
+        &["tensor `h.0.bias`: the rows of its parts do not add up to its shape [16]"],
     );
 }
 
@@ -533,7 +533,7 @@ fn a_tensor_with_scales_for_all_its_rows_is_not_joined() {
 
 #[test]
 fn a_part_of_a_joined_tensor_is_nothing_else() {
-    let problem = "it is a part of a joined tensor and something else too";
+    let problem = "it is a part of a joined tensor and also has another role";
     // A tensor of the manifest: another, a joined one, the tensor itself.
     for name in ["wte.weight", "h.0.weight", "h.2.weight"] {
         let expected = format!("tensor `{name}`: {problem}");
@@ -593,7 +593,7 @@ fn very_many_parts_and_long_names_take_no_time() {
     manifest["tensors"]["h.weight"]["joined"][many - 1] = part(0);
     check_refused(
         &parts.zip_with_manifest(manifest.to_string().as_bytes()).bytes(),
-        &["tensor `part.0`: it is a part of a joined tensor and something else too"],
+        &["tensor `part.0`: it is a part of a joined tensor and also has another role"],
     );
 }
 

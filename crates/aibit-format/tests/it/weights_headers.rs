@@ -50,12 +50,12 @@ fn header_lengths_are_checked_before_anything_is_read() {
         check_file(
             weights,
             &[
-                &format!("weights.safetensors: the header is said to take {length} bytes"),
+                &format!("weights.safetensors: the header length is {length} bytes"),
                 &format!("and {follow} follow"),
             ],
         );
     }
-    check_file(2_u64.to_le_bytes().to_vec(), &["the header is said to take 2 bytes", "and 0 follow"]);
+    check_file(2_u64.to_le_bytes().to_vec(), &["the header length is 2 bytes", "and 0 follow"]);
 }
 
 #[test]
@@ -184,18 +184,18 @@ fn tensors_cover_the_data_without_holes_or_overlaps() {
     };
     WeightsIndex::parse(&file(&two((0, 4), (4, 8)), 8)).expect("one after the other");
     WeightsIndex::parse(&file(&two((4, 8), (0, 4)), 8)).expect("in any order of names");
-    check(&two((0, 4), (3, 8)), 8, &["tensor `b`: starts at 3, the tensor before ends at 4: they overlap"]);
-    check(&two((0, 8), (2, 4)), 8, &["tensor `b`: starts at 2, the tensor before ends at 8: they overlap"]);
-    check(&two((0, 8), (0, 8)), 8, &["starts at 0, the tensor before ends at 8: they overlap"]);
+    check(&two((0, 4), (3, 8)), 8, &["tensor `b`: starts at 3, the previous tensor ends at 4: they overlap"]);
+    check(&two((0, 8), (2, 4)), 8, &["tensor `b`: starts at 2, the previous tensor ends at 8: they overlap"]);
+    check(&two((0, 8), (0, 8)), 8, &["starts at 0, the previous tensor ends at 8: they overlap"]);
     check(
         &two((0, 4), (5, 8)),
         8,
-        &["tensor `b`: starts at 5, the tensor before ends at 4: they leave a hole"],
+        &["tensor `b`: starts at 5, the previous tensor ends at 4: they leave a hole"],
     );
     check(
         &two((1, 4), (4, 8)),
         8,
-        &["tensor `a`: starts at 1, the tensor before ends at 0: they leave a hole"],
+        &["tensor `a`: starts at 1, the previous tensor ends at 0: they leave a hole"],
     );
     check(&two((0, 4), (4, 8)), 9, &["weights.safetensors: the tensors end at byte 8 of 9 bytes of data"]);
     check("{}", 1, &["weights.safetensors: the tensors end at byte 0 of 1 bytes of data"]);
