@@ -61,7 +61,7 @@ fn the_rest_of_a_file_may_not_be_a_second_archive() {
         zip.items[0].gap = first.clone();
         zip.relocate();
     });
-    check_refused(&second, &["entry `weights.safetensors`", "without holes or overlaps"]);
+    check_refused(&second, &["entry `weights.safetensors`", "without gaps or overlaps"]);
 }
 
 // The end record
@@ -193,7 +193,7 @@ fn local_and_central_headers_agree_in_name_checksum_and_size() {
                 (header.bytes, header.compressed) = (wrong, wrong);
             }
         });
-        check_refused(&bytes, &["entry `manifest.json`", "without holes or overlaps"]);
+        check_refused(&bytes, &["entry `manifest.json`", "without gaps or overlaps"]);
     }
 }
 
@@ -326,17 +326,17 @@ fn names_that_could_leave_the_folder_or_mean_something_else_are_refused() {
 #[test]
 fn overlaps_and_holes_are_refused() {
     let twice = broken(|zip| zip.items[2].central.offset = zip.items[1].central.offset);
-    check_refused(&twice, &["entry `tokenizer.json`", "without holes or overlaps"]);
+    check_refused(&twice, &["entry `tokenizer.json`", "without gaps or overlaps"]);
     let hole = broken(|zip| {
         zip.items[2].gap = vec![0; PAGE];
         zip.relocate();
     });
-    check_refused(&hole, &["entry `tokenizer.json`", "without holes or overlaps"]);
+    check_refused(&hole, &["entry `tokenizer.json`", "without gaps or overlaps"]);
     let before_the_directory = broken(|zip| {
         zip.gap = vec![0; 8];
         zip.relocate();
     });
-    check_refused(&before_the_directory, &["central directory", "the last ends at", "not where it begins"]);
+    check_refused(&before_the_directory, &["central directory", "the last ends at", "not where it starts"]);
     let after_the_directory = broken(|zip| zip.zip64 = vec![0; 8]);
     check_refused(&after_the_directory, &["end record", "but it must end at"]);
     let inside_the_directory = broken(|zip| {
@@ -345,7 +345,7 @@ fn overlaps_and_holes_are_refused() {
     });
     check_refused(&inside_the_directory, &["central directory", "6 entries take"]);
     let exchanged = broken(|zip| zip.items.swap(1, 2));
-    check_refused(&exchanged, &["without holes or overlaps"]);
+    check_refused(&exchanged, &["without gaps or overlaps"]);
 }
 
 #[test]
