@@ -1,37 +1,37 @@
-//! What can be wrong with a GGUF file.
+//! Errors in GGUF files.
 
 /// An error in a GGUF file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GgufError {
-    /// The file is something else.
+    /// The file is not a GGUF file.
     #[error("not a GGUF file: {found}")]
     NotGguf {
-        /// What it seems to be.
+        /// What it appears to be.
         found: String,
     },
-    /// A version that this build does not read.
-    #[error("GGUF: {problem}; this build reads versions 2 and 3, little-endian")]
+    /// An unsupported version.
+    #[error("GGUF: {problem}; this build supports versions 2 and 3, little-endian")]
     Version {
         /// The number in the file.
         found: u32,
-        /// Which version that is.
+        /// Description of that version.
         problem: String,
     },
-    /// The file ends before something that it announces.
+    /// The file ends early.
     #[error(
-        "GGUF: {what} at byte {at}: {needed} bytes or more, {left} are left: the file is cut short by {} bytes, \
+        "GGUF: {what} at byte {at}: {needed} bytes or more, {left} are left: the file is truncated by {} bytes, \
          or a length in it is wrong",
         needed - *left as u128
     )]
     Truncated {
-        /// What is not there in full.
+        /// What is incomplete.
         what: String,
         /// Where it starts in the file.
         at: usize,
-        /// How many bytes it takes at least; a product of two 64-bit numbers of the file.
+        /// The bytes that it needs at least; possibly a product of two 64-bit numbers from the file.
         needed: u128,
-        /// How many bytes the file has from there on.
+        /// The bytes from there to the end of the file.
         left: usize,
     },
     /// The file contradicts itself or the format.
@@ -44,7 +44,7 @@ pub enum GgufError {
         /// What is wrong, with the numbers.
         problem: String,
     },
-    /// A metadata key is missing, or has another type than it must have.
+    /// A metadata key is missing or has the wrong type.
     #[error("GGUF: metadata `{key:.200}` {problem:.1000}")]
     Metadata {
         /// The key.
@@ -52,7 +52,7 @@ pub enum GgufError {
         /// What is wrong with it.
         problem: String,
     },
-    /// A tensor that is not possible.
+    /// An invalid tensor.
     #[error("GGUF: tensor `{name:.200}`: {problem:.1000}")]
     Tensor {
         /// Its name.
@@ -60,7 +60,7 @@ pub enum GgufError {
         /// What is wrong with it, with the numbers.
         problem: String,
     },
-    /// A `tokenizer.json` is malformed, or llama.cpp has no keys that would say the same.
+    /// A `tokenizer.json` is malformed or cannot be expressed in llama.cpp's keys.
     #[error("tokenizer.json: {problem:.1000}")]
     TokenizerJson {
         /// What is wrong with it.
@@ -69,12 +69,12 @@ pub enum GgufError {
 }
 
 impl GgufError {
-    /// A tensor's error; of a hostile name the message shows the beginning.
+    /// An error of a tensor; the message shows only the beginning of a hostile name.
     pub(crate) fn tensor(name: &str, problem: impl Into<String>) -> Self {
         Self::Tensor { name: name.chars().take(80).collect(), problem: problem.into() }
     }
 
-    /// A key's error; of a hostile key the message shows the beginning.
+    /// An error of a key; the message shows only the beginning of a hostile key.
     pub(crate) fn metadata(key: &str, problem: impl Into<String>) -> Self {
         Self::Metadata { key: key.chars().take(80).collect(), problem: problem.into() }
     }

@@ -3,12 +3,12 @@
 //!
 //! GGUF, the file format of llama.cpp: metadata, tensors, block formats and tokenizers, read and written.
 //!
-//! - [`Gguf`] reads a file's structure strictly: [`Metadata`], and where each [`GgufTensor`] lies.
-//! - [`Split`] and [`join_parts`] are for models in several files.
+//! - [`Gguf`] parses a file's structure strictly: [`Metadata`], and the location of each [`GgufTensor`].
+//! - [`Split`] and [`join_parts`] handle models in several files.
 //! - [`GgufLayout`] plans a file to be written.
-//! - [`dequantize`] gives the values of a tensor of any [`GgmlType`] that this crate reads; blocks of Q8_0
-//!   and Q4_0 can be taken apart and put together.
-//! - [`tokenizer_json`] rebuilds a `tokenizer.json` from the metadata, [`tokenizer_metadata`] goes the other way.
+//! - [`dequantize`] computes the values of a tensor of any supported [`GgmlType`]; blocks of Q8_0 and Q4_0 can be
+//!   split into codes and scales and joined again.
+//! - [`tokenizer_json`] builds a `tokenizer.json` from the metadata, [`tokenizer_metadata`] does the reverse.
 //!
 //! Source: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 

@@ -1,4 +1,4 @@
-//! The key-value part of a GGUF file.
+//! The metadata of a GGUF file.
 
 use crate::GgufError;
 
@@ -33,7 +33,7 @@ pub enum Value {
     F64(f64),
 }
 
-/// An array of the metadata; all elements have one type. Arrays of arrays are refused: no model uses them.
+/// An array; all elements have one type. Arrays of arrays are refused: no model uses them.
 #[derive(Debug, Clone, PartialEq)]
 #[expect(missing_docs, reason = "one variant per element type, named like those of `Value`")]
 pub enum Array {
@@ -51,7 +51,7 @@ pub enum Array {
     F64(Vec<f64>),
 }
 
-/// Keys and values in file order; each key stands once.
+/// Keys and values in file order; keys are unique.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Metadata {
     entries: Vec<(String, Value)>,
@@ -59,19 +59,19 @@ pub struct Metadata {
 
 const ALIGNMENT_KEY: &str = "general.alignment";
 const DEFAULT_ALIGNMENT: u32 = 32;
-/// Above any page size in use; a file of one byte of data must not have to be padded to gigabytes.
+/// Above any page size in use, so that a file with one byte of data does not need gigabytes of padding.
 const MAX_ALIGNMENT: u32 = 1 << 20;
 
 impl Metadata {
-    /// Entries whose keys differ, which the caller has checked.
+    /// Entries with distinct keys, which the caller has checked.
     pub(crate) fn from_entries(entries: Vec<(String, Value)>) -> Self {
         Self { entries }
     }
 
-    /// What the start of the data and every tensor's offset are multiples of.
+    /// The alignment of the data and of every tensor's offset.
     ///
     /// # Errors
-    /// [`GgufError::Metadata`] for another type than ggml reads, and a number that cannot be an alignment.
+    /// [`GgufError::Metadata`] for a type that ggml does not accept, or a number that cannot be an alignment.
     pub(crate) fn alignment(&self) -> Result<usize, GgufError> {
         let alignment = self.typed(ALIGNMENT_KEY, "of type u32", |value| match *value {
             Value::U32(v) => Some(v),
@@ -104,7 +104,7 @@ impl Metadata {
         }
     }
 
-    /// A string, if the key is there.
+    /// A string, if the key is present.
     ///
     /// # Errors
     /// [`GgufError::Metadata`] for another type.
@@ -115,7 +115,7 @@ impl Metadata {
         })
     }
 
-    /// A non-negative integer of any width, if the key is there.
+    /// A non-negative integer of any width, if the key is present.
     ///
     /// # Errors
     /// [`GgufError::Metadata`] for another type or a negative number.
@@ -133,7 +133,7 @@ impl Metadata {
         })
     }
 
-    /// A floating-point number, if the key is there.
+    /// A floating-point number, if the key is present.
     ///
     /// # Errors
     /// [`GgufError::Metadata`] for another type.
@@ -145,7 +145,7 @@ impl Metadata {
         })
     }
 
-    /// A truth value, if the key is there.
+    /// A boolean, if the key is present.
     ///
     /// # Errors
     /// [`GgufError::Metadata`] for another type.
@@ -156,7 +156,7 @@ impl Metadata {
         })
     }
 
-    /// An array of strings, if the key is there.
+    /// An array of strings, if the key is present.
     ///
     /// # Errors
     /// [`GgufError::Metadata`] for another type.
@@ -167,7 +167,7 @@ impl Metadata {
         })
     }
 
-    /// An array of 32-bit integers, if the key is there.
+    /// An array of 32-bit integers, if the key is present.
     ///
     /// # Errors
     /// [`GgufError::Metadata`] for another type.
@@ -178,7 +178,7 @@ impl Metadata {
         })
     }
 
-    /// An array of 32-bit floats, if the key is there.
+    /// An array of 32-bit floats, if the key is present.
     ///
     /// # Errors
     /// [`GgufError::Metadata`] for another type.

@@ -1,18 +1,18 @@
-//! Names of a family's tensors, in its checkpoints and in GGUF files.
+//! Tensor names of a family, in its checkpoints and in GGUF files.
 
-/// How a family's canonical tensor names and those of GGUF files correspond.
+/// The mapping between a family's canonical tensor names and those in GGUF files.
 #[derive(Debug)]
 pub struct TensorNames {
-    /// Whole names outside of blocks: canonical, GGUF.
+    /// Names outside blocks: canonical, GGUF.
     pub top: &'static [(&'static str, &'static str)],
-    /// What stands before a block's number in canonical names; GGUF has `blk.` there.
+    /// The prefix of a block's number in canonical names, which is `blk.` in GGUF.
     pub block_prefix: &'static str,
-    /// Modules in a block, without what follows the last dot: canonical, GGUF.
+    /// Modules in a block, without the part after the last dot: canonical, GGUF.
     pub block: &'static [(&'static str, &'static str)],
 }
 
 impl TensorNames {
-    /// The name in GGUF files of a tensor with a canonical name.
+    /// The GGUF name of a tensor with a canonical name.
     pub fn to_gguf(&self, canonical: &str) -> Option<String> {
         if let Some((_, name)) = self.top.iter().find(|(known, _)| *known == canonical) {
             return Some((*name).to_owned());
@@ -23,7 +23,7 @@ impl TensorNames {
         Some(format!("blk.{block}.{name}.{kind}"))
     }
 
-    /// The canonical name of a tensor of a GGUF file.
+    /// The canonical name of a tensor in a GGUF file.
     pub fn to_canonical(&self, gguf: &str) -> Option<String> {
         if let Some((name, _)) = self.top.iter().find(|(_, known)| *known == gguf) {
             return Some((*name).to_owned());

@@ -1,4 +1,4 @@
-//! The structure of a GGUF file, checked before anything in it is used.
+//! Parsing and validation of a GGUF file's structure.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -9,13 +9,13 @@ use crate::{Array, GgmlType, GgufError, GgufTensor, Metadata, Value};
 pub(crate) const MAGIC: [u8; 4] = *b"GGUF";
 /// Longest key that the format allows.
 pub(crate) const MAX_KEY: usize = 65_535;
-/// The format's limit. ggml itself stops at 63, one less for the NUL at the end.
+/// The format's limit. ggml's is 63, one less for the terminating NUL.
 const MAX_NAME: usize = 64;
-/// Most bytes before the data, far more than a vocabulary takes: what is read there is copied, and a model's data
-/// taken for an array must not be.
+/// Maximum bytes before the data, far more than a vocabulary needs. What precedes the data is copied, so this also
+/// prevents copying a model's data that was mistaken for an array.
 const MAX_HEADER: usize = 1 << 27;
-/// Most metadata entries, tensors and strings of a file: several times what the largest models have. An entry, a tensor or
-/// a string of some bytes in the file takes a hundred and more in memory.
+/// Maximum number of metadata entries, tensors and strings in a file, several times that of the largest models. Each
+/// may be a few bytes in the file but needs a hundred or more in memory.
 const MAX_ENTRIES: usize = 1 << 18;
 const MAX_TENSORS: usize = 1 << 17;
 const MAX_STRINGS: usize = 1 << 21;
@@ -24,7 +24,7 @@ const SMALLEST_ENTRY: usize = 8 + 1 + 4 + 1;
 /// A name of one letter and one dimension.
 const SMALLEST_TENSOR: usize = 8 + 1 + 4 + 8 + 4 + 8;
 
-/// What a GGUF file holds: its metadata, and where its tensors lie.
+/// The structure of a GGUF file: metadata and tensor locations.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gguf {
     version: u32,
@@ -34,14 +34,14 @@ pub struct Gguf {
 }
 
 impl Gguf {
-    /// Reads everything before the tensors' data, and checks that each tensor lies in the file, aligned, and over
-    /// no other. What it allocates is a small multiple of what `file` holds before the data.
+    /// Parses everything before the tensors' data, and checks that each tensor is inside the file, aligned, and does
+    /// not overlap another. Allocates a small multiple of the bytes before the data.
     ///
-    /// Bytes that belong to no tensor are allowed: padding between tensors, and whatever follows the last.
+    /// Bytes that belong to no tensor are allowed: padding between tensors, and anything after the last.
     ///
     /// # Errors
     /// [`GgufError::NotGguf`] and [`GgufError::Version`] for other files, [`GgufError::Truncated`] for a file that
-    /// ends too early, and the others for one that contradicts itself or needs what this build does not have.
+    /// ends early, and the others for one that contradicts itself or is not supported.
     pub fn parse(file: &[u8]) -> Result<Self, GgufError> {
         let mut cursor = Cursor { file, at: 0, strings: 0 };
         let version = header(&mut cursor)?;
@@ -62,7 +62,7 @@ impl Gguf {
             let begin = usize::try_from(offset).ok().and_then(|offset| data_start.checked_add(offset));
             let Some((begin, end)) = begin.and_then(|begin| Some((begin, begin.checked_add(bytes)?))) else {
                 let problem = format!(
-                    "offset {offset} from byte {data_start} on, and {bytes} bytes: no file is as long"
+                    "offset {offset} from byte {data_start} on, and {bytes} bytes: no file is that long"
                 );
                 return Err(GgufError::tensor(&name, problem));
             };
@@ -75,7 +75,7 @@ impl Gguf {
         Ok(Self { version, metadata, tensors, by_name })
     }
 
-    /// The version of the format, 2 or 3; they differ in nothing that is read here.
+    /// The version of the format, 2 or 3, between which nothing that is parsed here differs.
     pub fn version(&self) -> u32 {
         self.version
     }
@@ -85,7 +85,7 @@ impl Gguf {
         &self.metadata
     }
 
-    /// Every tensor, in the order in which the file lists them.
+    /// Every tensor, in file order.
     pub fn tensors(&self) -> &[GgufTensor] {
         &self.tensors
     }
@@ -96,12 +96,12 @@ impl Gguf {
     }
 }
 
-/// A tensor as the file describes it.
+/// A tensor's entry in the file.
 struct Record {
     name: String,
     dtype: GgmlType,
     shape: Vec<usize>,
-    /// From the start of the data.
+    /// Offset from the start of the data.
     offset: u64,
 }
 
@@ -116,7 +116,7 @@ fn header(cursor: &mut Cursor<'_>) -> Result<u32, GgufError> {
     let problem = match found {
         2 | 3 => return Ok(found),
         1 => {
-            "version 1, whose lengths have 32 bits, is not read any more; convert the model again".to_owned()
+            "version 1, which has 32-bit lengths, is not supported any more; convert the model again".to_owned()
         }
         _ if matches!(found.swap_bytes(), 1..=3) => {
             format!("the file is big-endian, version {}", found.swap_bytes())
@@ -131,7 +131,7 @@ fn describe(start: &[u8]) -> String {
         [] => "it is empty".to_owned(),
         // The magic numbers `ggml`, `ggmf`, `ggjt` and `ggla`, little-endian.
         b"lmgg" | b"fmgg" | b"tjgg" | b"algg" => {
-            "it is of the formats before GGUF; convert the model again".to_owned()
+            "it is of a format before GGUF; convert the model again".to_owned()
         }
         _ => format!("it starts with \"{}\", not with \"GGUF\"", start.escape_ascii()),
     }
@@ -266,7 +266,7 @@ fn record(cursor: &mut Cursor<'_>, index: usize) -> Result<Record, GgufError> {
         };
         shape.push(dim);
     }
-    shape.reverse(); // the file lists the dimension of a row first
+    shape.reverse(); // the file lists the length of a row first
     let id = cursor.number(u32::from_le_bytes, format_args!("the type of tensor `{name}`"))?;
     let dtype =
         GgmlType::from_id(id).map_err(|unsupported| GgufError::tensor(name, unsupported.to_string()))?;
@@ -274,7 +274,7 @@ fn record(cursor: &mut Cursor<'_>, index: usize) -> Result<Record, GgufError> {
     Ok(Record { name: name.to_owned(), dtype, shape, offset })
 }
 
-/// Checks that no two tensors share bytes and that all lie in a file of `file_bytes`.
+/// Checks that tensors do not overlap and are all inside a file of `file_bytes`.
 fn check_ranges(tensors: &[GgufTensor], file_bytes: usize) -> Result<(), GgufError> {
     let mut order: Vec<&GgufTensor> = tensors.iter().collect();
     order.sort_by_key(|tensor| tensor.range.start);
@@ -299,16 +299,16 @@ fn check_ranges(tensors: &[GgufTensor], file_bytes: usize) -> Result<(), GgufErr
     }
 }
 
-/// What of a file is still to be read.
+/// The rest of a file.
 struct Cursor<'a> {
     file: &'a [u8],
     at: usize,
-    /// Strings in arrays so far.
+    /// Number of strings in arrays so far.
     strings: usize,
 }
 
 impl<'a> Cursor<'a> {
-    /// Checks that `count` things of at least `size` bytes can follow.
+    /// Checks that `count` items of at least `size` bytes can follow.
     fn fits(&self, count: u64, size: usize, what: fmt::Arguments<'_>) -> Result<usize, GgufError> {
         let (needed, left) = (u128::from(count) * size as u128, self.file.len() - self.at);
         if needed > left as u128 {
@@ -324,7 +324,7 @@ impl<'a> Cursor<'a> {
         Ok(count as usize) // no more than `left`
     }
 
-    /// Refuses more of something than any model has.
+    /// Refuses more items than any model has.
     fn limit(&self, count: usize, most: usize, what: fmt::Arguments<'_>) -> Result<(), GgufError> {
         if count <= most {
             return Ok(());

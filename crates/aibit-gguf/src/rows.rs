@@ -1,12 +1,12 @@
-//! The order of rows that some families have in GGUF files.
+//! The row permutation that some families have in GGUF files.
 //!
 //! Source: llama.cpp, `conversion/llama.py` (`permute`).
 
-/// Rows as a GGUF file has them, given those of a checkpoint: in each head of `head_dim` rows, row `i` of the first half
-/// and row `i` of the second half stand side by side.
+/// Permutes rows from a checkpoint's order to that of a GGUF file: in each head of `head_dim` rows, row `i` of the
+/// first half and row `i` of the second half become adjacent.
 ///
 /// # Panics
-/// If `bytes` is not `rows` rows of one length, or these are not whole heads.
+/// If `bytes` is not `rows` rows of equal length, or `rows` is not a whole number of heads.
 pub fn interleave_rows(bytes: &[u8], rows: usize, head_dim: usize) -> Vec<u8> {
     reorder(bytes, rows, head_dim, |at| at / 2 + at % 2 * (head_dim / 2))
 }
@@ -14,12 +14,12 @@ pub fn interleave_rows(bytes: &[u8], rows: usize, head_dim: usize) -> Vec<u8> {
 /// The reverse of [`interleave_rows`].
 ///
 /// # Panics
-/// As there.
+/// As for [`interleave_rows`].
 pub fn deinterleave_rows(bytes: &[u8], rows: usize, head_dim: usize) -> Vec<u8> {
     reorder(bytes, rows, head_dim, |at| at % (head_dim / 2) * 2 + at / (head_dim / 2))
 }
 
-/// In each head the row `from(at)` at the place `at`.
+/// Moves row `from(at)` of each head to position `at`.
 fn reorder(bytes: &[u8], rows: usize, head_dim: usize, from: impl Fn(usize) -> usize) -> Vec<u8> {
     assert!(
         rows > 0

@@ -1,5 +1,5 @@
-//! Models in several GGUF files, as `llama-gguf-split` makes them: each is a GGUF file of its own, the first has the
-//! metadata of the model, and all say which part of how many they are.
+//! Models split into several files by `llama-gguf-split`: each part is a GGUF file, the first has the model's
+//! metadata, and all have their number and the number of parts.
 //!
 //! Source: llama.cpp, `src/llama-model-loader.cpp` and `tools/gguf-split/gguf-split.cpp`.
 
@@ -9,23 +9,23 @@ const NUMBER: &str = "split.no";
 const COUNT: &str = "split.count";
 const TENSORS: &str = "split.tensors.count";
 
-/// Largest tensor that a configuration is computed from, in bytes; the factors of rotary embeddings have some hundred.
+/// Maximum bytes of a tensor from which a configuration is derived; rotary frequency factors have some hundred.
 const MAX_CONSTANT: usize = 1 << 20;
 
 /// Which part a file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Split {
-    /// Of the file, from 0 on.
+    /// Number of the file, from 0.
     pub number: u64,
-    /// Of all parts, 2 or more.
+    /// Number of parts, at least 2.
     pub count: u64,
 }
 
 impl Split {
-    /// Which part the file with these metadata is; `None` for a file that is whole.
+    /// The part that a file with these metadata is; `None` for a file that is not split.
     ///
     /// # Errors
-    /// [`GgufError::Metadata`] for keys that contradict each other.
+    /// [`GgufError::Metadata`] for contradicting keys.
     pub fn of(metadata: &Metadata) -> Result<Option<Self>, GgufError> {
         let count = metadata.integer(COUNT)?.unwrap_or(0);
         if count <= 1 {
@@ -40,7 +40,7 @@ impl Split {
         Ok(Some(Self { number, count }))
     }
 
-    /// The name of part `number`, given the name of this one; `None` if that is not the name of this part.
+    /// The name of part `number`, derived from the name of this part; `None` if `name` is not a name of this part.
     pub fn part_name(self, name: &str, number: u64) -> Option<String> {
         let ending = |number: u64| format!("-{:05}-of-{:05}.gguf", number + 1, self.count);
         let stem = name.strip_suffix(&ending(self.number))?;
@@ -48,12 +48,13 @@ impl Split {
     }
 }
 
-/// What all parts of a model hold together, and a file of those tensors that a configuration is computed from: small vectors
-/// outside of blocks. Of the other tensors it has no bytes. `parts` are the files in order, with their content.
+/// The combined structure of all parts, and a file with the data of those tensors from which a configuration is
+/// derived: small vectors outside blocks. The other tensors have no data in it. `parts` are the files in order, with
+/// their content.
 ///
 /// # Errors
-/// [`GgufError::Metadata`] for parts that are not those of one model, in order and all of them, and [`GgufError::Tensor`]
-/// for a tensor that two parts have.
+/// [`GgufError::Metadata`] unless the parts are all those of one model, in order, and [`GgufError::Tensor`] for a
+/// tensor in two parts.
 pub fn join_parts(parts: &[(Gguf, &[u8])]) -> Result<(Gguf, Vec<u8>), GgufError> {
     let (first, _) = parts.first().expect("a model has a part");
     let mut joined = first.clone();

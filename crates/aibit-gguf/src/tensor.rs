@@ -1,4 +1,4 @@
-//! A tensor's place in a file, and what every tensor must fulfil.
+//! Tensor locations, and the checks that apply to every tensor.
 
 use std::ops::Range;
 
@@ -7,21 +7,21 @@ use crate::{GgmlType, GgufError};
 /// ggml's limit.
 pub(crate) const MAX_RANK: usize = 4;
 
-/// Where one tensor lies.
+/// The location of a tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GgufTensor {
     /// Its name.
     pub name: String,
-    /// How its elements are stored.
+    /// Type of its elements.
     pub dtype: GgmlType,
-    /// Dimensions, row-major as in PyTorch: the reverse of the file's order. A row is whole blocks.
+    /// Dimensions, row-major as in PyTorch: the reverse of the file's order. A row is a whole number of blocks.
     pub shape: Vec<usize>,
-    /// Its bytes, counted from the start of the file.
+    /// Its byte range in the file.
     pub range: Range<usize>,
 }
 
 impl GgufTensor {
-    /// Its bytes. `file` is what was parsed; a shorter one is a panic.
+    /// Its bytes. Panics if `file` is shorter than the parsed one.
     pub fn bytes<'a>(&self, file: &'a [u8]) -> &'a [u8] {
         &file[self.range.clone()]
     }
@@ -35,8 +35,8 @@ impl GgufTensor {
 /// Bytes of a tensor of `shape`, in row-major order.
 ///
 /// # Errors
-/// [`GgufError::Tensor`] for a rank or dimension that is not allowed, a row that is not whole blocks, and a size
-/// that cannot be counted.
+/// [`GgufError::Tensor`] for an invalid rank or dimension, a row that is not a whole number of blocks, or a size that
+/// overflows.
 pub(crate) fn data_bytes(name: &str, dtype: GgmlType, shape: &[usize]) -> Result<usize, GgufError> {
     let wrong = |problem: String| Err(GgufError::tensor(name, problem));
     if !(1..=MAX_RANK).contains(&shape.len()) {
@@ -59,7 +59,7 @@ pub(crate) fn data_bytes(name: &str, dtype: GgmlType, shape: &[usize]) -> Result
     }
 }
 
-/// Checks a name, of at most `longest` bytes.
+/// Checks a name of at most `longest` bytes.
 pub(crate) fn check_name(name: &str, longest: usize) -> Result<(), GgufError> {
     if (1..=longest).contains(&name.len()) {
         return Ok(());

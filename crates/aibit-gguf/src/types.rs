@@ -1,9 +1,9 @@
-//! How the elements of a tensor are stored.
+//! Element types of tensors.
 
 use std::fmt;
 
-/// A type of elements that this crate reads. Every type stores blocks of a fixed number of elements in a fixed
-/// number of bytes; plain numbers are blocks of one.
+/// A supported element type. Every type stores blocks of a fixed number of elements in a fixed number of bytes; plain
+/// numbers are blocks of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "named like ggml's own; `blocks` describes each layout")]
 pub enum GgmlType {
@@ -20,26 +20,26 @@ pub enum GgmlType {
     Q6K,
 }
 
-/// A number in a file that stands for no [`GgmlType`].
+/// A type number that is not a [`GgmlType`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnsupportedType {
-    /// ggml has the type, this build does not.
-    #[error("type {id} ({name}) is not one of those that this build reads: {}", supported())]
+    /// A type of ggml that this build does not support.
+    #[error("type {id} ({name}) is not supported; supported are {}", supported())]
     NotRead {
         /// The number.
         id: u32,
         /// ggml's name for it.
         name: &'static str,
     },
-    /// The number once stood for a type, and no longer does.
+    /// A type that was removed from ggml.
     #[error("type {id} ({name}) was removed from ggml; convert the model again")]
     Removed {
         /// The number.
         id: u32,
-        /// What it was called.
+        /// Its former name.
         name: &'static str,
     },
-    /// Not a number of ggml's, as far as this build knows.
+    /// Not a type of ggml, as far as this build knows.
     #[error("type {id} is not one of ggml's")]
     Unknown {
         /// The number.
@@ -52,7 +52,7 @@ fn supported() -> String {
 }
 
 impl GgmlType {
-    /// Every type, by rising id.
+    /// Every type, by increasing id.
     pub const ALL: [Self; 11] = [
         Self::F32,
         Self::F16,
@@ -67,7 +67,7 @@ impl GgmlType {
         Self::Bf16,
     ];
 
-    /// The number that stands for it in a file.
+    /// Its number in a file.
     pub fn id(self) -> u32 {
         match self {
             Self::F32 => 0,
@@ -84,10 +84,10 @@ impl GgmlType {
         }
     }
 
-    /// The type that `id` stands for.
+    /// The type with number `id`.
     ///
     /// # Errors
-    /// [`UnsupportedType`], with ggml's name where it has one.
+    /// [`UnsupportedType`], with ggml's name if it has one.
     ///
     /// Source: `enum ggml_type` in ggml's `include/ggml.h`.
     pub fn from_id(id: u32) -> Result<Self, UnsupportedType> {
@@ -132,7 +132,7 @@ impl GgmlType {
         })
     }
 
-    /// ggml's name for it, in capitals as in the names of model files.
+    /// ggml's name, in capitals as in the names of model files.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "F32",
@@ -149,7 +149,7 @@ impl GgmlType {
         }
     }
 
-    /// Elements in a block. The rows of a tensor are whole blocks.
+    /// Elements in a block. The rows of a tensor are whole numbers of blocks.
     pub fn block_len(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::Bf16 => 1,
@@ -174,7 +174,7 @@ impl GgmlType {
         }
     }
 
-    /// Bytes that `elements` take; `None` if they are not whole blocks, or if the bytes cannot be counted.
+    /// Bytes of `elements`; `None` if they are not whole blocks, or on overflow.
     pub fn bytes(self, elements: usize) -> Option<usize> {
         if !elements.is_multiple_of(self.block_len()) {
             return None;

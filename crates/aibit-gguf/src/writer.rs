@@ -1,4 +1,4 @@
-//! The part of a GGUF file before the data, and the places of the tensors in it.
+//! Layout of a GGUF file to be written: the header, and the tensors' locations.
 
 use std::collections::HashSet;
 
@@ -6,10 +6,10 @@ use crate::reader::{MAGIC, MAX_KEY};
 use crate::{Array, GgmlType, GgufError, GgufTensor, Metadata, Value, tensor};
 
 const VERSION: u32 = 3;
-/// What ggml reads; the format allows one byte more.
+/// ggml's limit; the format allows one byte more.
 const MAX_NAME: usize = 63;
 
-/// A GGUF file to be written: everything but the tensors' bytes.
+/// A GGUF file to be written, without the tensors' bytes.
 #[derive(Debug, Clone)]
 pub struct GgufLayout {
     header: Vec<u8>,
@@ -23,7 +23,7 @@ impl GgufLayout {
     ///
     /// # Errors
     /// [`GgufError::Metadata`] for a key or an alignment that the format does not allow, [`GgufError::Tensor`] for
-    /// such a name, rank or shape, and for a name that is given twice.
+    /// such a name, rank or shape, and for a duplicate name.
     pub fn new(metadata: &Metadata, tensors: &[(String, GgmlType, Vec<usize>)]) -> Result<Self, GgufError> {
         let alignment = metadata.alignment()?;
         let mut header = MAGIC.to_vec();
@@ -75,13 +75,13 @@ impl GgufLayout {
         Ok(Self { header, tensors: tensors.collect(), file_bytes })
     }
 
-    /// What the file starts with, up to the first tensor.
+    /// The start of the file, up to the first tensor.
     pub fn header(&self) -> &[u8] {
         &self.header
     }
 
-    /// The tensors in the order given. After the bytes of each follow zeros up to the start of the next, after those
-    /// of the last up to [`Self::file_bytes`].
+    /// The tensors in the order given. The bytes of each are followed by zeros up to the start of the next, those of
+    /// the last by zeros up to [`Self::file_bytes`].
     pub fn tensors(&self) -> &[GgufTensor] {
         &self.tensors
     }

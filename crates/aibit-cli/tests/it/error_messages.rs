@@ -64,7 +64,7 @@ fn a_gguf_file_as_archive() {
     error: file.aibit is not an .aibit archive: it is a GGUF file; make one of it with `aibit pack`
     hint: pack it first: aibit pack file.aibit -o file-packed.aibit
     ");
-    assert_snapshot!(of(&["inspect", "file.aibit"]), @"error: GGUF: 5 metadata entries at byte 24: 70 bytes or more, 0 are left: the file is cut short by 70 bytes, or a length in it is wrong");
+    assert_snapshot!(of(&["inspect", "file.aibit"]), @"error: GGUF: 5 metadata entries at byte 24: 70 bytes or more, 0 are left: the file is truncated by 70 bytes, or a length in it is wrong");
 }
 
 #[test]

@@ -143,7 +143,7 @@ fn gguf_files_come_and_go_byte_for_byte() {
         // What cannot be read is said of the file that it is.
         fs::write(folder.join("cut.gguf"), &first[..first.len() / 2]).expect("written");
         let message = refuses(folder, &["diff", &archive, "cut.gguf"]);
-        assert!(message.contains("the file is cut short"), "{message}");
+        assert!(message.contains("the file is truncated"), "{message}");
         // And it computes the same from either.
         let ids = |archive: &str| {
             json(folder, &["run", archive, "-p", "Row by row", "-n", "8"])["generated_ids"].clone()

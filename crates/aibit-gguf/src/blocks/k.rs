@@ -63,8 +63,8 @@ fn half(byte: u8, which: usize) -> u8 {
     byte >> (4 * which) & 15
 }
 
-/// `d * S` and `dmin * M` of a part. The first four parts have their 6 bits in one byte; the others have 4 bits in
-/// the last four bytes and the upper 2 in what the first four leave free.
+/// `d * S` and `dmin * M` of a part. The 6 bits of the first four parts are in one byte; the others have their lower
+/// 4 bits in the last four bytes and their upper 2 in the unused bits of the first four parts' bytes.
 fn scale_and_min(block: &[u8], part: usize) -> (f32, f32) {
     let packed = &block[4..16];
     let (scale, min) = if part < 4 {

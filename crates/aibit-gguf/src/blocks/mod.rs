@@ -1,8 +1,8 @@
-//! Blocks of quantized elements: to floating point, and taken apart.
+//! Block formats of quantized elements: dequantization, and splitting into codes and scales.
 //!
-//! Everything here equals the `gguf` package of llama.cpp bit for bit, by the same operations on `f32` in the same
-//! order. NaN is excepted, whose bits depend on the processor. Scales are used as they are: an infinite one gives
-//! infinities and NaN.
+//! All values equal those of llama.cpp's `gguf` package bit for bit, by the same operations on `f32` in the same
+//! order, except for the bits of a NaN, which depend on the processor. Scales are used unchanged: an infinite one
+//! gives infinities and NaN.
 //!
 //! Source: <https://github.com/ggml-org/llama.cpp/blob/master/gguf-py/gguf/quants.py>.
 
@@ -19,10 +19,10 @@ use crate::GgmlType;
 pub use q4::{join_q4_0, split_q4_0};
 pub use q8::{join_q8_0, split_q8_0};
 
-/// Writes the values of `bytes`, which are whole blocks of `dtype`, to `out`, one for each element.
+/// Dequantizes `bytes`, whole blocks of `dtype`, to `out`.
 ///
 /// # Panics
-/// If `bytes` is not what [`GgmlType::bytes`] gives for the length of `out`.
+/// If the length of `bytes` is not what [`GgmlType::bytes`] gives for the length of `out`.
 pub fn dequantize(dtype: GgmlType, bytes: &[u8], out: &mut [f32]) {
     assert!(
         dtype.bytes(out.len()) == Some(bytes.len()),
@@ -68,7 +68,7 @@ fn nibble(codes: &[u8; 16], index: usize) -> u8 {
     if index < 16 { codes[index] & 15 } else { codes[index - 16] >> 4 }
 }
 
-/// Checks that blocks of `bytes` bytes in all and their parts belong together.
+/// Checks that blocks of `bytes` bytes in total match their codes and scales.
 fn assert_parts(dtype: GgmlType, bytes: usize, codes: usize, scales: usize, codes_per_block: usize) {
     assert!(
         bytes == scales * dtype.block_bytes() && codes == scales * codes_per_block,

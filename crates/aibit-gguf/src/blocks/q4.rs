@@ -33,10 +33,10 @@ pub(super) fn dequantize_q4_1(block: &[u8; 20], out: &mut [f32; 32]) {
     }
 }
 
-/// Takes blocks of Q4_0 apart: 16 bytes of codes, two in each, and a scale of each, unchanged.
+/// Splits blocks of Q4_0 into 16 bytes of codes, two per byte, and one scale each, unchanged.
 ///
 /// # Panics
-/// If the lengths do not belong together.
+/// If the lengths do not match.
 pub fn split_q4_0(bytes: &[u8], codes: &mut [u8], scales: &mut [f16]) {
     assert_parts(GgmlType::Q4_0, bytes.len(), codes.len(), scales.len(), 16);
     let outputs = codes.as_chunks_mut::<16>().0.iter_mut().zip(scales);
@@ -46,7 +46,7 @@ pub fn split_q4_0(bytes: &[u8], codes: &mut [u8], scales: &mut [f16]) {
     }
 }
 
-/// Blocks of the codes and scales that [`split_q4_0`] gives.
+/// Joins codes and scales from [`split_q4_0`] into blocks.
 ///
 /// # Panics
 /// If there are not 16 bytes of codes for every scale.

@@ -5,7 +5,7 @@
 //! bytes 2..34   q[32]  i8
 //! ```
 //!
-//! `w[i] = d * q[i]`. Written codes lie in `-127..=127`; read ones may be −128 too.
+//! `w[i] = d * q[i]`. Codes are written in `-127..=127`; −128 is accepted when read.
 //!
 //! Source: `class Q8_0` in llama.cpp's `gguf-py/gguf/quants.py`.
 
@@ -21,10 +21,10 @@ pub(super) fn dequantize_q8_0(block: &[u8; 34], out: &mut [f32; 32]) {
     }
 }
 
-/// Takes blocks apart: 32 codes and a scale of each, unchanged.
+/// Splits blocks into 32 codes and one scale each, unchanged.
 ///
 /// # Panics
-/// If the lengths do not belong together.
+/// If the lengths do not match.
 pub fn split_q8_0(bytes: &[u8], codes: &mut [i8], scales: &mut [f16]) {
     assert_parts(GgmlType::Q8_0, bytes.len(), codes.len(), scales.len(), 32);
     let outputs = codes.as_chunks_mut::<32>().0.iter_mut().zip(scales);
@@ -34,7 +34,7 @@ pub fn split_q8_0(bytes: &[u8], codes: &mut [i8], scales: &mut [f16]) {
     }
 }
 
-/// Blocks of the codes and scales that [`split_q8_0`] gives.
+/// Joins codes and scales from [`split_q8_0`] into blocks.
 ///
 /// # Panics
 /// If there are not 32 codes for every scale.

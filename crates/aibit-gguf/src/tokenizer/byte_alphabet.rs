@@ -1,9 +1,9 @@
-//! The alphabet in which byte-level vocabularies are written: one character for every byte.
+//! The alphabet of byte-level vocabularies: one character per byte.
 //!
-//! Printable Latin-1 stands for itself, the other 68 bytes for U+0100 onwards in order. Source:
+//! Printable Latin-1 characters represent themselves, the other 68 bytes are U+0100 onwards in order. Source:
 //! `bytes_to_unicode` in GPT-2's `encoder.py`.
 
-/// The characters of the alphabet, by the byte that they stand for.
+/// The characters of the alphabet, by byte.
 pub(super) fn characters() -> [char; 256] {
     let mut next = 0x100;
     std::array::from_fn(|byte| match byte {
@@ -15,14 +15,14 @@ pub(super) fn characters() -> [char; 256] {
     })
 }
 
-/// Whether every character of a token is of the alphabet.
+/// Whether every character of a token is in the alphabet.
 pub(super) fn is_written_in_it(token: &str) -> bool {
     token.chars().all(|c| matches!(u32::from(c), 0x21..=0x7e | 0xa1..=0xac | 0xae..=0x143))
 }
 
-/// The characters of those bytes that texts can have, but no token is.
+/// The characters of bytes that can occur in texts but are not tokens.
 ///
-/// llama.cpp leaves such bytes out of a text, and what stands on either side is not merged.
+/// llama.cpp drops such bytes from a text, and does not merge across them.
 pub(super) fn without_token(is_token: impl Fn(&str) -> bool) -> Vec<char> {
     let in_utf8 = |byte: usize| !matches!(byte, 0xc0 | 0xc1 | 0xf5..);
     let is_missing = |c: &char| !is_token(c.encode_utf8(&mut [0; 4]));

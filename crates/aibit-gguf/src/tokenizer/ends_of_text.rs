@@ -1,11 +1,11 @@
-//! The tokens that end a text, as llama.cpp finds them: by key, and by how they are written.
+//! End-of-text tokens as llama.cpp determines them: by key and by text.
 
 use std::collections::HashSet;
 
 use super::{TOKENS, bad, required, special_ids};
 use crate::{GgufError, Metadata};
 
-/// Tokens that end a text whatever the keys say.
+/// Tokens that end a text regardless of keys.
 const TEXTS: [&str; 20] = [
     "<|eot_id|>",
     "<|im_end|>",
@@ -29,7 +29,7 @@ const TEXTS: [&str; 20] = [
     "<|tool_response>",
 ];
 
-/// Keys of tokens that stand between files and end a text, and the texts that they have where the key is missing.
+/// Keys of tokens that separate files and end a text, and their texts if the key is missing.
 const BETWEEN_FILES: [(&str, &[&str]); 3] = [
     ("tokenizer.ggml.fim_pad_token_id", &["<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"]),
     (
@@ -39,16 +39,16 @@ const BETWEEN_FILES: [(&str, &[&str]); 3] = [
     ("tokenizer.ggml.fim_sep_token_id", &["<|file_sep|>"]),
 ];
 
-/// Whether llama.cpp may end a text at the token with this text though no key of the file says so.
+/// Whether llama.cpp may end a text at the token with this text without a key in the file.
 pub fn is_end_of_text(token: &str) -> bool {
     TEXTS.contains(&token) || BETWEEN_FILES.iter().any(|(_, texts)| texts.contains(&token))
 }
 
-/// The ids at which a text ends: the end of text, of a turn and of a message by their keys, and all tokens that are
-/// written like one of these or like what separates files. The first is the end of text, where there is one.
+/// The ids at which generation ends: end of text, end of turn and end of message by their keys, and all tokens whose
+/// text is that of one of these or of a file separator. The first is the end of text, if there is one.
 ///
 /// # Errors
-/// As [`special_ids`], and [`GgufError::Metadata`] for the other keys.
+/// As for [`special_ids`], and [`GgufError::Metadata`] for the other keys.
 ///
 /// Source: llama.cpp, `src/llama-vocab.cpp`, `special_eog_ids`.
 pub fn ends_of_text(metadata: &Metadata) -> Result<Vec<u32>, GgufError> {
@@ -62,7 +62,7 @@ pub fn ends_of_text(metadata: &Metadata) -> Result<Vec<u32>, GgufError> {
         id => Ok(id.map(|id| id as u32)),
     };
     let mut ends: Vec<u32> = [specials.eos, specials.eot, specials.eom].into_iter().flatten().collect();
-    // Where other tokens end a text, these two have another part.
+    // If other tokens end a text, these two have another role.
     let calls = has("<|call|>") || has("<|calls|>");
     let is_inner_end = calls && (has("<|return|>") && has("<|call|>") || has("<|flush|>"));
     let is_part = |text: &str| match text {

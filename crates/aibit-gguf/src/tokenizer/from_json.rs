@@ -1,4 +1,4 @@
-//! From `tokenizer.json` to the keys of a GGUF file.
+//! Conversion of a `tokenizer.json` to keys of a GGUF file.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,20 +12,19 @@ use super::{
 use super::{AddedToken, SpecialIds, byte_alphabet, quoted, sentencepiece, token_type};
 use crate::{Array, GgufError, Value};
 
-/// The `tokenizer.*` keys that llama.cpp needs, from the `tokenizer.json` of byte-level BPE or of SentencePiece's.
+/// The `tokenizer.*` keys that llama.cpp needs, from the `tokenizer.json` of byte-level or SentencePiece BPE.
 ///
-/// `vocabulary` is the number of rows of the embedding; ids without a token become `[PADn]` of type 5, as
-/// llama.cpp's converter names them. Texts get the same ids in llama.cpp, but for two things that it does not know,
-/// and which its converter leaves out too: the normalizer NFC, and what stands for a byte that has no token.
-/// SentencePiece's scores become the places of merges; where [`tokenizer_json`](super::tokenizer_json) says that ids
-/// can differ, they can here.
+/// `vocabulary` is the number of rows of the embedding; ids without a token become `[PADn]` of type 5, the name that
+/// llama.cpp's converter uses. Texts get the same ids in llama.cpp, except for two features that it lacks and that
+/// its converter also drops: the normalizer NFC, and replacements for bytes that have no token. SentencePiece scores
+/// are converted to merge ranks; ids can differ in the cases described at [`tokenizer_json`](super::tokenizer_json).
 ///
-/// Where `specials` has no `bos` or no `eos`, llama.cpp takes token 11.
+/// If `specials` has no `bos` or no `eos`, llama.cpp uses token 11.
 ///
 /// # Errors
-/// [`GgufError::TokenizerJson`] for a malformed file, ids that are repeated or not below `vocabulary`, and whatever
-/// else llama.cpp would do otherwise: another model, pre-tokenizer, normalizer or decoder, and added tokens that are
-/// not searched for as they are written.
+/// [`GgufError::TokenizerJson`] for a malformed file, ids that are duplicate or not below `vocabulary`, and anything
+/// for which llama.cpp would give other ids: another model, pre-tokenizer, normalizer or decoder, and added tokens
+/// that are not matched literally.
 pub fn tokenizer_metadata(
     tokenizer_json: &[u8],
     vocabulary: usize,
@@ -35,7 +34,7 @@ pub fn tokenizer_metadata(
     keys(tokenizer_json, vocabulary, specials).map_err(problem)
 }
 
-/// Only what says which model it is: another model's vocabulary has another shape.
+/// Only the type of the model: other models' vocabularies have another form.
 #[derive(Deserialize)]
 struct FileKind {
     model: ModelKind,
@@ -74,7 +73,7 @@ pub(super) struct Model {
     merges: Vec<Json>,
 }
 
-/// What of a GGUF file's keys depends on the kind of tokenizer.
+/// The keys that depend on the kind of tokenizer.
 pub(super) type Keys = Vec<(&'static str, Value)>;
 
 fn keys(json: &[u8], vocabulary: usize, specials: &SpecialIds) -> Result<Vec<(String, Value)>, String> {
@@ -139,7 +138,7 @@ fn byte_level(file: &File, vocabulary: usize) -> Result<Keys, String> {
     ])
 }
 
-/// Refuses what changes ids and has no key.
+/// Refuses settings that change ids and have no key.
 fn check_model(model: &Model) -> Result<(), String> {
     if model.dropout.is_some_and(|probability| probability != 0.0) {
         return Err(format!("the model drops merges at random, dropout {:?}", model.dropout));
@@ -159,7 +158,7 @@ fn kind_of(step: &Json) -> &str {
     step.get("type").and_then(Json::as_str).unwrap_or(if step.is_null() { "none" } else { "of unknown type" })
 }
 
-/// Whether the normalizer is one that llama.cpp's converter leaves out.
+/// Whether the normalizer is one that llama.cpp's converter drops.
 fn is_left_out(normalizer: &Json) -> bool {
     let members = normalizer.get("normalizers").and_then(Json::as_array);
     match (normalizer, kind_of(normalizer)) {
@@ -172,7 +171,7 @@ fn is_left_out(normalizer: &Json) -> bool {
 }
 
 fn check_added(added: &[AddedToken]) -> Result<(), String> {
-    /// Bounds the comparisons of every token of one group with every token of the other; no model comes near it.
+    /// Bounds the comparisons of every token of one group with every token of the other; far above any model.
     const MAX_PRODUCT: u64 = 1 << 32;
     for token in added {
         let options =
@@ -191,19 +190,19 @@ fn check_added(added: &[AddedToken]) -> Result<(), String> {
              without: too many to compare"
         ));
     }
-    // The library searches for the first before the second; llama.cpp for all of them together.
+    // The library matches the first group before the second; llama.cpp matches all of them together.
     for one in &first {
         if let Some(other) = second.iter().find(|other| overlap(&one.content, &other.content)) {
             let (one, other) = (quoted(&one.content), quoted(&other.content));
             return Err(format!(
-                "the added tokens {one} and {other} overlap and differ in `normalized`, which GGUF files cannot say"
+                "the added tokens {one} and {other} overlap and differ in `normalized`, which a GGUF file cannot express"
             ));
         }
     }
     Ok(())
 }
 
-/// Whether a text can have both in a way that they share characters.
+/// Whether a text can contain both so that they share characters.
 fn overlap(one: &str, other: &str) -> bool {
     let ends_as_begins =
         |one: &str, other: &str| one.char_indices().skip(1).any(|(at, _)| other.starts_with(&one[at..]));
@@ -218,13 +217,13 @@ fn pre_tokenizer(file: &File) -> Result<&'static PreTokenizer, String> {
     let splitting = pre_tokenizer::recognise(step, &without_token)?;
     PreTokenizer::of(splitting, file.model.ignore_merges).ok_or_else(|| {
         format!(
-            "the model has ignore_merges {}, which llama.cpp does not have with this pre-tokenizer",
+            "the model has ignore_merges {}, which llama.cpp does not support with this pre-tokenizer",
             file.model.ignore_merges
         )
     })
 }
 
-/// The merges; of two with the same pair the last counts, as in the library.
+/// The merges; of two with the same pair the last applies, as in the library.
 pub(super) fn merges(model: &Model) -> Result<Vec<(&str, &str)>, String> {
     let mut pairs = Vec::with_capacity(model.merges.len());
     for (rank, merge) in model.merges.iter().enumerate() {
@@ -259,7 +258,7 @@ pub(super) fn merges(model: &Model) -> Result<Vec<(&str, &str)>, String> {
     Ok(merges)
 }
 
-/// Tokens and their types, by id; those that are not added must be written in an alphabet.
+/// Tokens and their types, by id; those that are not added tokens must be in the byte alphabet.
 pub(super) fn tokens(
     file: &File,
     vocabulary: usize,
@@ -267,7 +266,7 @@ pub(super) fn tokens(
     alphabet: &str,
 ) -> Result<(Vec<String>, Vec<i32>), String> {
     let vocab = &file.model.vocab;
-    // llama.cpp counts in i32.
+    // llama.cpp uses i32.
     if i32::try_from(vocabulary).is_err() || vocabulary == 0 {
         return Err(format!("the vocabulary has {vocabulary} rows"));
     }
@@ -288,7 +287,7 @@ pub(super) fn tokens(
     for (id, token) in entries {
         put(id, token, if *token == padding_name(id) { token_type::UNUSED } else { token_type::NORMAL })?;
     }
-    let mut next = vocab.len(); // where the library goes on with added tokens of its own
+    let mut next = vocab.len(); // the first id that the library assigns to added tokens
     let mut contents = HashSet::new();
     for AddedToken { id, content, special, .. } in &file.added_tokens {
         let expected = match vocab.get(content) {
@@ -336,7 +335,7 @@ pub(super) fn tokens(
     Ok((tokens, types))
 }
 
-/// The token of a row that has none, as llama.cpp's converter names it.
+/// The token of a row without one, as named by llama.cpp's converter.
 fn padding_name(id: u32) -> String {
     format!("[PAD{id}]")
 }

@@ -1,7 +1,7 @@
-//! Tokenizers: the `tokenizer.ggml.*` keys of a GGUF file to the `tokenizer.json` of Hugging Face, and back.
+//! Conversion between the `tokenizer.ggml.*` keys of a GGUF file and the `tokenizer.json` of Hugging Face.
 //!
-//! Byte-level BPE, the model `gpt2` of a GGUF file, with the pre-tokenizers of [`pre_tokenizer`], and SentencePiece's,
-//! the model `llama`.
+//! Supported are byte-level BPE (`gpt2` in a GGUF file) with the pre-tokenizers of [`pre_tokenizer`], and
+//! SentencePiece BPE (`llama`).
 
 mod byte_alphabet;
 mod ends_of_text;
@@ -48,7 +48,7 @@ mod token_type {
     pub(super) const BYTE: i32 = 6;
 }
 
-/// A token of `tokenizer.json` that is searched for as it is written, before the text is split.
+/// A token of `tokenizer.json` that is matched literally before the text is split.
 #[derive(Debug, Serialize, Deserialize)]
 struct AddedToken {
     id: u32,
@@ -65,7 +65,7 @@ struct AddedToken {
     special: bool,
 }
 
-/// A key's value, or an error that says that the key is missing.
+/// A key's value, or an error if the key is missing.
 fn required<T>(key: &str, value: Option<T>) -> Result<T, GgufError> {
     value.ok_or_else(|| bad(key, "is missing; the file has no complete tokenizer".into()))
 }
@@ -74,13 +74,13 @@ fn bad(key: &str, problem: String) -> GgufError {
     GgufError::Metadata { key: key.to_owned(), problem }
 }
 
-/// What `tokenizer.ggml.model` says of a tokenizer that is SentencePiece's BPE.
+/// The value of `tokenizer.ggml.model` for SentencePiece BPE.
 const SENTENCEPIECE: &str = "llama";
 
-/// How the byte-level tokenizer of a GGUF file splits texts.
+/// The pre-tokenizer of a GGUF file's byte-level tokenizer.
 ///
 /// # Errors
-/// [`GgufError::Metadata`] for anything but byte-level BPE with a known pre-tokenizer.
+/// [`GgufError::Metadata`] unless it is byte-level BPE with a known pre-tokenizer.
 fn pre_tokenizer_of(metadata: &Metadata) -> Result<&'static PreTokenizer, GgufError> {
     let model = required(MODEL, metadata.string(MODEL)?)?;
     let kind = match model {
@@ -91,7 +91,7 @@ fn pre_tokenizer_of(metadata: &Metadata) -> Result<&'static PreTokenizer, GgufEr
     };
     if let Some(kind) = kind {
         let problem = format!(
-            "is {} ({kind}); only byte-level BPE, `gpt2`, and SentencePiece's, `llama`, are read: use the original \
+            "is {} ({kind}); only byte-level BPE, `gpt2`, and SentencePiece BPE, `llama`, are supported: use the original \
              checkpoint of the model",
             quoted(model)
         );
@@ -104,7 +104,7 @@ fn pre_tokenizer_of(metadata: &Metadata) -> Result<&'static PreTokenizer, GgufEr
     })?;
     PreTokenizer::of_name(name).ok_or_else(|| {
         let problem = format!(
-            "is {}, which is not known; known are gpt-2, smollm, llama-bpe, qwen2 and the names that llama.cpp \
+            "is {}, which is unknown; known are gpt-2, smollm, llama-bpe, qwen2 and the names that llama.cpp \
              treats like one of them: use the original checkpoint of the model",
             quoted(name)
         );
@@ -112,7 +112,7 @@ fn pre_tokenizer_of(metadata: &Metadata) -> Result<&'static PreTokenizer, GgufEr
     })
 }
 
-/// A text of the file as error messages show it: in quotes, and no more than its beginning.
+/// A text from the file for error messages: quoted and truncated.
 fn quoted(text: &str) -> String {
     const LONGEST: usize = 60;
     match text.char_indices().nth(LONGEST) {

@@ -1,36 +1,36 @@
-//! How texts are split into the pieces that merges never cross.
+//! Pre-tokenizers: splitting of a text into pieces that merges do not cross.
 //!
-//! A GGUF file has a name for it, whose meaning is in llama.cpp; `tokenizer.json` has the steps. Source: the
-//! values of `tokenizer_pre` and the expressions for them in llama.cpp's `llama-vocab.cpp`.
+//! A GGUF file names one that llama.cpp implements; `tokenizer.json` lists the steps. Source: the values of
+//! `tokenizer_pre` and their expressions in llama.cpp's `llama-vocab.cpp`.
 
 use serde::{Deserialize, Serialize};
 
-/// What llama.cpp does for some values of `tokenizer.ggml.pre`.
+/// What llama.cpp does for certain values of `tokenizer.ggml.pre`.
 #[derive(Debug)]
 pub(super) struct PreTokenizer {
-    /// The first is the one that is written.
+    /// Values of the key; the first is the one written.
     names: &'static [&'static str],
     pub(super) splitting: Splitting,
-    /// Whether a piece that is a token is taken as it is.
+    /// Whether a piece that is a token is not split further.
     pub(super) ignore_merges: bool,
-    /// Whether texts begin with the BOS token, if the file does not say.
+    /// Whether a BOS token is prepended if the file does not say.
     pub(super) add_bos: bool,
 }
 
-/// The rule of splitting.
+/// How text is split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Splitting {
     /// The expression of GPT-2.
     Gpt2,
-    /// Every digit alone, the rest by the expression of GPT-2.
+    /// Every digit separately, the rest by GPT-2's expression.
     Digits,
-    /// The expression of Llama 3: up to three digits together.
+    /// Llama 3's expression: up to three digits together.
     Llama3,
-    /// The expression of Qwen 2: as Llama 3, but every digit alone.
+    /// Qwen 2's expression: Llama 3's with single digits.
     Qwen2,
 }
 
-// Left out are the names for encoders whose mask token takes the spaces before it along.
+// Without the names for encoders, whose mask token absorbs the spaces before it.
 static KNOWN: [PreTokenizer; 5] = [
     PreTokenizer {
         names: &[
@@ -101,29 +101,29 @@ static KNOWN: [PreTokenizer; 5] = [
 ];
 
 impl PreTokenizer {
-    /// What llama.cpp does for a value of `tokenizer.ggml.pre`.
+    /// The pre-tokenizer for a value of `tokenizer.ggml.pre`.
     pub(super) fn of_name(name: &str) -> Option<&'static Self> {
         KNOWN.iter().find(|known| known.names.contains(&name))
     }
 
-    /// The one that does this.
+    /// The pre-tokenizer with these properties.
     pub(super) fn of(splitting: Splitting, ignore_merges: bool) -> Option<&'static Self> {
         KNOWN.iter().find(|known| known.splitting == splitting && known.ignore_merges == ignore_merges)
     }
 
-    /// The value of `tokenizer.ggml.pre` that is written.
+    /// The value of `tokenizer.ggml.pre` to write.
     pub(super) fn name(&self) -> &'static str {
         self.names[0]
     }
 }
 
-// As the models' own `tokenizer.json` have them. llama.cpp spells the contractions out, `'[sS]|'[tT]|...`, and so
-// does not split U+017F off, which `(?i:'s)` matches too.
+// As in the models' own `tokenizer.json`. llama.cpp spells the contractions out, `'[sS]|'[tT]|...`, and so does not
+// split off U+017F, which `(?i:'s)` matches too.
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// A step of `tokenizer.json`, of the kinds that the known pre-tokenizers consist of.
+/// A step of `tokenizer.json`, of the kinds used by the known pre-tokenizers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type")]
 pub(super) enum Step {
@@ -157,7 +157,7 @@ fn yes() -> bool {
     true
 }
 
-/// The steps of a splitting; `without_token` are characters of the byte alphabet that are no tokens.
+/// The steps of a splitting; `without_token` are characters of the byte alphabet that are not tokens.
 pub(super) fn steps(splitting: Splitting, without_token: &[char]) -> Step {
     let byte_level = |use_regex| Step::ByteLevel { add_prefix_space: false, trim_offsets: true, use_regex };
     let split = |regex: &str| Step::Split {
@@ -175,7 +175,7 @@ pub(super) fn steps(splitting: Splitting, without_token: &[char]) -> Step {
     if steps.len() == 1 { steps.remove(0) } else { Step::Sequence { pretokenizers: steps } }
 }
 
-/// The step that takes characters out and splits where they were: the library would merge what is left.
+/// The step that removes characters and splits at their positions, where the library would otherwise merge.
 fn removal(without_token: &[char]) -> Option<Step> {
     if without_token.is_empty() {
         return None;
@@ -185,10 +185,10 @@ fn removal(without_token: &[char]) -> Option<Step> {
     Some(Step::Split { pattern, behavior: "Removed".into(), invert: false })
 }
 
-/// The splitting that steps amount to.
+/// The splitting that is equivalent to the steps.
 ///
 /// # Errors
-/// The reason why it is none that llama.cpp has a name for.
+/// Why llama.cpp has no name for it.
 pub(super) fn recognise(step: Step, without_token: &[char]) -> Result<Splitting, String> {
     let mut steps = Vec::new();
     flatten(step, &mut steps);
@@ -211,14 +211,14 @@ pub(super) fn recognise(step: Step, without_token: &[char]) -> Result<Splitting,
             LLAMA3 => Ok(Splitting::Llama3),
             QWEN2 => Ok(Splitting::Qwen2),
             other => Err(format!(
-                "the pre-tokenizer splits by {}, which is none of the expressions of GPT-2, Llama 3 and Qwen 2",
+                "the pre-tokenizer splits by {}, which is not an expression of GPT-2, Llama 3 or Qwen 2",
                 super::quoted(other)
             )),
         },
         steps => {
             let names: Vec<&str> = steps.iter().map(Step::name).collect();
             Err(format!(
-                "the pre-tokenizer is {}, whose steps and settings are none that llama.cpp has a name for; known are \
+                "the pre-tokenizer is {}, for whose steps and settings llama.cpp has no name; known are \
                  those of GPT-2, SmolLM, Llama 3 and Qwen 2",
                 super::quoted(&names.join(", "))
             ))
@@ -226,7 +226,7 @@ pub(super) fn recognise(step: Step, without_token: &[char]) -> Result<Splitting,
     }
 }
 
-/// Whether a split by an expression that matches everything leaves every match as a piece.
+/// Whether a split by an expression that matches all text keeps every match as a piece.
 fn is_complete(behavior: &str, invert: bool) -> bool {
     behavior == "Isolated" || (behavior == "Removed" && invert)
 }

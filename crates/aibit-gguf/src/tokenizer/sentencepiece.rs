@@ -1,7 +1,7 @@
-//! SentencePiece's BPE from the keys of a GGUF file, and back.
+//! Conversion of SentencePiece BPE between keys of a GGUF file and `tokenizer.json`.
 //!
-//! SentencePiece merges the two neighbours whose union has the highest score; the library merges the pair that stands
-//! first in a list. So the list has every pair whose union is a token, by the union's score.
+//! SentencePiece merges the adjacent pair whose union has the highest score; the library merges the pair with the
+//! lowest rank. So every pair whose union is a token is ranked by the score of the union.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,10 +13,10 @@ use super::{ADD_SPACE_PREFIX, MODEL, PRE, SCORES, SENTENCEPIECE, TOKEN_TYPE, TOK
 use super::{bad, quoted, required, special_ids, token_type};
 use crate::{Array, GgufError, Metadata, Value as Key};
 
-/// Stands for a space.
+/// Replaces a space.
 const SPACE: &str = "\u{2581}";
 
-/// Bounds the bytes that are compared to find pairs; a vocabulary of 256,000 tokens needs less than a hundredth.
+/// Bounds the bytes compared to find pairs; a vocabulary of 256,000 tokens needs less than a hundredth of it.
 const MAX_COMPARED: u64 = 1 << 30;
 
 pub(super) fn tokenizer_json(metadata: &Metadata) -> Result<Vec<u8>, GgufError> {
@@ -61,7 +61,7 @@ pub(super) fn tokenizer_json(metadata: &Metadata) -> Result<Vec<u8>, GgufError> 
     file.to_json()
 }
 
-/// What becomes of a text before it is split, and of tokens that become one again.
+/// Normalization before splitting, and its reverse in decoding.
 #[derive(PartialEq)]
 struct Steps {
     normalizer: Value,
@@ -69,7 +69,7 @@ struct Steps {
 }
 
 impl Steps {
-    /// With a space before every text, and behind every special token in it, or without.
+    /// With or without a space before every text and after every special token in it.
     fn new(has_prefix: bool) -> Self {
         let replace =
             |from: &str, to: &str| json!({ "type": "Replace", "pattern": { "String": from }, "content": to });
@@ -85,7 +85,7 @@ impl Steps {
     }
 }
 
-/// What stands for each byte of a character without a token.
+/// The byte tokens for a character without a token.
 fn bytes() -> impl Iterator<Item = String> {
     (0..=255).map(|byte: u8| format!("<0x{byte:02X}>"))
 }
@@ -96,13 +96,13 @@ fn is_written_in_it(token: &str) -> bool {
     !token.contains(' ')
 }
 
-/// Whether the decoder of a `tokenizer.json` is one of SentencePiece's.
+/// Whether the decoder of a `tokenizer.json` is a SentencePiece decoder.
 pub(super) fn is_decoder(decoder: &Value) -> bool {
     let steps = decoder["decoders"].as_array().map_or(std::slice::from_ref(decoder), Vec::as_slice);
     steps.iter().any(|step| step["type"] == "Metaspace" || step["pattern"]["String"] == SPACE)
 }
 
-/// The keys for a `tokenizer.json`, the other way than [`tokenizer_json`].
+/// The keys for a `tokenizer.json`, the reverse of [`tokenizer_json`].
 pub(super) fn keys(file: &from_json::File, vocabulary: usize) -> Result<Keys, String> {
     let (normalizer, decoder) = (file.normalizer.clone(), file.decoder.clone());
     let found = Steps { normalizer, decoder };
@@ -116,7 +116,7 @@ pub(super) fn keys(file: &from_json::File, vocabulary: usize) -> Result<Keys, St
     };
     if !file.pre_tokenizer.is_null() {
         return Err(
-            "it splits texts before it merges, as llama.cpp does not with SentencePiece's scores".into()
+            "it splits texts before merging, which llama.cpp does not do with SentencePiece scores".into()
         );
     }
     if let Some(token) = file.added_tokens.iter().find(|token| token.normalized) {
@@ -126,7 +126,7 @@ pub(super) fn keys(file: &from_json::File, vocabulary: usize) -> Result<Keys, St
     let model = &file.model;
     if model.ignore_merges || !model.byte_fallback || !bytes().all(|token| model.vocab.contains_key(&token)) {
         return Err(
-            "the model has ignore_merges, or not a token for every byte, which llama.cpp needs".into()
+            "the model has ignore_merges, or lacks a token for some byte; llama.cpp needs all of them".into()
         );
     }
     let (tokens, mut types) = from_json::tokens(file, vocabulary, is_written_in_it, ALPHABET)?;
@@ -147,7 +147,7 @@ pub(super) fn keys(file: &from_json::File, vocabulary: usize) -> Result<Keys, St
     ])
 }
 
-/// A score for each token that puts the merges in their order: less for each token that is merged before it.
+/// A score per token that gives the merges their order: lower for tokens that are merged later.
 fn scores(model: &from_json::Model, tokens: &[String]) -> Result<Vec<f32>, String> {
     let pairs = from_json::merges(model)?;
     let mut places = HashMap::new();
@@ -163,7 +163,7 @@ fn scores(model: &from_json::Model, tokens: &[String]) -> Result<Vec<f32>, Strin
     }
     let score = |token: &String| -(*places.get(token).unwrap_or(&places.len()) as f32);
     let scores: Vec<f32> = tokens.iter().map(score).collect();
-    // llama.cpp merges whatever becomes a token; added ones are found before.
+    // llama.cpp performs any merge that gives a token; added tokens are matched before.
     let ids = model.vocab.iter().map(|(token, id)| (token.as_str(), *id)).collect();
     let all = merges(tokens, &scores, &ids).map_err(|e| e.to_string())?;
     let known: HashSet<_> = pairs.into_iter().map(|(left, right)| [left, right]).collect();
@@ -171,20 +171,20 @@ fn scores(model: &from_json::Model, tokens: &[String]) -> Result<Vec<f32>, Strin
     if let Some([left, right]) = all.iter().find(is_missing) {
         let (left, right) = (quoted(left), quoted(right));
         return Err(format!(
-            "{left} and {right} are not merged, though they would be a token; scores cannot say so"
+            "{left} and {right} are not merged, although their union is a token; scores cannot express this"
         ));
     }
     Ok(scores)
 }
 
-/// Every pair of tokens whose union is one, highest score first; of those of one score the longer left part first, as
-/// transformers' converter orders them.
+/// Every pair of tokens whose union is a token, by decreasing score; among equal scores the longer left part first,
+/// the order of transformers' converter.
 fn merges<'a>(
     tokens: &'a [String],
     scores: &[f32],
     ids: &HashMap<&str, u32>,
 ) -> Result<Vec<[&'a str; 2]>, GgufError> {
-    // Each part of a token is hashed for every place where it can be cut.
+    // Each part of a token is hashed for every cut position.
     let compared = tokens.iter().map(|token| (token.len() as u64).saturating_mul(token.len() as u64));
     if compared.fold(0, u64::saturating_add) > MAX_COMPARED {
         let longest = tokens.iter().map(String::len).max().unwrap_or(0);

@@ -1,33 +1,33 @@
-//! The tokens that have a part in prompts and in the end of a text.
+//! Special tokens: those used in prompts and to end a text.
 
 use super::{ADD_BOS, ADD_EOS, BOS, CHAT_TEMPLATE, EOM, EOS, EOT, MODEL, PAD, SENTENCEPIECE, TOKENS, UNK};
 use super::{bad, pre_tokenizer_of, required};
 use crate::{GgufError, Metadata};
 
-/// What a GGUF file says about special tokens.
+/// The special tokens of a GGUF file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SpecialIds {
-    /// Begin of a text.
+    /// Beginning of text.
     pub bos: Option<u32>,
-    /// End of a text.
+    /// End of text.
     pub eos: Option<u32>,
-    /// Stands for what has no token.
+    /// Replaces text without a token.
     pub unk: Option<u32>,
-    /// Fills rows of a batch.
+    /// Pads the rows of a batch.
     pub pad: Option<u32>,
     /// End of a turn in a conversation.
     pub eot: Option<u32>,
-    /// End of a message, behind which a tool answers.
+    /// End of a message to a tool.
     pub eom: Option<u32>,
-    /// Whether prompts begin with `bos`.
+    /// Whether `bos` is prepended to prompts.
     pub add_bos: bool,
-    /// Whether prompts end with `eos`.
+    /// Whether `eos` is appended to prompts.
     pub add_eos: bool,
-    /// How a conversation becomes a prompt, in Jinja.
+    /// Jinja template that renders a conversation as a prompt.
     pub chat_template: Option<String>,
 }
 
-/// The texts that llama.cpp takes for the end of a turn where a file names no token; here in order of preference.
+/// The texts that llama.cpp treats as end of turn if the file names no token, in order of preference.
 const END_OF_TURN: [&str; 9] = [
     "<|eot_id|>",
     "<|im_end|>",
@@ -40,14 +40,14 @@ const END_OF_TURN: [&str; 9] = [
     "<|endoftext|>",
 ];
 
-/// The text that it takes for the end of a message where a file names no token.
+/// The text that it treats as end of message if the file names no token.
 const END_OF_MESSAGE: &str = "<|eom_id|>";
 
 /// The special tokens of a GGUF file.
 ///
-/// What the file leaves open is as in llama.cpp: `add_bos` and `add_eos` follow from the kind of tokenizer, `eot`
-/// and `eom` are the tokens that are written like them, and SentencePiece's first three are `unk`, `bos` and `eos`. Other tokens that the file does not name are `None`: llama.cpp takes
-/// number 11, which is right for few models.
+/// Defaults are llama.cpp's: `add_bos` and `add_eos` depend on the kind of tokenizer, `eot` and `eom` are the tokens
+/// with the usual texts, and SentencePiece's first three tokens are `unk`, `bos` and `eos`. Other tokens that the
+/// file does not name are `None`: llama.cpp uses number 11, which is right for few models.
 ///
 /// # Errors
 /// [`GgufError::Metadata`] for an unknown tokenizer, a value of the wrong type, an id without a token, and
@@ -67,7 +67,7 @@ pub fn special_ids(metadata: &Metadata) -> Result<SpecialIds, GgufError> {
         }
         id => Ok(id.map(|id| id as u32)),
     };
-    // SentencePiece's trainer gives these places to them.
+    // SentencePiece's trainer assigns them these ids.
     let by_default =
         |place: u32| (model == SENTENCEPIECE && (place as usize) < tokens.len()).then_some(place);
     let (bos, eos) = (id(BOS)?.or(by_default(1)), id(EOS)?.or(by_default(2)));

@@ -1,4 +1,4 @@
-//! From the keys of a GGUF file to `tokenizer.json`.
+//! Conversion of keys of a GGUF file to `tokenizer.json`.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,19 +10,18 @@ use super::{AddedToken, MERGES, MODEL, SENTENCEPIECE, TOKEN_TYPE, TOKENS};
 use super::{bad, byte_alphabet, pre_tokenizer_of, quoted, required, sentencepiece, special_ids, token_type};
 use crate::{GgufError, Metadata};
 
-/// The `tokenizer.json` of the Hugging Face library that says what the `tokenizer.ggml.*` keys say.
+/// The `tokenizer.json` of the Hugging Face library that is equivalent to the `tokenizer.ggml.*` keys.
 ///
-/// Texts get the ids that llama.cpp gives them; special tokens are searched for in every text; what
-/// comes before a prompt is the post-processor's.
-/// Where they can differ, byte-level: letters and digits that are newer than Unicode 15, which llama.cpp takes for signs; the
-/// long s, U+017F, after an apostrophe, which the models' own expressions take for a contraction; and a text in
-/// which two added tokens overlap. SentencePiece's: a text in which two places of the same score overlap, of which
-/// llama.cpp takes the left one and the library that of the merge it knows first; and a token that holds a character
-/// which is none, as no trained vocabulary has it.
+/// Texts get llama.cpp's ids; special tokens are recognised in every text; tokens before a prompt are added by the
+/// post-processor. Ids can differ, for byte-level BPE: for letters and digits newer than Unicode 15, which llama.cpp
+/// treats as symbols; for the long s, U+017F, after an apostrophe, which the models' own expressions treat as a
+/// contraction; and where two added tokens overlap. For SentencePiece: where two candidates of the same score
+/// overlap, of which llama.cpp merges the left one and the library the one of lower rank; and for a token with an
+/// unassigned character, which no trained vocabulary has.
 ///
 /// # Errors
-/// [`GgufError::Metadata`] for a tokenizer that is neither byte-level BPE (`gpt2`) nor SentencePiece's (`llama`), an unknown
-/// pre-tokenizer, missing keys, and keys that contradict themselves or each other.
+/// [`GgufError::Metadata`] for a tokenizer that is neither byte-level BPE (`gpt2`) nor SentencePiece BPE (`llama`),
+/// an unknown pre-tokenizer, missing keys, and contradicting keys.
 pub fn tokenizer_json(metadata: &Metadata) -> Result<Vec<u8>, GgufError> {
     if metadata.string(MODEL)? == Some(SENTENCEPIECE) {
         return sentencepiece::tokenizer_json(metadata);
@@ -44,7 +43,7 @@ pub fn tokenizer_json(metadata: &Metadata) -> Result<Vec<u8>, GgufError> {
         normalizer: Value::Null,
         pre_tokenizer: json!(pre_tokenizer::steps(pre_tokenizer.splitting, &without_token)),
         post_processor: match prompts_prefix(metadata, tokens)? {
-            // Offsets are the library's business.
+            // The library handles offsets.
             None => json!(byte_level(false)),
             Some(prefix) => json!({ "type": "Sequence", "processors": [byte_level(false), prefix] }),
         },
@@ -65,7 +64,7 @@ pub fn tokenizer_json(metadata: &Metadata) -> Result<Vec<u8>, GgufError> {
     file.to_json()
 }
 
-/// The step that puts a token before the text of a prompt, if there is one.
+/// The step that prepends a token to prompts, if any.
 pub(super) fn prompts_prefix(metadata: &Metadata, tokens: &[String]) -> Result<Option<Value>, GgufError> {
     let specials = special_ids(metadata)?;
     let Some(id) = specials.bos.filter(|_| specials.add_bos) else { return Ok(None) };
@@ -114,18 +113,18 @@ pub(super) struct Model<'a> {
     pub(super) fuse_unk: bool,
     pub(super) byte_fallback: bool,
     pub(super) ignore_merges: bool,
-    /// All of them, the added ones too: the library numbers those that it does not find here by itself.
+    /// All tokens, added ones included: the library would renumber those that are missing here.
     #[serde(serialize_with = "numbered")]
     pub(super) vocab: &'a [String],
     pub(super) merges: Vec<[&'a str; 2]>,
 }
 
-/// Tokens with their ids, in the order of the ids.
+/// Tokens with their ids, in id order.
 fn numbered<S: Serializer>(tokens: &&[String], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_map(tokens.iter().zip(0_u32..))
 }
 
-/// The ids of tokens that are all different.
+/// The ids of tokens, which must be distinct.
 pub(super) fn ids(tokens: &[String]) -> Result<HashMap<&str, u32>, GgufError> {
     if tokens.is_empty() || u32::try_from(tokens.len()).is_err() {
         return Err(bad(TOKENS, format!("has {} tokens", tokens.len())));
@@ -142,7 +141,7 @@ pub(super) fn ids(tokens: &[String]) -> Result<HashMap<&str, u32>, GgufError> {
     Ok(ids)
 }
 
-/// The tokens that stand for themselves; the others must be written in an alphabet.
+/// The tokens that are matched literally; the others must be in an alphabet.
 pub(super) fn added_tokens(
     tokens: &[String],
     types: &[i32],
@@ -179,7 +178,7 @@ pub(super) fn added_tokens(
     Ok(added)
 }
 
-/// The merges, as pairs of tokens; of two with the same pair the first counts, as in llama.cpp.
+/// The merges as pairs of tokens; of two with the same pair the first applies, as in llama.cpp.
 fn merges<'a>(merges: &'a [String], ids: &HashMap<&str, u32>) -> Result<Vec<[&'a str; 2]>, GgufError> {
     let mut seen = HashSet::with_capacity(merges.len());
     let mut pairs = Vec::with_capacity(merges.len());

@@ -44,7 +44,7 @@ fn a_file_cut_anywhere_says_by_how_many_bytes() {
     let mut header_end = 0;
     for length in 1..end {
         let message = refusal(&file[..length]);
-        let missing = message.split("cut short by ").nth(1).and_then(|rest| rest.split(' ').next());
+        let missing = message.split("truncated by ").nth(1).and_then(|rest| rest.split(' ').next());
         let missing: usize =
             missing.unwrap_or_else(|| panic!("{length}: {message}")).parse().expect("a number");
         if message.contains("the data of tensor") {

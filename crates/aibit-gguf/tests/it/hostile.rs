@@ -16,11 +16,11 @@ fn other_files() {
         &["not a GGUF file: it starts with \"PK\\x03\\x04\", not with \"GGUF\""],
     );
     check_refused(b"<htm", &["it starts with \"<htm\""]);
-    check_refused(b"lmgg\x01\0\0\0", &["of the formats before GGUF; convert the model again"]);
-    check_refused(b"tjgg\x03\0\0\0", &["of the formats before GGUF"]);
+    check_refused(b"lmgg\x01\0\0\0", &["of a format before GGUF; convert the model again"]);
+    check_refused(b"tjgg\x03\0\0\0", &["of a format before GGUF"]);
     check_refused(
         b"GG",
-        &["the magic number at byte 0: 4 bytes or more, 2 are left", "cut short by 2 bytes"],
+        &["the magic number at byte 0: 4 bytes or more, 2 are left", "truncated by 2 bytes"],
     );
     check_refused(b"GGXF", &["it starts with \"GGXF\""]);
 }
@@ -29,10 +29,10 @@ fn other_files() {
 fn versions() {
     let check = |version, fragment| {
         Raw { version, ..Raw::empty() }
-            .check_refused(&[fragment, "this build reads versions 2 and 3, little-endian"]);
+            .check_refused(&[fragment, "this build supports versions 2 and 3, little-endian"]);
     };
     check(0, "version 0;");
-    check(1, "version 1, whose lengths have 32 bits, is not read any more");
+    check(1, "version 1, which has 32-bit lengths, is not supported any more");
     check(4, "version 4;");
     check(u32::MAX, "version 4294967295;");
     check(3_u32.swap_bytes(), "the file is big-endian, version 3");
@@ -45,9 +45,9 @@ fn counts() {
     for count in [1, 1 << 32, u64::MAX] {
         let announced = |what: &str| format!("GGUF: {count} {what} at byte 24:");
         let raw = Raw { entry_count: Some(count), ..Raw::empty() };
-        raw.check_refused(&[&announced("metadata entries"), "cut short by"]);
+        raw.check_refused(&[&announced("metadata entries"), "truncated by"]);
         let raw = Raw { tensor_count: Some(count), ..Raw::empty() };
-        raw.check_refused(&[&announced("tensors"), "cut short by"]);
+        raw.check_refused(&[&announced("tensors"), "truncated by"]);
     }
     // One more than there are: what follows is taken for an entry.
     let raw = Raw { entry_count: Some(2), ..Raw::with_value(0, &[1]) };
@@ -67,7 +67,7 @@ fn keys() {
     with(entry(&"k".repeat(65_536), 0, &[1])).check_refused(&["65536 bytes, allowed are 1 to 65535"]);
     with(entry(&"k".repeat(65_535), 0, &[1])).check_accepted();
     with(u64::MAX.to_le_bytes().to_vec())
-        .check_refused(&["the key of metadata entry 0 at byte 32", "cut short by"]);
+        .check_refused(&["the key of metadata entry 0 at byte 32", "truncated by"]);
     with([&string(b"ab\xffcd"), &[0; 5][..]].concat())
         .check_refused(&["the key of metadata entry 0 at byte 34: not UTF-8"]);
     let raw = Raw {
@@ -91,7 +91,7 @@ fn values() {
         Raw::with_value(8, &length.to_le_bytes()).check_refused(&[
             "the value of `the.key` at byte 51",
             &format!("{length} bytes or more"),
-            "cut short by",
+            "truncated by",
         ]);
     }
 }
@@ -110,7 +110,7 @@ fn arrays() {
     for count in [100, 1 << 32, 1 << 61, u64::MAX] {
         for kind in (0..13).filter(|kind| *kind != 9) {
             let raw = with(kind, count, &[0; 4]);
-            raw.check_refused(&["`the.key` at byte 55", "cut short by"]);
+            raw.check_refused(&["`the.key` at byte 55", "truncated by"]);
         }
     }
     with(7, 3, &[1, 0, 9]).check_refused(&["the elements of `the.key` at byte 57: a truth value of 9"]);
@@ -151,7 +151,7 @@ fn alignments() {
         with(4, &alignment.to_le_bytes()).check_accepted();
     }
     // The start of the data is itself past the end.
-    with(4, &(1_u32 << 20).to_le_bytes()).check_refused(&["the data of tensor `the.tensor`", "cut short by"]);
+    with(4, &(1_u32 << 20).to_le_bytes()).check_refused(&["the data of tensor `the.tensor`", "truncated by"]);
 }
 
 #[test]
@@ -209,10 +209,10 @@ fn types() {
     let check = |kind, fragment: &str| {
         Raw::with_tensor(kind, &[256]).check_refused(&["tensor `the.tensor`: ", fragment]);
     };
-    check(10, "type 10 (Q2_K) is not one of those that this build reads: F32, F16,");
-    check(20, "type 20 (IQ4_NL) is not one of those");
-    check(34, "type 34 (TQ1_0) is not one of those");
-    check(39, "type 39 (MXFP4) is not one of those");
+    check(10, "type 10 (Q2_K) is not supported; supported are F32, F16,");
+    check(20, "type 20 (IQ4_NL) is not supported");
+    check(34, "type 34 (TQ1_0) is not supported");
+    check(39, "type 39 (MXFP4) is not supported");
     check(4, "type 4 (Q4_2) was removed from ggml; convert the model again");
     check(31, "type 31 (Q4_0_4_4) was removed from ggml");
     check(38, "type 38 (IQ4_NL_8_8) was removed from ggml");
@@ -239,14 +239,14 @@ fn offsets() {
         "by 32 bytes",
     ]);
     at(1024).check_refused(&["64 bytes or more, 0 are left"]);
-    at(1 << 40).check_refused(&["0 are left", "cut short by 1099511626816 bytes"]);
+    at(1 << 40).check_refused(&["0 are left", "truncated by 1099511626816 bytes"]);
     at(u64::MAX - 31)
-        .check_refused(&["offset 18446744073709551584 from byte 96 on, and 64 bytes: no file is as long"]);
-    at(u64::MAX - 127).check_refused(&["no file is as long"]);
+        .check_refused(&["offset 18446744073709551584 from byte 96 on, and 64 bytes: no file is that long"]);
+    at(u64::MAX - 127).check_refused(&["no file is that long"]);
     at(u64::MAX).check_refused(&["not a multiple of the alignment"]);
     let mut raw = at(960);
     raw.data.pop();
-    raw.check_refused(&["cut short by 1 bytes"]);
+    raw.check_refused(&["truncated by 1 bytes"]);
 }
 
 #[test]
@@ -288,5 +288,5 @@ fn many_small_entries_are_read_in_good_time() {
     entries.push(entry("7", 0, &[1]));
     Raw { entries, ..Raw::empty() }.check_refused(&["metadata `7` is given twice"]);
     let tensors = (0..100_000).map(|i| RawTensor::new(&format!("{i:x}"), F32, &[8], i * 32)).collect();
-    Raw { tensors, ..Raw::empty() }.check_refused(&["cut short by 3200000 bytes"]);
+    Raw { tensors, ..Raw::empty() }.check_refused(&["truncated by 3200000 bytes"]);
 }

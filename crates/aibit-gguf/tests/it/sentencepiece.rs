@@ -144,7 +144,7 @@ fn what_scores_cannot_say_is_refused() {
             list.remove(0);
             file["model"]["merges"] = list.into();
         },
-        "are not merged, though they would be a token",
+        "are not merged, although their union is a token",
     );
     check(
         &|file| {
@@ -167,9 +167,9 @@ fn what_scores_cannot_say_is_refused() {
     );
     check(
         &|file| file["pre_tokenizer"] = serde_json::json!({"type": "Digits"}),
-        "it splits texts before it merges",
+        "it splits texts before merging",
     );
-    check(&|file| file["model"]["byte_fallback"] = false.into(), "a token for every byte");
+    check(&|file| file["model"]["byte_fallback"] = false.into(), "a token for some byte");
     check(&|file| file["added_tokens"][0]["normalized"] = true.into(), "has normalized");
 }
 

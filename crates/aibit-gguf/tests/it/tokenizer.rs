@@ -347,11 +347,11 @@ fn other_tokenizers_are_refused_by_name() {
         check_error(tokenizer_json(&metadata), "use the original checkpoint");
     }
     for pre in ["deepseek-v3", "gpt-4o", "tekken", "viking", "", "LLAMA-BPE"] {
-        check_error(tokenizer_json(&with(PRE, string(pre))), &format!("is {pre:?}, which is not known"));
+        check_error(tokenizer_json(&with(PRE, string(pre))), &format!("is {pre:?}, which is unknown"));
     }
     check_error(tokenizer_json(&with(PRE, string("default"))), "does not say how texts are split");
     check_error(tokenizer_json(&without(PRE)), "does not say how texts are split");
-    check_error(tokenizer_json(&with(PRE, string(&"x".repeat(10_000)))), "xxx\"..., which is not known");
+    check_error(tokenizer_json(&with(PRE, string(&"x".repeat(10_000)))), "xxx\"..., which is unknown");
 }
 
 #[test]
@@ -493,7 +493,7 @@ fn malformed_special_ids_are_refused() {
     check_error(special_ids(&add_eos), "is true, but there is no `tokenizer.ggml.eos_token_id`");
     check_error(special_ids(&with("tokenizer.chat_template", Value::U8(1))), "must be a string");
     check_error(special_ids(&without(TOKENS)), "is missing");
-    check_error(special_ids(&with(PRE, string("unheard of"))), "is not known");
+    check_error(special_ids(&with(PRE, string("unheard of"))), "is unknown");
 
     let keys = |specials| tokenizer_metadata(&tiny_gpt2(), 512, &specials);
     check_error(
@@ -618,9 +618,9 @@ fn what_gguf_cannot_say_is_refused() {
     );
     check_json_error(
         |json| json["pre_tokenizer"] = by_expression("(a*)*$"),
-        "splits by \"(a*)*$\", which is none",
+        "splits by \"(a*)*$\", which is not an expression",
     );
-    check_json_error(|json| json["pre_tokenizer"] = by_expression(""), "splits by \"\", which is none");
+    check_json_error(|json| json["pre_tokenizer"] = by_expression(""), "splits by \"\", which is not an expression");
     for option in ["lstrip", "rstrip", "single_word"] {
         check_json_error(
             |json| json["added_tokens"][0][option] = true.into(),

@@ -24,7 +24,7 @@ fn every_other_id_is_refused_and_ggml_s_types_by_name() {
     let message = |id| GgmlType::from_id(id).expect_err("not read").to_string();
     assert_eq!(
         message(10),
-        "type 10 (Q2_K) is not one of those that this build reads: \
+        "type 10 (Q2_K) is not supported; supported are \
          F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, BF16"
     );
     assert_eq!(message(31), "type 31 (Q4_0_4_4) was removed from ggml; convert the model again");
