@@ -3,7 +3,7 @@
 //!
 //! The model families that this build can pack, by name: the one place to which a new family is added.
 //!
-//! Each family is a crate that turns a configuration into a graph; what executes the graph knows none of them. See
+//! Each family is a crate that turns a configuration into a graph; the executor does not know families. See
 //! `docs/adding-an-architecture.md`.
 
 use aibit_gguf::{Gguf, GgufError, Metadata, TensorNames, Value};
@@ -12,7 +12,7 @@ use aibit_graph::{CheckpointName, ConfigError, ModelDescription};
 use aibit_llama::{LlamaConfig, ModelType};
 use serde_json::Map;
 
-/// A family of models.
+/// A model family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
     /// GPT-2.
@@ -25,7 +25,8 @@ impl Family {
     /// Every family.
     pub const ALL: [Self; 2] = [Self::Gpt2, Self::Llama];
 
-    /// The values of `model_type` in `config.json` that belong to the family. GGUF files call their architectures alike.
+    /// The values of `model_type` in `config.json` that belong to the family. GGUF files use the same names for
+    /// architectures.
     pub fn model_types(self) -> Vec<&'static str> {
         match self {
             Self::Gpt2 => vec![aibit_gpt2::MODEL_TYPE],
@@ -43,7 +44,7 @@ impl Family {
         Self::ALL.into_iter().flat_map(Self::model_types).collect::<Vec<_>>().join(", ")
     }
 
-    /// The graph and the parameters of the model with this `config.json`.
+    /// The graph and parameters of the model with this `config.json`.
     ///
     /// # Errors
     /// [`ConfigError`] for a configuration that the family refuses.
@@ -54,7 +55,7 @@ impl Family {
         })
     }
 
-    /// What a tensor of a checkpoint is to a package.
+    /// The role of a checkpoint's tensor in a package.
     pub fn checkpoint_name(self, name: &str) -> CheckpointName {
         match self {
             Self::Gpt2 => aibit_gpt2::checkpoint_name(name),
@@ -62,7 +63,7 @@ impl Family {
         }
     }
 
-    /// Whether transformers keeps the family's linear layers as `Conv1D` and not as `Linear`.
+    /// Whether transformers implements the family's linear layers as `Conv1D` instead of `Linear`.
     pub fn has_conv1d_layers(self) -> bool {
         match self {
             Self::Gpt2 => true,
@@ -70,7 +71,7 @@ impl Family {
         }
     }
 
-    /// The `config.json` that a GGUF `file` stands for; `vocabulary` is the number of its tokens.
+    /// The `config.json` equivalent to a GGUF `file`; `vocabulary` is the number of its tokens.
     ///
     /// # Errors
     /// [`GgufError::Metadata`] for a key that is missing, of another type or not supported.
@@ -89,7 +90,7 @@ impl Family {
         }
     }
 
-    /// How canonical tensor names and those of GGUF files correspond.
+    /// The mapping between canonical tensor names and those in GGUF files.
     pub fn gguf_names(self) -> &'static TensorNames {
         match self {
             Self::Gpt2 => &aibit_gpt2::GGUF_NAMES,
@@ -97,11 +98,12 @@ impl Family {
         }
     }
 
-    /// For a tensor of a GGUF file whose rows stand in another order there, the rows of a head: of each head, those of
-    /// the first half are between those of the second half. `architecture` and `metadata` are the file's.
+    /// The number of rows per head of a tensor whose rows are permuted in GGUF files: in each head, the rows of the
+    /// first half are interleaved with those of the second. `None` for other tensors. `architecture` and `metadata`
+    /// are the file's.
     ///
     /// # Errors
-    /// [`GgufError::Metadata`] for keys that do not say how long a head is.
+    /// [`GgufError::Metadata`] for keys that do not give the head length.
     pub fn gguf_interleaved_rows(
         self,
         metadata: &Metadata,
@@ -116,7 +118,7 @@ impl Family {
         }
     }
 
-    /// Whether a parameter that a GGUF file lacks is zeros: `name` is the canonical one, `architecture` the file's.
+    /// Whether a parameter that is missing in a GGUF file is zero: `name` is canonical, `architecture` the file's.
     pub fn gguf_may_lack(self, architecture: &str, name: &str) -> bool {
         match self {
             Self::Gpt2 => false,
@@ -124,8 +126,8 @@ impl Family {
         }
     }
 
-    /// Fields of `config.json` that say to every version of transformers what the given one says to some: to be laid over
-    /// it where it leaves for other software.
+    /// Fields of `config.json` that give the settings of `config` to every version of transformers, to be merged into
+    /// it when it is exported.
     ///
     /// # Errors
     /// [`ConfigError`] for a configuration that the family refuses.
@@ -136,10 +138,10 @@ impl Family {
         })
     }
 
-    /// The keys of a GGUF file for the model with this `config.json`, and the tensors that only such files have.
+    /// The keys of a GGUF file for the model with this `config.json`, and the tensors that only GGUF files have.
     ///
     /// # Errors
-    /// Why a GGUF file cannot hold the model.
+    /// Why a GGUF file cannot represent the model.
     pub fn gguf_header(self, config: &[u8]) -> Result<GgufHeader, String> {
         let refused = |error: ConfigError| error.to_string();
         Ok(match self {
@@ -156,11 +158,11 @@ impl Family {
     }
 }
 
-/// What a GGUF file says of a model beside its parameters and its tokenizer.
+/// The header of a GGUF file, without parameters and tokenizer.
 #[derive(Debug)]
 pub struct GgufHeader {
     /// Keys and values, the architecture first.
     pub metadata: Vec<(String, Value)>,
-    /// Tensors by name that no checkpoint has.
+    /// Tensors that no checkpoint has, by name.
     pub constants: Vec<(&'static str, Vec<f32>)>,
 }

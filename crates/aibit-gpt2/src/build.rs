@@ -1,14 +1,14 @@
-//! From configuration to graph and tensors.
+//! Builds the graph and the list of tensors from a configuration.
 
 use aibit_graph::{GraphBuilder, KvPrecision, KvSlot, LinearLayer, ModelDescription, Op, Role, ValueId};
 
 use crate::Gpt2Config;
 
-/// The graph of a GPT-2 model and the tensors it names.
+/// The graph of a GPT-2 model and its tensors.
 ///
 /// Pre-norm blocks: `h += c_proj(attention(c_attn(ln_1(h))))`, `h += c_proj(act(c_fc(ln_2(h))))`, then
-/// `ln_f` and the head, without bias. Attention scores are scaled by `1 / sqrt(head_dim)` and, where the
-/// configuration says so, by `1 / (layer + 1)`. The graph is plain: one node per operation.
+/// `ln_f` and the head, without bias. Attention scores are scaled by `1 / sqrt(head_dim)` and, if configured, by `1 /
+/// (layer + 1)`. The graph is plain: one node per operation.
 pub fn describe(config: &Gpt2Config) -> ModelDescription {
     let mut b = GraphBuilder::default();
     let (n_embd, n_inner) = (config.n_embd, config.n_inner);

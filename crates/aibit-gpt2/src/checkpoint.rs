@@ -1,11 +1,11 @@
-//! Names of tensors in GPT-2 checkpoints.
+//! Tensor names in GPT-2 checkpoints.
 
 use aibit_graph::CheckpointName;
 
 /// Maps a checkpoint's tensor name to the canonical one.
 ///
-/// Some checkpoints (the original upload among them) leave out the `transformer.` prefix; canonical names
-/// have it. `attn.bias` and `attn.masked_bias` are mask buffers and not parameters.
+/// Some checkpoints, the original among them, omit the prefix `transformer.` of canonical names. `attn.bias` and
+/// `attn.masked_bias` are mask buffers, not parameters.
 pub fn checkpoint_name(name: &str) -> CheckpointName {
     if name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias") {
         return CheckpointName::Buffer;

@@ -1,47 +1,47 @@
-//! `config.json` of a GPT-2 model.
+//! A GPT-2 model's `config.json`.
 
 use aibit_graph::{ActivationFunction, ConfigError, ConfigFields};
 
-/// The settings of a GPT-2 model that decide what it computes, checked.
+/// The settings of a GPT-2 model that affect its output, checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gpt2Config {
-    /// Token ids.
+    /// Number of token ids.
     pub vocab_size: usize,
     /// Longest sequence (`n_positions`).
     pub n_ctx: usize,
     /// Width of the residual stream.
     pub n_embd: usize,
-    /// Blocks.
+    /// Number of blocks.
     pub n_layer: usize,
-    /// Attention heads; divides `n_embd`.
+    /// Number of attention heads; divides `n_embd`.
     pub n_head: usize,
     /// Width inside the MLP.
     pub n_inner: usize,
     /// Function inside the MLP.
     pub activation: ActivationFunction,
-    /// Added to the variance in every layer norm.
+    /// Added to the variance in each layer norm.
     pub layer_norm_epsilon: f32,
     /// Scale attention scores by `1 / sqrt(head_dim)`.
     pub scale_attn_weights: bool,
-    /// Scale them by `1 / (layer + 1)` besides.
+    /// Also scale them by `1 / (layer + 1)`.
     pub scale_attn_by_inverse_layer_idx: bool,
-    /// The head shares the token embedding.
+    /// Whether the head is tied to the token embedding.
     pub tie_word_embeddings: bool,
 }
 
-/// The name in messages.
+/// The family's name in messages.
 const FAMILY: &str = "GPT-2";
 
 impl Gpt2Config {
-    /// Reads and checks `config.json`.
+    /// Parses and checks `config.json`.
     ///
-    /// A field that is absent or null takes transformers' default, fields that only concern training are not looked at.
-    /// Of a size that has two names the general one counts, as in transformers.
+    /// A field that is absent or null has transformers' default; fields that only affect training are ignored. If a
+    /// size has two names, the general one takes precedence, as in transformers.
     ///
     /// # Errors
-    /// [`ConfigError::Parse`] for what is not such a file, [`ConfigError::WrongType`] for a field of another type,
-    /// [`ConfigError::OutOfRange`] for numbers that contradict each other, [`ConfigError::Unsupported`] for a setting that
-    /// changes the result and is not implemented.
+    /// [`ConfigError::Parse`] for an invalid file, [`ConfigError::WrongType`] for a field of another type,
+    /// [`ConfigError::OutOfRange`] for contradicting numbers, [`ConfigError::Unsupported`] for a setting that changes
+    /// the result and is not supported.
     pub fn from_json(json: &[u8]) -> Result<Self, ConfigError> {
         let fields = ConfigFields::from_json(json)?;
         let model_type = fields.get("model_type").cloned().unwrap_or_default();
@@ -55,7 +55,7 @@ impl Gpt2Config {
                 return Err(ConfigError::unsupported(FAMILY, field, &true.into(), supported));
             }
         }
-        // Orders the operations for mixed precision; in f32 the result is the same, so only its type is checked.
+        // Reorders operations for mixed precision; the result in f32 is the same, so only the type is checked.
         flag("reorder_and_upcast_attn", false)?;
         if fields.object("pruned_heads")?.is_some_and(|heads| !heads.is_empty()) {
             let found = fields.get("pruned_heads").cloned().unwrap_or_default();
@@ -87,7 +87,7 @@ impl Gpt2Config {
             n_embd,
             n_layer: size(Some("num_hidden_layers"), "n_layer", 12, 4096)?,
             n_head,
-            // Integer products of longer rows could pass i32.
+            // Integer products of longer rows could overflow i32.
             n_inner: size(None, "n_inner", n_embd.saturating_mul(4), 65_535)?,
             activation: ActivationFunction::of_config(FAMILY, "activation_function", &activation)?,
             layer_norm_epsilon: ConfigError::check_epsilon("layer_norm_epsilon", epsilon)?,
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn null_is_absence_and_general_names_count() {
-        // As `GPT2Config(**fields)` has them in transformers 5.24.
+        // The values of `GPT2Config(**fields)` in transformers 5.24.
         let of = |json: &str| Gpt2Config::from_json(json.as_bytes()).expect("a configuration");
         let nulls = of(r#"{"model_type": "gpt2", "vocab_size": null, "n_positions": null, "n_embd": null,
             "n_layer": null, "n_head": null, "n_inner": null, "activation_function": null, "layer_norm_epsilon": null,
@@ -149,7 +149,7 @@ mod tests {
             "n_ctx": 99}"#);
         assert_eq!((general.n_embd, general.n_inner, general.n_layer), (96, 384, 3));
         assert_eq!((general.n_head, general.n_ctx), (6, 77));
-        // An old name that the class does not have.
+        // An old name that the class ignores.
         assert_eq!(of(r#"{"model_type": "gpt2", "n_ctx": 512}"#).n_ctx, 1024);
     }
 }

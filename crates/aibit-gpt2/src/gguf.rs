@@ -1,4 +1,4 @@
-//! GPT-2 in GGUF files: the keys of its configuration and the names of its tensors, both ways.
+//! GPT-2 in GGUF files: configuration keys and tensor names, in both directions.
 //!
 //! Source: llama.cpp, `gguf-py/gguf/constants.py` and `conversion/gpt2.py`.
 
@@ -17,7 +17,7 @@ const LAYERS: &str = "gpt2.block_count";
 const HEADS: &str = "gpt2.attention.head_count";
 const EPSILON: &str = "gpt2.attention.layer_norm_epsilon";
 
-/// Its tensors there.
+/// Tensor names in GGUF files.
 pub const GGUF_NAMES: TensorNames = TensorNames {
     top: &[
         ("transformer.wte.weight", "token_embd.weight"),
@@ -37,7 +37,7 @@ pub const GGUF_NAMES: TensorNames = TensorNames {
     ],
 };
 
-/// The `config.json` that a GGUF file's metadata stand for; `has_head` says whether the head is a tensor of its own.
+/// The `config.json` equivalent to a GGUF file's metadata; `has_head` says whether the head is a separate tensor.
 ///
 /// # Errors
 /// [`GgufError::Metadata`] for a key that is missing or of another type.
@@ -60,7 +60,7 @@ pub fn gguf_config(
         "n_head": integer(HEADS)?,
         "n_inner": integer(INNER)?,
         "activation_function": "gelu_new",
-        // An F32 there, the shortest number that rounds to it here.
+        // An F32 in the file; written as the shortest decimal that rounds to it.
         "layer_norm_epsilon": (epsilon as f32).to_string().parse::<f64>().unwrap_or(epsilon),
         "tie_word_embeddings": !has_head,
         "bos_token_id": metadata.integer("tokenizer.ggml.bos_token_id")?.or(end_of_text),
@@ -68,10 +68,10 @@ pub fn gguf_config(
     }))
 }
 
-/// The keys that llama.cpp needs to know of a model, the architecture first.
+/// The keys that llama.cpp needs, the architecture first.
 ///
 /// # Errors
-/// The setting that llama.cpp's GPT-2 does not have.
+/// The setting that llama.cpp's GPT-2 does not support.
 pub fn gguf_metadata(config: &Gpt2Config) -> Result<Vec<(String, Value)>, String> {
     use aibit_graph::ActivationFunction::GeluTanh;
     if config.activation != GeluTanh {

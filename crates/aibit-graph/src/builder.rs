@@ -1,14 +1,14 @@
-//! Building a graph node by node, with the parameters that it needs.
+//! Builds a graph node by node, together with its parameters.
 
 use crate::{
     ActivationPrecision, BufferPlan, Graph, KvSlot, ModelDescription, Op, Origin, Parameter, Role, Value,
     ValueId,
 };
 
-/// Collects the nodes, values and parameters of a model in the order of execution.
+/// Collects the nodes, values and parameters of a model in execution order.
 ///
-/// How linear layers take their input, and how keys and values are cached, is not the model's: nodes and slots have the
-/// defaults, and the packer's recipe sets them.
+/// Precisions of activations and of the KV cache are not part of the model: nodes and slots have the defaults, and
+/// `pack` sets them.
 #[derive(Debug, Default)]
 pub struct GraphBuilder {
     values: Vec<Value>,
@@ -22,18 +22,18 @@ pub struct GraphBuilder {
 pub struct LinearLayer<'a> {
     /// The module's name: its weight is `{name}.weight`, its bias `{name}.bias`.
     pub name: &'a str,
-    /// What it reads.
+    /// Its input.
     pub input: ValueId,
     /// Width of its output.
     pub out_features: usize,
     /// Whether it has a bias.
     pub has_bias: bool,
-    /// How checkpoints store its weight.
+    /// Whether checkpoints store the transpose of its weight.
     pub is_transposed: bool,
 }
 
 impl GraphBuilder {
-    /// A new value of `width` elements per token.
+    /// Adds a value of `width` elements per token.
     pub fn value(&mut self, name: &str, width: usize) -> ValueId {
         self.values.push(Value { name: name.to_owned(), width });
         self.values.len() - 1
@@ -44,19 +44,19 @@ impl GraphBuilder {
         self.values[value].width
     }
 
-    /// A new parameter; its name.
+    /// Adds a parameter and returns its name.
     pub fn parameter(&mut self, name: &str, shape: &[usize], role: Role, origin: Origin) -> String {
         let (name, shape) = (name.to_owned(), shape.to_vec());
         self.parameters.push(Parameter { name: name.clone(), shape, role, origin });
         name
     }
 
-    /// A new matrix that checkpoints have as it is; its name.
+    /// Adds a matrix that checkpoints have in canonical layout, and returns its name.
     pub fn matrix(&mut self, name: &str, shape: [usize; 2], role: Role) -> String {
         self.parameter(name, &shape, role, Origin::Canonical)
     }
 
-    /// A new vector that checkpoints have; its name.
+    /// Adds a vector from the checkpoint, and returns its name.
     pub fn vector(&mut self, name: &str, width: usize) -> String {
         self.parameter(name, &[width], Role::Vector, Origin::Canonical)
     }
@@ -95,14 +95,14 @@ impl GraphBuilder {
         output
     }
 
-    /// A new slot for keys and values; its index.
+    /// Adds a KV slot and returns its index.
     pub fn kv_slot(&mut self, slot: KvSlot) -> usize {
         self.kv_slots.push(slot);
         self.kv_slots.len() - 1
     }
 
-    /// Appends the head, which ends every graph. It multiplies by `head`, or by the table `embedding` where that serves
-    /// as the head too, which checkpoints may call `head` as well.
+    /// Appends the head, which ends every graph. It multiplies by `head`, or by the table `embedding` if the head is
+    /// tied to it; checkpoints may then use the name `head` as well.
     pub fn finish(
         mut self,
         architecture: &'static str,

@@ -7,33 +7,33 @@ use crate::error::beginning;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// Not the JSON of such a configuration.
+    /// Not a valid configuration in JSON.
     #[error("config.json: {0}")]
     Parse(String),
-    /// A value of another type than the field has.
+    /// A value of the wrong type.
     #[error("config.json: {field} is {found:.80}, expected {expected}")]
     WrongType {
         /// The field.
         field: String,
-        /// The type.
+        /// The expected type.
         expected: &'static str,
         /// Its value.
         found: String,
     },
-    /// A number that no model can have.
+    /// A number out of range.
     #[error("config.json: {field} is {found:.80}, allowed is {allowed}")]
     OutOfRange {
         /// The field.
         field: String,
         /// Its value.
         found: String,
-        /// What it may be.
+        /// The allowed range.
         allowed: String,
     },
-    /// A setting that would change the result and is not supported.
+    /// An unsupported setting that would change the result.
     #[error("config.json: {field} = {found:.80} is not supported for {family} ({supported})")]
     Unsupported {
-        /// The family, as people call it.
+        /// The family's name for messages.
         family: &'static str,
         /// The field.
         field: String,
@@ -51,7 +51,7 @@ impl From<serde_json::Error> for ConfigError {
 }
 
 impl ConfigError {
-    /// Checks that a number of a configuration is from 1 to `max`.
+    /// Checks that a number of a configuration is in `1..=max`.
     ///
     /// # Errors
     /// [`ConfigError::OutOfRange`].
@@ -62,7 +62,7 @@ impl ConfigError {
         Err(Self::out_of_range(field, found, format!("1 to {max}")))
     }
 
-    /// Checks that a number that is added to a variance is positive as an F32, which is returned.
+    /// Checks that an epsilon of a norm is positive as an F32, and returns it.
     ///
     /// # Errors
     /// [`ConfigError::OutOfRange`].
@@ -74,12 +74,12 @@ impl ConfigError {
         Err(Self::out_of_range(field, found, "a positive number"))
     }
 
-    /// A number that `field` cannot have; what is `allowed`.
+    /// An error for a number out of range; `allowed` describes the range.
     pub fn out_of_range(field: impl Into<String>, found: impl ToString, allowed: impl Into<String>) -> Self {
         Self::OutOfRange { field: field.into(), found: found.to_string(), allowed: allowed.into() }
     }
 
-    /// A setting of `family` that is not supported; what is `supported` instead.
+    /// An error for an unsupported setting of `family`; `supported` describes the alternatives.
     pub fn unsupported(
         family: &'static str,
         field: impl Into<String>,
@@ -89,14 +89,14 @@ impl ConfigError {
         Self::Unsupported { family, field: field.into(), found: Self::shortened(found), supported }
     }
 
-    /// A value as errors show it, at most 60 characters of it.
+    /// A value for error messages, truncated to 60 characters.
     pub(crate) fn shortened(value: &Value) -> String {
         value.to_string().chars().take(60).collect()
     }
 }
 
 impl ActivationFunction {
-    /// The function that a configuration of `family` names in `field`, as transformers' `ACT2FN` has it.
+    /// The activation function that a configuration of `family` names in `field`, by transformers' `ACT2FN`.
     ///
     /// # Errors
     /// [`ConfigError::Unsupported`] for any other name.

@@ -1,4 +1,4 @@
-//! The fields of a model's configuration, read one by one.
+//! Typed access to the fields of a model's configuration.
 
 use serde_json::{Map, Value};
 
@@ -6,25 +6,25 @@ use crate::ConfigError;
 
 /// The fields of a `config.json`, or of an object inside it.
 ///
-/// A field that is null is absent, but for what [`is_null`](Self::is_null) tells. Of a key given twice the last counts,
-/// as in Python.
+/// A null field counts as absent, except for [`is_null`](Self::is_null). The last of duplicate keys wins, as in
+/// Python.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ConfigFields {
-    /// In front of each name in errors.
+    /// Prefix of field names in errors.
     prefix: String,
     fields: Map<String, Value>,
 }
 
 impl ConfigFields {
-    /// The fields of the object that `json` is.
+    /// The fields of the JSON object in `json`.
     ///
     /// # Errors
-    /// [`ConfigError::Parse`] for what is not JSON or not an object.
+    /// [`ConfigError::Parse`] unless it is a JSON object.
     pub fn from_json(json: &[u8]) -> Result<Self, ConfigError> {
         Ok(Self { prefix: String::new(), fields: serde_json::from_slice(json)? })
     }
 
-    /// Whether there are none.
+    /// Whether there are no fields.
     pub fn is_empty(&self) -> bool {
         self.fields.is_empty()
     }
@@ -39,12 +39,12 @@ impl ConfigFields {
         self.fields.get(name).filter(|value| !value.is_null())
     }
 
-    /// Whether a field is there and null: a few classes take that for something else than its absence.
+    /// Whether a field is present and null, which a few classes distinguish from an absent field.
     pub fn is_null(&self, name: &str) -> bool {
         self.fields.get(name).is_some_and(Value::is_null)
     }
 
-    /// The name of a field from the start of the file on: `rope_scaling.factor`.
+    /// The full path of a field: `rope_scaling.factor`.
     pub fn path(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
     }
@@ -52,7 +52,7 @@ impl ConfigFields {
     /// A non-negative integer.
     ///
     /// # Errors
-    /// [`ConfigError::WrongType`], as all that follow.
+    /// [`ConfigError::WrongType`], as for all following functions.
     pub fn integer(&self, name: &str) -> Result<Option<usize>, ConfigError> {
         let read = |value: &Value| value.as_u64().and_then(|integer| usize::try_from(integer).ok());
         self.typed(name, "a non-negative integer", read)
@@ -100,7 +100,7 @@ impl ConfigFields {
         })
     }
 
-    /// The fields of an object inside this one.
+    /// The fields of a nested object.
     ///
     /// # Errors
     /// [`ConfigError::WrongType`].

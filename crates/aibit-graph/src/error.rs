@@ -2,10 +2,10 @@
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GraphError {
-    /// The text is not a graph: bad JSON, an unknown op or attribute, a missing field.
+    /// Not a valid graph: bad JSON, an unknown op or attribute, a missing field.
     #[error("graph: {0}")]
     Parse(String),
-    /// The text is longer than any real graph.
+    /// The JSON exceeds its limit.
     #[error("graph: {bytes} bytes of JSON, allowed are {allowed}")]
     TooLong {
         /// Its length.
@@ -13,28 +13,28 @@ pub enum GraphError {
         /// The limit.
         allowed: usize,
     },
-    /// The graph was written for another op set.
+    /// An unsupported version of the op set.
     #[error(
-        "graph version {found} is not one that this build executes (1 to {supported}); \
+        "graph version {found} is not supported by this build (1 to {supported}); \
          update aibit or pack the model again"
     )]
     Version {
         /// Version in the file.
         found: u32,
-        /// The newest, [`crate::Graph::NEWEST`].
+        /// The newest supported version, [`crate::Graph::NEWEST`].
         supported: u32,
     },
-    /// A number lies outside its limits.
+    /// A number out of range.
     #[error("graph: {what} is {found}, allowed is {allowed}")]
     OutOfRange {
-        /// Which number.
+        /// Description of the number.
         what: String,
         /// Its value.
         found: String,
-        /// What it may be.
+        /// The allowed range.
         allowed: String,
     },
-    /// A node reads a value that no earlier node has written, or writes one twice.
+    /// A node reads a value that no earlier node has written, or writes one that has been written.
     #[error("graph node {node} ({op}): value {value} {problem}")]
     Value {
         /// Index of the node.
@@ -46,7 +46,7 @@ pub enum GraphError {
         /// What is wrong with it.
         problem: String,
     },
-    /// A node names a tensor that the archive does not hold.
+    /// A node names a tensor that the archive does not contain.
     #[error("graph node {node} ({op}): tensor `{tensor:.80}` is not in the archive")]
     MissingTensor {
         /// Index of the node.
@@ -56,7 +56,7 @@ pub enum GraphError {
         /// Name of the tensor.
         tensor: String,
     },
-    /// A node names a tensor that is nothing it can take in that place.
+    /// A node names a tensor that cannot be used in that role.
     #[error("graph node {node} ({op}): tensor `{tensor:.80}` {problem}")]
     TensorKind {
         /// Index of the node.
@@ -65,12 +65,12 @@ pub enum GraphError {
         op: &'static str,
         /// Name of the tensor.
         tensor: String,
-        /// What it is.
+        /// Why not.
         problem: &'static str,
     },
-    /// A tensor's shape does not fit the node that uses it.
+    /// A tensor's shape does not match the node.
     #[error(
-        "graph node {node} ({op}): tensor `{tensor:.80}` has shape {found:?}, the node needs {expected:?}"
+        "graph node {node} ({op}): tensor `{tensor:.80}` has shape {found:?}, the node requires {expected:?}"
     )]
     TensorShape {
         /// Index of the node.
@@ -81,10 +81,10 @@ pub enum GraphError {
         tensor: String,
         /// Its shape in the archive.
         found: Vec<usize>,
-        /// The shape that the node's values ask for.
+        /// The shape that the node requires.
         expected: Vec<usize>,
     },
-    /// An attribute contradicts another, or a value's width.
+    /// An attribute contradicts another one or a value's width.
     #[error("graph node {node} ({op}): {problem}")]
     Attribute {
         /// Index of the node.
@@ -94,7 +94,7 @@ pub enum GraphError {
         /// The contradiction, with the numbers.
         problem: String,
     },
-    /// The buffer plan does not fit the values, or lets two live values overlap.
+    /// The buffer plan does not match the values, or two live values overlap.
     #[error("graph buffer plan: {0}")]
     Plan(String),
 }
@@ -105,7 +105,7 @@ impl From<serde_json::Error> for GraphError {
     }
 }
 
-/// The beginning of a JSON error's text, which may repeat any amount of what was read, and where it is.
+/// The beginning and position of a JSON error, since `serde_json` may quote any amount of the text.
 pub(crate) fn beginning(error: &serde_json::Error) -> String {
     let text = error.to_string();
     match text.char_indices().nth(300) {

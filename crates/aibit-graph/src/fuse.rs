@@ -1,17 +1,16 @@
-//! Fusion: linear layers that read the same become one, and ops that only pass over what a linear layer has just
-//! written become part of it.
+//! Fusion: linear layers with the same input are joined, and element-wise ops after a linear layer become part of it.
 
 use crate::{Graph, ModelDescription, Op, Origin, Parameter, ValueId};
 
 impl ModelDescription {
-    /// Makes one linear layer of those whose outputs only stand side by side in a [`Op::Concat`], then does
+    /// Joins linear layers whose outputs are only read by one [`Op::Concat`] into one layer, and then applies
     /// [`Graph::fuse`].
     ///
-    /// The joined layer's weight has the rows of the one after those of the other, and the name of the `concat`'s
-    /// output, followed by `.weight`; its bias likewise. Each row is the row it was, so the results are the same bits.
-    /// `may_join` says whether parameters may become one; those that are stored in different ways cannot.
+    /// The joined layer's weight is the concatenation of the parts' weights by rows; its name is that of the
+    /// `concat`'s output, followed by `.weight`; likewise its bias. Rows are unchanged, so results are bit-equal.
+    /// `may_join` says whether parameters may be joined; those with different schemes cannot.
     ///
-    /// The graph must be well-formed ([`Graph::validate`] tells), as an architecture crate emits it.
+    /// The graph must be well-formed (see [`Graph::validate`]), as an architecture crate emits it.
     pub fn fuse(&mut self, may_join: impl Fn(&[&Parameter]) -> bool) {
         let mut at = 0;
         while at < self.graph.nodes.len() {
@@ -32,7 +31,7 @@ impl ModelDescription {
         self.graph.fuse();
     }
 
-    /// What the linear layers become whose outputs node `at` puts side by side.
+    /// The joined layer for the linear layers whose outputs node `at` concatenates, if any.
     fn joined(&self, at: usize, may_join: &impl Fn(&[&Parameter]) -> bool) -> Option<Joined> {
         let Op::Concat { parts, output } = &self.graph.nodes[at] else { return None };
         let mut linears: Vec<_> =
@@ -47,7 +46,7 @@ impl ModelDescription {
                 return None;
             }
         }
-        // A tensor that another layer uses too stays under its own name.
+        // A tensor that another layer also uses is not joined.
         let is_used_once = |parameter: &&Parameter| {
             self.graph.nodes.iter().flat_map(Op::tensors).filter(|name| *name == parameter.name).count() == 1
         };
@@ -77,7 +76,7 @@ impl ModelDescription {
         self.parameters.iter().find(|parameter| parameter.name == name)
     }
 
-    /// Puts a joined parameter in the place of the first of its parts.
+    /// Replaces the parts of a joined parameter by that parameter, at the position of the first part.
     fn replace_parts(&mut self, joined: Parameter) {
         let Origin::Joined(parts) = &joined.origin else { return };
         let is_part = |parameter: &Parameter| parts.iter().any(|part| part.name == parameter.name);
@@ -87,15 +86,15 @@ impl ModelDescription {
     }
 }
 
-/// Linear layers that become one.
+/// Linear layers to be joined.
 struct Joined {
-    /// Ascending.
+    /// In ascending order.
     linears: Vec<usize>,
     op: Op,
     parameters: Vec<Parameter>,
 }
 
-/// One parameter of several, the rows of one after those of another.
+/// Joins parameters by rows.
 fn join(name: String, parts: &[&Parameter]) -> Option<Parameter> {
     let first = parts.first()?;
     let is_alike = |part: &&&Parameter| {
@@ -112,7 +111,7 @@ fn join(name: String, parts: &[&Parameter]) -> Option<Parameter> {
 }
 
 impl Op {
-    /// Whether two linear layers would be the same but for their tensors and outputs.
+    /// Whether two linear layers differ only in their tensors and outputs.
     fn differs_in_tensors_only(&self, other: &Self) -> bool {
         let plain = |op: &Self| {
             let mut op = op.clone();
@@ -127,14 +126,14 @@ impl Op {
 }
 
 impl Graph {
-    /// Moves each activation function, gated or not, and each residual addition into the linear layer whose output it
-    /// alone reads, drops the values that nobody writes any more, and plans the buffers anew.
+    /// Moves each activation function, gated or not, and each residual addition into the linear layer whose output
+    /// only it reads, removes values that are no longer written, and plans the buffers again.
     ///
     /// The fused node computes the same operations on each element in the same order, so a graph and its fused form
-    /// give the same bits; what goes is a pass over memory and a wait for all threads. This is done when a package is
-    /// made and stored in it: whoever executes a graph executes it as it stands.
+    /// give the same bits; it saves a pass over memory and a synchronization of threads. The result is stored in the
+    /// package, and an executor executes the stored graph as it is.
     ///
-    /// The graph must be well-formed ([`Graph::validate`] tells), as an architecture crate emits it.
+    /// The graph must be well-formed (see [`Graph::validate`]), as an architecture crate emits it.
     pub fn fuse(&mut self) {
         let mut at = 0;
         while at < self.nodes.len() {
@@ -150,7 +149,7 @@ impl Graph {
         self.plan_buffers();
     }
 
-    /// The linear node that node `at` can become part of, and what the two become, in the place of `at`.
+    /// The linear node with which node `at` can be fused, and the fused node, which replaces `at`.
     fn fused(&self, at: usize) -> Option<(usize, Op)> {
         match self.nodes[at] {
             Op::Activation { input, function, output } => {
@@ -179,7 +178,7 @@ impl Graph {
                 *own_output = output;
                 Some((linear, fused))
             }
-            // The later operand, if it can be: the earlier one is then the residual stream.
+            // Prefer the later operand: the earlier one is then the residual stream.
             Op::Add { a, b, output } => [(b, a), (a, b)].into_iter().find_map(|(sum, rest)| {
                 let linear = self.sole_linear(sum)?;
                 let mut fused = self.nodes[linear].clone();
@@ -195,7 +194,7 @@ impl Graph {
         }
     }
 
-    /// The linear node that writes `value`, if exactly one node reads it.
+    /// The linear node that writes `value`, if exactly one node reads `value`.
     fn sole_linear(&self, value: ValueId) -> Option<usize> {
         let reads: usize =
             self.nodes.iter().map(|node| node.inputs().filter(|input| *input == value).count()).sum();

@@ -16,9 +16,9 @@ pub type ValueId = usize;
 pub struct Graph {
     /// Version of the op set, [`Graph::VERSION`] to [`Graph::NEWEST`].
     pub version: u32,
-    /// Longest sequence the model was made for (`n_ctx`).
+    /// Longest sequence, in tokens (`n_ctx`).
     pub context: usize,
-    /// What ends the context there, where the model could go on. Only messages say it.
+    /// Why the context ends there although the model could continue; for messages only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context_limit: Option<ContextLimit>,
     /// Number of token ids; the width of the logits.
@@ -29,17 +29,17 @@ pub struct Graph {
     pub kv_slots: Vec<KvSlot>,
     /// Operations in execution order; the last one is [`Op::Logits`].
     pub nodes: Vec<Op>,
-    /// Where each value lies in the arena.
+    /// The location of each value in the arena.
     pub plan: BufferPlan,
 }
 
-/// Why a context ends before the model does: what it does to longer sequences is not supported.
+/// Why the context is shorter than the model would allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ContextLimit {
-    /// Frequencies of the rotary embedding that change with the length of the sequence.
+    /// Rotary frequencies that depend on the length of the sequence, which is not supported.
     DynamicRope,
-    /// Layers that see the last positions only.
+    /// Layers with a sliding window.
     SlidingWindow,
 }
 
@@ -47,7 +47,7 @@ pub enum ContextLimit {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Value {
-    /// For people; execution never looks at it.
+    /// Informative; execution ignores it.
     pub name: String,
     /// Elements per token.
     pub width: usize,
@@ -57,38 +57,38 @@ pub struct Value {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KvSlot {
-    /// Heads with keys and values of their own.
+    /// Number of KV heads.
     pub n_kv_head: usize,
     /// Elements per head.
     pub head_dim: usize,
-    /// How the elements are kept.
+    /// Precision of the cached elements.
     #[serde(default, skip_serializing_if = "KvPrecision::is_default")]
     pub precision: KvPrecision,
 }
 
-/// How cached keys and values are kept; see `docs/format.md`.
+/// Precision of cached keys and values; see `docs/format.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum KvPrecision {
-    /// As they were computed.
+    /// Unrounded.
     #[default]
     F32,
     /// Rounded to half precision.
     F16,
-    /// One signed byte per element, one scale for each head and token.
+    /// One signed byte per element, one scale per head and token.
     Int8,
 }
 
 impl KvPrecision {
-    /// The longest head of an [`Int8`](Self::Int8) slot: integer products with a query cannot leave i32.
+    /// The longest head of an [`Int8`](Self::Int8) slot, for which integer products with a query fit in i32.
     pub const MAX_INT8_HEAD_DIM: usize = 65_535;
 
-    /// The longest context with an [`Int8`](Self::Int8) slot: sums over positions cannot leave i32.
+    /// The longest context with an [`Int8`](Self::Int8) slot, for which sums over positions fit in i32.
     pub const MAX_INT8_CONTEXT: usize = 131_072;
 }
 
 impl KvPrecision {
-    /// Every precision, the finest first.
+    /// Every precision, from the highest to the lowest.
     pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::Int8];
 
     /// The name in graphs, manifests and on the command line.
@@ -122,7 +122,7 @@ impl FromStr for KvPrecision {
     }
 }
 
-/// One operation. The formula of each stands in `docs/format.md`; `x` is the input value, `y` the output.
+/// One operation. `docs/format.md` defines the formulas; `x` is the input value, `y` the output.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Op {
@@ -151,7 +151,7 @@ pub enum Op {
     },
     /// `y = (x - mean(x)) / sqrt(var(x) + epsilon) * weight + bias`, per token.
     LayerNorm {
-        /// Normalized value.
+        /// The value to normalize.
         input: ValueId,
         /// Tensor `[width]`.
         weight: String,
@@ -163,33 +163,33 @@ pub enum Op {
         /// The result.
         output: ValueId,
     },
-    /// `y = x / sqrt(mean(x²) + epsilon) * weight`, for each run of `weight`'s length by itself.
+    /// `y = x / sqrt(mean(x²) + epsilon) * weight`, separately for each run of `weight`'s length.
     RmsNorm {
-        /// Normalized value.
+        /// The value to normalize.
         input: ValueId,
-        /// Tensor `[run]`; the part of the value that is normalized consists of whole runs.
+        /// Tensor `[run]`; the normalized range consists of whole runs.
         weight: String,
         /// Added to the mean of the squares; positive.
         epsilon: f32,
-        /// First element that is normalized and first after them; all others stay as they are. Absent: all are.
+        /// Start and end of the normalized range; other elements are copied. Absent: the whole row.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         range: Option<[usize; 2]>,
         /// The result.
         output: ValueId,
     },
-    /// Rotary position embedding: pairs of elements are turned by `position * frequency`.
+    /// Rotary position embedding: pairs of elements are rotated by `position * frequency`.
     Rope {
         /// Heads side by side.
         input: ValueId,
-        /// Tensor `[pairs]`, in radians per position; a head's first `2 * pairs` elements are turned.
+        /// Tensor `[pairs]`, in radians per position; the first `2 * pairs` elements of a head are rotated.
         frequencies: String,
-        /// Others for long contexts. Absent: there are none.
+        /// Frequencies for long contexts, if they differ.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         long: Option<LongFrequencies>,
-        /// Multiplies cosines and sines. Absent: nothing does.
+        /// Factor on cosines and sines. Absent: 1.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         attention_factor: Option<f32>,
-        /// Heads that are turned, from the first on; what follows stays as it is.
+        /// Number of heads to rotate, from the first; elements after them are copied.
         heads: usize,
         /// Elements per head.
         head_dim: usize,
@@ -198,11 +198,11 @@ pub enum Op {
         /// The result.
         output: ValueId,
     },
-    /// The parts side by side.
+    /// Concatenation of the parts' rows.
     Concat {
-        /// Two or more.
+        /// At least two values.
         parts: Vec<ValueId>,
-        /// As wide as all of them.
+        /// As wide as the parts together.
         output: ValueId,
     },
     /// `y = residual + function(x · weightᵀ + bias)`, or gated: `y = gate(first half) * second half` of
@@ -210,26 +210,25 @@ pub enum Op {
     Linear {
         /// Left operand, `[tokens, in_features]`.
         input: ValueId,
-        /// Tensor `[out_features, in_features]`; gated, there are twice as many rows as out features.
+        /// Tensor `[out_features, in_features]`; with a gate, twice as many rows.
         weight: String,
-        /// Tensor `[out_features]`, or twice as long.
+        /// Tensor `[out_features]`; with a gate, twice as long.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         bias: Option<String>,
-        /// Where the weight is quantized to integers: how the activations are.
+        /// Precision of the activations, for an INT8 weight.
         #[serde(default, skip_serializing_if = "ActivationPrecision::is_default")]
         activations: ActivationPrecision,
-        /// Where the weight is quantized to integers: the magnitude from which on LLM.int8() keeps activations in
-        /// floating point. Absent: it keeps none. Nothing else uses it.
+        /// LLM.int8()'s outlier threshold, for an INT8 weight: activations of at least this magnitude stay in
+        /// floating point. Absent: none do. Used only by the profile `exact`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         outlier_threshold: Option<f32>,
-        /// Applied to each element after the bias. Absent: none is.
+        /// Applied to each element after the bias, if present.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         function: Option<ActivationFunction>,
-        /// Applied to the gates, as in [`Op::GatedActivation`]; with neither a function nor a residual. Absent: there is
-        /// no gate.
+        /// Applied to the gates, as in [`Op::GatedActivation`], if present; excludes a function and a residual.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         gate: Option<ActivationFunction>,
-        /// Added last, of the output's width. Absent: nothing is.
+        /// Added last, if present; as wide as the output.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         residual: Option<ValueId>,
         /// The result, `[tokens, out_features]`.
@@ -239,18 +238,18 @@ pub enum Op {
     Activation {
         /// Argument.
         input: ValueId,
-        /// Which function.
+        /// The function.
         function: ActivationFunction,
         /// The result.
         output: ValueId,
     },
     /// `y = function(first half of x) * second half of x`, element by element.
     GatedActivation {
-        /// Gate and gated value side by side.
+        /// Gates, followed by the values to be gated.
         input: ValueId,
-        /// Applied to the gate.
+        /// Applied to the gates.
         function: ActivationFunction,
-        /// Half as wide.
+        /// Half as wide as the input.
         output: ValueId,
     },
     /// Causal self-attention over all positions so far; appends to the KV slot.
@@ -270,7 +269,7 @@ pub enum Op {
     Logits {
         /// Left operand, `[tokens, in_features]`.
         input: ValueId,
-        /// Tensor `[vocabulary, in_features]`; the embedding itself where the head is tied.
+        /// Tensor `[vocabulary, in_features]`; the embedding if the head is tied.
         weight: String,
         /// As in [`Op::Linear`].
         #[serde(default, skip_serializing_if = "ActivationPrecision::is_default")]
@@ -281,16 +280,16 @@ pub enum Op {
     },
 }
 
-/// How activations become integers where the weight is quantized; see `docs/format.md`.
+/// Precision of the activations of a linear layer with an INT8 weight; see `docs/format.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ActivationPrecision {
     /// One signed byte per element, one scale per token.
     #[default]
     Int8,
-    /// One byte per element, one scale and one zero point per token: for one-sided values.
+    /// One byte per element, one scale and one zero point per token: for one-sided distributions.
     Int8Asym,
-    /// Two signed bytes per element, one scale per token: as good as f32.
+    /// Two signed bytes per element, one scale per token: as accurate as f32.
     Int8x2,
 }
 
@@ -329,27 +328,27 @@ impl FromStr for ActivationPrecision {
     }
 }
 
-/// Frequencies of a rotary embedding for sequences that may become long.
+/// Rotary frequencies for long contexts.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LongFrequencies {
-    /// Tensor of the same shape as the node's `frequencies`, whose place it takes.
+    /// Tensor of the same shape as the node's `frequencies`, which it replaces.
     pub frequencies: String,
-    /// It does so where room for more positions than this is reserved; positive.
+    /// Used if more positions than this are reserved; positive.
     pub above: usize,
 }
 
-/// Which elements of a head are turned together.
+/// Which elements of a head form a pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RopePairing {
-    /// Elements `i` and `i + pairs`.
+    /// Elements `i` and `i + pairs` (GPT-NeoX).
     Half,
-    /// Elements `2 i` and `2 i + 1`.
+    /// Elements `2 i` and `2 i + 1` (GPT-J).
     Adjacent,
 }
 
-/// Element-wise functions, with the formula of each.
+/// Element-wise functions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ActivationFunction {
@@ -370,21 +369,21 @@ pub enum ActivationFunction {
 }
 
 impl Graph {
-    /// The op set of graphs that need no newer one.
+    /// The version of graphs that need no newer one.
     pub const VERSION: u32 = 1;
 
-    /// The newest op set that this build executes: version 2 has [`Graph::context_limit`], and `long` and
+    /// The newest version that this build supports: version 2 adds [`Graph::context_limit`], and `long` and
     /// `attention_factor` of [`Op::Rope`].
     pub const NEWEST: u32 = 2;
 
-    /// Longest JSON that is read. The graph of a model of 400 billion parameters has a fifth of it.
+    /// Maximum length of the JSON, five times that of a model with 400 billion parameters.
     pub const MAX_JSON: usize = 4 << 20;
 
-    /// Reads a graph from JSON. Only the syntax is checked here; see [`Graph::validate`].
+    /// Parses a graph from JSON. Checks only the syntax; see [`Graph::validate`].
     ///
     /// # Errors
     /// [`GraphError::Parse`] with line and column for bad JSON, unknown ops and unknown attributes,
-    /// [`GraphError::Version`] for another op set, and [`GraphError::TooLong`] beyond [`Graph::MAX_JSON`].
+    /// [`GraphError::Version`] for an unsupported version, and [`GraphError::TooLong`] beyond [`Graph::MAX_JSON`].
     pub fn from_json(json: &[u8]) -> Result<Self, GraphError> {
         #[derive(Deserialize)]
         struct VersionOnly {
@@ -401,7 +400,7 @@ impl Graph {
         Ok(serde_json::from_slice(json)?)
     }
 
-    /// The graph as JSON, the same bytes for equal graphs.
+    /// The graph as JSON, with equal bytes for equal graphs.
     pub fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec_pretty(self).expect("a graph has only string keys and finite numbers")
     }
@@ -426,7 +425,7 @@ impl Op {
         }
     }
 
-    /// The first op set that has the op with its attributes.
+    /// The first version that has the op with its attributes.
     pub(crate) fn version(&self) -> u32 {
         match self {
             Self::Rope { long: Some(_), .. } | Self::Rope { attention_factor: Some(_), .. } => 2,
@@ -452,7 +451,7 @@ impl Op {
         first.into_iter().chain(second).chain(rest.iter().copied())
     }
 
-    /// The value that the op writes; [`Op::Logits`] writes none.
+    /// The value that the op writes; none for [`Op::Logits`].
     pub fn output(&self) -> Option<ValueId> {
         match *self {
             Self::Embed { output, .. }
@@ -490,7 +489,7 @@ impl Op {
         first.into_iter().chain(second).map(String::as_str)
     }
 
-    /// The one input whose buffer the output may take over: what is done element by element can be done in place.
+    /// The input whose buffer the output may reuse, for element-wise ops.
     pub(crate) fn in_place_input(&self) -> Option<ValueId> {
         match *self {
             Self::Add { a, .. } => Some(a),

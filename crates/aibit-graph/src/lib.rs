@@ -3,13 +3,13 @@
 //!
 //! The inference graph as data.
 //!
-//! A [`Graph`] is a list of [`Op`]s in execution order over values of shape `[tokens, width]` in f32. An
-//! architecture crate emits it, [`ModelDescription::fuse`] joins what need not be apart, [`Graph::plan_buffers`] gives every value
-//! a place in one arena, the archive stores the result, and the runtime executes it without knowing which architecture it came from.
-//! Nothing here computes anything, and nothing in a graph is code.
+//! A [`Graph`] is a list of [`Op`]s in execution order over f32 values of shape `[tokens, width]`. An architecture
+//! crate emits it, [`ModelDescription::fuse`] fuses nodes, [`Graph::plan_buffers`] assigns each value a range of one
+//! arena, the archive stores the result, and the runtime executes it without knowing the architecture. This crate
+//! computes nothing, and a graph contains no code.
 //!
-//! A graph that comes from a file is hostile until [`Graph::validate`] has passed it: every value, tensor
-//! shape, KV slot and arena range is checked before a kernel sees it.
+//! A graph from a file is hostile until [`Graph::validate`] has accepted it: every value, tensor shape, KV slot and
+//! arena range is checked before a kernel uses it.
 
 mod builder;
 mod config_error;

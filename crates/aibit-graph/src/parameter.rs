@@ -1,17 +1,17 @@
-//! What an architecture crate tells the packer about a model.
+//! The description of a model that an architecture crate gives to `aibit-pack`.
 
 use crate::Graph;
 
-/// A model as its architecture crate describes it: what to compute, and from which tensors.
+/// A model: its graph and its tensors.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelDescription {
-    /// Name of the architecture family, for people and reports.
+    /// Name of the architecture family, informative.
     pub architecture: &'static str,
     /// The graph, with its buffer plan.
     pub graph: Graph,
-    /// Every tensor that the graph names, in the order in which execution first needs it.
+    /// Every tensor that the graph names, in the order of first use.
     pub parameters: Vec<Parameter>,
-    /// Names that stand for a parameter stored under another name: `(alias, parameter)`.
+    /// Other names of parameters: `(alias, parameter)`.
     pub tied: Vec<(String, String)>,
 }
 
@@ -22,45 +22,45 @@ pub struct Parameter {
     pub name: String,
     /// Canonical shape.
     pub shape: Vec<usize>,
-    /// What the tensor is for; recipes choose a scheme by it.
+    /// The role of the tensor, by which recipes choose a scheme.
     pub role: Role,
-    /// Where its elements come from.
+    /// The source of its elements.
     pub origin: Origin,
 }
 
-/// What a tensor is for.
+/// The role of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// Weight of a linear layer inside a block.
     Linear,
-    /// Token embedding, which a tied head shares.
+    /// Token embedding, also used by a tied head.
     Embedding,
-    /// Table of learned positions.
+    /// Learned position embedding.
     PositionEmbedding,
-    /// Output head with weights of its own.
+    /// Untied output head.
     Head,
-    /// Bias or norm vector, or another one.
+    /// Vector, such as a bias or a norm's weight.
     Vector,
 }
 
-/// Where a parameter's elements come from.
+/// The source of a parameter's elements.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Origin {
     /// The checkpoint has it in its canonical shape.
     Canonical,
-    /// A floating-point checkpoint has the matrix as `[in_features, out_features]`: to be transposed.
+    /// The checkpoint stores the matrix as `[in_features, out_features]`, and it must be transposed.
     Transposed,
-    /// No checkpoint has it; these are its elements, by the configuration.
+    /// Computed from the configuration; no checkpoint has it.
     Constant(Vec<f32>),
-    /// Other parameters, the rows of one after those of another ([`ModelDescription::fuse`]).
+    /// Other parameters, concatenated by rows ([`ModelDescription::fuse`]).
     Joined(Vec<Parameter>),
 }
 
-/// What a tensor of a checkpoint is to a package.
+/// The role of a checkpoint's tensor in a package.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CheckpointName {
     /// A parameter, under its canonical name.
     Parameter(String),
-    /// A constant that the package expresses itself, such as a causal mask.
+    /// A constant that the package does not need, such as a causal mask.
     Buffer,
 }

@@ -1,4 +1,4 @@
-//! Where linear layers stand.
+//! Places of linear layers in the graph.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,17 +7,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Graph, Op};
 
-/// Where a linear layer stands, told by the node that writes its input: how activations are distributed depends on it.
+/// The place of a linear layer, determined by the node that writes its input, on which the distribution of
+/// activations depends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Place {
-    /// Behind a norm.
+    /// After a norm.
     Norm,
-    /// Behind attention.
+    /// After attention.
     Attention,
-    /// Behind the activation function of an MLP, gated or not.
+    /// After the activation function of an MLP, gated or not.
     Gate,
-    /// The head, which gives the logits.
+    /// The head, which computes the logits.
     Head,
     /// Anywhere else.
     Other,
@@ -57,11 +58,11 @@ impl FromStr for Place {
 }
 
 impl Graph {
-    /// The place of each node of [`nodes`](Self::nodes), `None` for those that multiply by no weight.
+    /// The place of each node of [`nodes`](Self::nodes); `None` for nodes without a matrix.
     ///
-    /// Fusing and joining nodes changes no layer's place.
+    /// Fusing and joining nodes does not change a layer's place.
     pub fn places(&self) -> Vec<Option<Place>> {
-        // What an input means to the layer that reads it.
+        // The place that a value gives to the layer that reads it.
         let mut behind = vec![Place::Other; self.values.len()];
         let mut places = Vec::with_capacity(self.nodes.len());
         for node in &self.nodes {

@@ -1,4 +1,4 @@
-//! The buffer plan: one arena for all values, places given out by liveness.
+//! The buffer plan: one arena for all values, allocated by liveness.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Graph, GraphError, ValueId};
 
-/// Where each value lies in the arena, in elements per token: for `m` tokens, value `v` takes
-/// `arena[offsets[v] * m ..][.. width[v] * m]`, and the arena has `width * m` elements.
+/// The location of each value in the arena, in elements per token: for `m` tokens, value `v` is `arena[offsets[v] * m
+/// ..][.. width[v] * m]`, and the arena has `width * m` elements.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BufferPlan {
@@ -18,14 +18,14 @@ pub struct BufferPlan {
     pub width: usize,
 }
 
-/// Places start at multiples of this many f32, one cache line.
+/// Offsets are multiples of this many f32, one cache line.
 const ALIGNMENT: usize = 16;
 
 impl Graph {
-    /// Gives every value a place: first fit among the values alive at the same time; an element-wise op
-    /// takes over the place of an input that dies there.
+    /// Assigns each value an offset: first fit among the values alive at the same time; an element-wise op reuses the
+    /// range of an input that is not read later.
     ///
-    /// The graph must be well-formed ([`Graph::validate`] tells), as an architecture crate emits it.
+    /// The graph must be well-formed (see [`Graph::validate`]), as an architecture crate emits it.
     pub fn plan_buffers(&mut self) {
         let last_use = self.last_uses();
         let mut plan = BufferPlan { offsets: vec![0; self.values.len()], width: 0 };
@@ -62,7 +62,7 @@ impl Graph {
         offset
     }
 
-    /// Index of the last node that reads each value (of its writer, where nothing reads it).
+    /// Index of the last node that reads each value, or of its writer if none does.
     fn last_uses(&self) -> Vec<usize> {
         let mut last = vec![0; self.values.len()];
         for (at, node) in self.nodes.iter().enumerate() {
@@ -73,8 +73,8 @@ impl Graph {
         last
     }
 
-    /// Checks a stored plan against the values: sizes, bounds, and that no node writes over a value that
-    /// a later node still reads. Assumes that value indices have been checked.
+    /// Checks a stored plan: sizes, bounds, and that no node overwrites a value that a later node reads. Assumes that
+    /// value indices have been checked.
     pub(crate) fn validate_plan(&self) -> Result<(), GraphError> {
         let plan = &self.plan;
         if plan.offsets.len() != self.values.len() {
@@ -88,7 +88,7 @@ impl Graph {
         for (v, value) in self.values.iter().enumerate() {
             if end(v).is_none_or(|end| end > plan.width) {
                 return Err(GraphError::Plan(format!(
-                    "value {v} (`{:.80}`) of width {} at offset {} passes the arena's width {}",
+                    "value {v} (`{:.80}`) of width {} at offset {} exceeds the arena's width {}",
                     value.name, value.width, plan.offsets[v], plan.width
                 )));
             }
@@ -131,8 +131,9 @@ impl Graph {
     }
 }
 
-/// Which of the `live` values, by offset, overlap `range`; `end` is where a value ends. Live values never overlap each
-/// other, so those in a range are neighbours: a hostile graph with thousands of them costs no comparison of all with all.
+/// The `live` values, by offset, that overlap `range`; `end` gives the end of a value. Live values never overlap each
+/// other, so those in a range are adjacent in the map: a hostile graph with thousands of them does not need quadratic
+/// time.
 fn overlapping(
     live: &BTreeMap<usize, ValueId>,
     range: Range<usize>,

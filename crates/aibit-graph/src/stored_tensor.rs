@@ -1,22 +1,22 @@
-//! What a graph needs to know of the tensors that it names.
+//! Properties of tensors that validation of a graph needs.
 
-/// A tensor of an archive, as far as it decides which attributes of a node may name it.
+/// A tensor of an archive, with the properties that decide which attributes may name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoredTensor<'a> {
-    /// The parameter's shape, not that of its codes; a part's own shape.
+    /// The parameter's shape, not that of its codes; for a part, its own shape.
     pub shape: &'a [usize],
-    /// What the tensor is.
+    /// The kind of tensor.
     pub kind: TensorKind,
 }
 
-/// What a stored tensor is.
+/// The kind of a stored tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TensorKind {
     /// A parameter whose elements are stored in F32.
     F32,
-    /// A parameter in another scheme: floating point of 16 bits, or codes.
+    /// A parameter in another scheme: 16-bit floating point, or codes.
     Encoded,
-    /// No parameter, but a part of one: scales, absmax values, a table of codes. No node may name it.
+    /// Part of a parameter: scales, absmax values, a code table. Nodes cannot name it.
     Part,
 }
 

@@ -1,20 +1,20 @@
-//! Checks that a graph from a file can be executed as it stands.
+//! Validation of a graph from a file, after which it can be executed.
 
 use crate::{Graph, GraphError, KvPrecision, Op, StoredTensor, TensorKind, ValueId};
 
-/// Limits on what a file may ask for. The largest models of today lie far below them.
+/// Limits on a file's values, far above those of current models.
 const MAX_CONTEXT: usize = 1 << 24;
 const MAX_WIDTH: usize = 1 << 24;
 const MAX_NODES: usize = 1 << 16;
 const MAX_VOCABULARY: usize = 1 << 24;
 
 impl Graph {
-    /// Checks everything that execution relies on: limits, the order of values, attributes, KV slots, the buffer plan,
-    /// and of each tensor (`tensor_of` gives a stored one) its name, its shape and that it is a parameter; a vector is
-    /// one in F32.
+    /// Checks everything that execution relies on: limits, the order of values, attributes, KV slots, the buffer
+    /// plan, and each tensor, which `tensor_of` looks up by name: that it exists, has the right shape and is a
+    /// parameter, and that a vector is stored in F32.
     ///
     /// # Errors
-    /// The first contradiction, with the node, the tensor and the numbers.
+    /// The first violation, with the node, the tensor and the numbers.
     pub fn validate<'a>(
         &self,
         tensor_of: impl Fn(&str) -> Option<StoredTensor<'a>>,
@@ -53,7 +53,7 @@ impl Graph {
             if let Op::Attention { slot, .. } = *op
                 && std::mem::replace(&mut slot_used[slot], true)
             {
-                return Err(check.attribute(format!("KV slot {slot} belongs to an earlier node")));
+                return Err(check.attribute(format!("KV slot {slot} is used by an earlier node")));
             }
             if matches!(op, Op::Logits { .. }) != (node + 1 == self.nodes.len()) {
                 return Err(check.attribute("`logits` is the last node and stands nowhere else".into()));
@@ -191,12 +191,12 @@ impl<'s, F: Fn(&str) -> Option<StoredTensor<'s>>> NodeCheck<'_, F> {
             }
             Op::Concat { ref parts, output } => {
                 if parts.len() < 2 {
-                    return Err(self.attribute(format!("{} parts, there must be two or more", parts.len())));
+                    return Err(self.attribute(format!("{} parts, two or more are required", parts.len())));
                 }
                 let sum = parts.iter().try_fold(0_usize, |sum, part| sum.checked_add(width(*part)));
                 if sum != Some(width(output)) {
                     return Err(self.attribute(format!(
-                        "its parts do not add up to the width {} of value {output}",
+                        "the widths of its parts do not add up to the width {} of value {output}",
                         width(output)
                     )));
                 }
@@ -216,7 +216,7 @@ impl<'s, F: Fn(&str) -> Option<StoredTensor<'s>>> NodeCheck<'_, F> {
                 self.outlier_threshold(outlier_threshold)?;
                 if gate.is_some() && (function.is_some() || residual.is_some()) {
                     let other = if function.is_some() { "function" } else { "residual" };
-                    return Err(self.attribute(format!("a gate and a {other}, there may be one of them")));
+                    return Err(self.attribute(format!("a gate and a {other}, which exclude each other")));
                 }
                 residual.map_or(Ok(()), |residual| self.equal_widths(residual, output))?;
                 let rows = if gate.is_some() { width(output).saturating_mul(2) } else { width(output) };
@@ -280,14 +280,14 @@ impl<'s, F: Fn(&str) -> Option<StoredTensor<'s>>> NodeCheck<'_, F> {
         }
     }
 
-    /// The length of a vector that is free to have one.
+    /// The length of a vector whose length is not fixed by the graph.
     fn vector(&self, name: &str) -> Result<usize, GraphError> {
         let tensor = self.parameter(name)?;
         match *tensor.shape {
             [length] if length > 0 => self.in_f32(name, tensor).map(|()| length),
             ref shape => {
                 Err(self
-                    .attribute(format!("tensor `{name:.80}` has shape {shape:?}, the node needs a vector")))
+                    .attribute(format!("tensor `{name:.80}` has shape {shape:?}, the node requires a vector")))
             }
         }
     }

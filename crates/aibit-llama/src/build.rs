@@ -1,4 +1,4 @@
-//! From configuration to graph and tensors.
+//! Builds the graph and the list of tensors from a configuration.
 
 use aibit_graph::{
     Graph, GraphBuilder, KvPrecision, KvSlot, LinearLayer, LongFrequencies, ModelDescription, Op, Origin,
@@ -7,11 +7,11 @@ use aibit_graph::{
 
 use crate::LlamaConfig;
 
-/// The graph of a model of the family and the tensors it names.
+/// The graph of a model of the family and its tensors.
 ///
-/// Pre-norm blocks: `h += o_proj(attention(q_proj(x), k_proj(x), v_proj(x)))` with `x = norm(h)`, the queries and keys
-/// turned by their positions; `h += down_proj(act(gate_proj(x)) * up_proj(x))`; then the norm and the head, without bias.
-/// The graph is plain: one node per operation. The frequencies of the rotary embedding are a tensor of their own.
+/// Pre-norm blocks: `h += o_proj(attention(q_proj(x), k_proj(x), v_proj(x)))` with `x = norm(h)` and rotary position
+/// embedding of queries and keys; `h += down_proj(act(gate_proj(x)) * up_proj(x))`; then the norm and the head,
+/// without bias. The graph is plain: one node per operation. Rotary frequencies are a tensor.
 pub fn describe(config: &LlamaConfig) -> ModelDescription {
     let mut b = GraphBuilder::default();
     let &LlamaConfig { n_embd, n_head, n_kv_head, head_dim, n_inner, .. } = config;
@@ -25,7 +25,7 @@ pub fn describe(config: &LlamaConfig) -> ModelDescription {
         Role::Vector,
         Origin::Constant(frequencies),
     );
-    // A context that ends before the long frequencies begin never needs them.
+    // Not needed if the context ends before the long frequencies apply.
     let long = config.rope.long_frequencies(head_dim).filter(|(_, above)| *above < config.n_ctx);
     let long = long.map(|(frequencies, above)| LongFrequencies {
         frequencies: b.parameter(
@@ -114,7 +114,7 @@ fn linear(b: &mut GraphBuilder, name: &str, input: ValueId, out_features: usize,
     b.linear(LinearLayer { name, input, out_features, has_bias, is_transposed })
 }
 
-/// What the fused layer will be called, once the packer has made one of the parts.
+/// Named like the layer that results when the parts are joined.
 fn concat(b: &mut GraphBuilder, name: &str, parts: &[ValueId]) -> ValueId {
     let width = parts.iter().map(|part| b.width(*part)).sum();
     let output = b.value(name, width);
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn models_have_their_known_numbers_of_parameters() {
-        // SmolLM2-135M, Qwen3-0.6B and Llama-2-7B, as their publishers count them.
+        // SmolLM2-135M, Qwen3-0.6B and Llama-2-7B; parameter counts from their publishers.
         let smollm2 = check(
             r#"{"model_type": "llama", "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536,
                 "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "rms_norm_eps": 1e-5,

@@ -1,11 +1,11 @@
-//! Names of tensors in checkpoints of the family.
+//! Tensor names in checkpoints of the family.
 
 use aibit_graph::CheckpointName;
 
 /// Maps a checkpoint's tensor name to the canonical one.
 ///
-/// Checkpoints of the model without its head leave out the `model.` prefix; canonical names have it. What old checkpoints
-/// carry of the rotary embedding follows from the configuration, as do its factors in GGUF files.
+/// Checkpoints of the model without its head omit the prefix `model.` of canonical names. Rotary tensors in old
+/// checkpoints and factors in GGUF files are ignored: they follow from the configuration.
 pub fn checkpoint_name(name: &str) -> CheckpointName {
     let buffer = name.rsplit_once("rotary_emb.").map(|(_, buffer)| buffer);
     if let Some(

@@ -4,15 +4,15 @@ use aibit_graph::{ActivationFunction, ConfigError, ConfigFields, ContextLimit};
 
 use crate::{Rope, RopeScaling, rope_settings};
 
-/// The name in messages.
+/// The family's name in messages.
 pub(crate) const FAMILY: &str = "the Llama family";
 
 /// The members of the family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ModelType {
-    /// Llama 1 to 3, and what has their shape: SmolLM2, TinyLlama, Yi.
+    /// Llama 1 to 3 and models of the same architecture: SmolLM2, TinyLlama, Yi.
     Llama,
-    /// Mistral 7B and its kin.
+    /// Mistral 7B and related models.
     Mistral,
     /// Qwen2 and Qwen2.5: queries, keys and values have biases.
     Qwen2,
@@ -34,7 +34,7 @@ impl ModelType {
         }
     }
 
-    /// The class that transformers loads it as.
+    /// Its class in transformers.
     pub fn class(self) -> &'static str {
         match self {
             Self::Llama => "LlamaForCausalLM",
@@ -45,24 +45,24 @@ impl ModelType {
     }
 }
 
-/// The settings of a model that decide what it computes, checked.
+/// The settings of a model that affect its output, checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LlamaConfig {
-    /// Which member of the family it is.
+    /// The member of the family.
     pub model_type: ModelType,
-    /// Token ids.
+    /// Number of token ids.
     pub vocab_size: usize,
-    /// Longest sequence. With a sliding window at most that, up to which the window hides nothing.
+    /// Longest sequence; at most the sliding window, up to which the window masks nothing.
     pub n_ctx: usize,
-    /// What ends the context there, where the model could go on.
+    /// Why the context ends there although the model could continue.
     pub context_limit: Option<ContextLimit>,
     /// Width of the residual stream.
     pub n_embd: usize,
-    /// Blocks.
+    /// Number of blocks.
     pub n_layer: usize,
-    /// Query heads.
+    /// Number of query heads.
     pub n_head: usize,
-    /// Heads of keys and values; divides `n_head`.
+    /// Number of KV heads; divides `n_head`.
     pub n_kv_head: usize,
     /// Elements per head; even.
     pub head_dim: usize,
@@ -70,35 +70,35 @@ pub struct LlamaConfig {
     pub n_inner: usize,
     /// Function of the MLP's gate.
     pub activation: ActivationFunction,
-    /// Added to the mean square in every norm.
+    /// Added to the mean square in each norm.
     pub rms_norm_epsilon: f32,
-    /// How positions turn queries and keys.
+    /// The rotary position embedding.
     pub rope: Rope,
-    /// Queries, keys and values have biases.
+    /// Whether queries, keys and values have biases.
     pub has_qkv_bias: bool,
-    /// The attention's output layer has one.
+    /// Whether the attention output has a bias.
     pub has_output_bias: bool,
-    /// The MLP's layers have.
+    /// Whether the MLP's layers have biases.
     pub has_mlp_bias: bool,
-    /// Queries and keys are normalized, each head by itself.
+    /// Whether queries and keys are normalized, per head.
     pub has_qk_norm: bool,
-    /// The head shares the token embedding.
+    /// Whether the head is tied to the token embedding.
     pub tie_word_embeddings: bool,
 }
 
-/// What the classes of transformers take for fields that a file lacks.
+/// Defaults of transformers' classes for absent fields.
 struct Defaults {
     vocab_size: usize,
     intermediate_size: usize,
-    /// Absent: as many as query heads.
+    /// If absent, the number of query heads.
     n_kv_head: Option<usize>,
-    /// Absent: width by heads.
+    /// If absent, width divided by heads.
     head_dim: Option<usize>,
     max_position_embeddings: usize,
 }
 
 impl ModelType {
-    /// Source: transformers 5.24, `configuration_llama.py` and its like; what is the same in all stands in
+    /// Source: transformers 5.24, `configuration_llama.py` and related files; common defaults are in
     /// [`LlamaConfig::from_json`].
     fn defaults(self) -> Defaults {
         match self {
@@ -128,17 +128,17 @@ impl ModelType {
     }
 }
 
-/// Positions that a layer with a sliding window sees where a file does not say.
+/// Default size of a sliding window.
 const DEFAULT_WINDOW: usize = 4096;
 
 impl LlamaConfig {
-    /// Reads and checks `config.json`. A field that is absent or null has the value that its class in transformers gives
-    /// it; fields that only concern training are not looked at.
+    /// Parses and checks `config.json`. A field that is absent or null has the default of its class in transformers;
+    /// fields that only affect training are ignored.
     ///
     /// # Errors
-    /// [`ConfigError::Parse`] for what is not such a file, [`ConfigError::WrongType`] for a field of another type,
-    /// [`ConfigError::OutOfRange`] for numbers that contradict each other, [`ConfigError::Unsupported`] for a setting that
-    /// changes the result and is not implemented.
+    /// [`ConfigError::Parse`] for an invalid file, [`ConfigError::WrongType`] for a field of another type,
+    /// [`ConfigError::OutOfRange`] for contradicting numbers, [`ConfigError::Unsupported`] for a setting that changes
+    /// the result and is not supported.
     pub fn from_json(json: &[u8]) -> Result<Self, ConfigError> {
         let fields = ConfigFields::from_json(json)?;
         let found = fields.get("model_type").cloned().unwrap_or_default();
@@ -159,14 +159,14 @@ impl LlamaConfig {
         let n_inner = integer("intermediate_size", defaults.intermediate_size)?;
         let n_kv_head = match fields.integer("num_key_value_heads")? {
             Some(heads) => heads,
-            // The classes with a default of their own take null for what Llama takes it for.
+            // Classes with a default of their own treat null as Llama's does.
             None if fields.is_null("num_key_value_heads") => n_head,
             None => defaults.n_kv_head.unwrap_or(n_head),
         };
         for (field, found, max) in [
             ("vocab_size", vocab_size, 1 << 24),
             ("max_position_embeddings", context, 1 << 24),
-            ("hidden_size", n_embd, 65_535), // integer products of longer rows could pass i32
+            ("hidden_size", n_embd, 65_535), // integer products of longer rows could overflow i32
             ("num_hidden_layers", n_layer, 4096),
             ("num_attention_heads", n_head, 1 << 16),
             ("num_key_value_heads", n_kv_head, 1 << 16),
@@ -233,7 +233,7 @@ impl LlamaConfig {
     }
 }
 
-/// Positions that the layers with a sliding window see, if there are such layers.
+/// The size of the sliding window, if any layer has one.
 fn window(
     fields: &ConfigFields,
     model_type: ModelType,
@@ -248,7 +248,7 @@ fn window(
         |kind: &str, supported| Err(ConfigError::unsupported(FAMILY, "layer_types", &kind.into(), supported));
     match model_type {
         ModelType::Llama | ModelType::Mistral => {
-            // Classes without such a field: some engines follow it, transformers does not.
+            // The class ignores this field, but some engines follow it.
             if let Some(kind) = kinds.iter().flatten().find(|kind| *kind != "full_attention") {
                 return refused(kind, "full_attention is");
             }
@@ -283,8 +283,8 @@ fn window(
     }
 }
 
-/// Settings of other families that decide the result, with the value that leaves it as it is. The classes of this family
-/// do not look at them, so a file that has one was made for other software or is another model under this name.
+/// Refuses settings of other families that affect the result, unless their value is neutral. The classes of this
+/// family ignore them, so a file with one was made for other software or is another model under this name.
 fn refuse_foreign_settings(fields: &ConfigFields) -> Result<(), ConfigError> {
     const FOREIGN: [(&str, Option<f64>); 21] = [
         ("attention_multiplier", None),
@@ -430,7 +430,7 @@ mod tests {
 
     #[test]
     fn absent_fields_have_the_values_of_their_class() {
-        // As `LlamaConfig()` and its like have them in transformers 5.24.
+        // The values of `LlamaConfig()` and related classes in transformers 5.24.
         let of = |json: &str| LlamaConfig::from_json(json.as_bytes()).expect("the defaults of the class");
         let llama = of(r#"{"model_type": "llama"}"#);
         assert_eq!(
@@ -446,7 +446,7 @@ mod tests {
         assert_eq!((qwen2.n_ctx, qwen2.head_dim), (32_768, 128));
         let qwen3 = of(r#"{"model_type": "qwen3", "hidden_size": 64}"#);
         assert_eq!((qwen3.n_ctx, qwen3.head_dim, qwen3.n_kv_head), (32_768, 128, 32));
-        // The names that the first conversions had mean nothing to the class.
+        // Names from early conversions, which the class ignores.
         let old = of(r#"{"model_type": "llama", "max_sequence_length": 256, "hidden_activation": "gelu"}"#);
         assert_eq!((old.n_ctx, old.activation), (2048, ActivationFunction::Silu));
     }
@@ -482,7 +482,7 @@ mod tests {
             let nulls: Vec<_> = fields.iter().map(|field| format!("\"{field}\": null")).collect();
             let nulls = of(&format!(r#"{{"model_type": "{model_type}", {}}}"#, nulls.join(", ")));
             assert_eq!(nulls, of(&format!(r#"{{"model_type": "{model_type}"}}"#)));
-            // As many keys as queries, where an absent field has a number of its own.
+            // As many KV heads as query heads, where an absent field has a default of its own.
             let own = of(&format!(r#"{{"model_type": "{model_type}", "num_key_value_heads": null}}"#));
             assert_eq!(own.n_kv_head, own.n_head);
         }
@@ -556,14 +556,14 @@ mod tests {
     #[test]
     fn rope_scaling_counts_beside_rope_parameters() {
         use RopeScaling::{Default, Dynamic, Linear};
-        // Each as `LlamaConfig(**fields).rope_parameters` says in transformers 5.24.
+        // Each as given by `LlamaConfig(**fields).rope_parameters` in transformers 5.24.
         for (fields, theta, scaling) in [
             (
                 r#""rope_scaling": {"rope_type": "linear", "factor": 3}, "rope_parameters": {"rope_type": "default"}"#,
                 1e4,
                 Linear { factor: 3.0 },
             ),
-            // It takes the other's place as a whole: its base is then the default.
+            // It replaces the other as a whole: its base is then the default.
             (
                 r#""rope_scaling": {"type": "linear", "factor": 3}, "rope_parameters": {"rope_theta": 7.0}"#,
                 1e4,
@@ -579,7 +579,7 @@ mod tests {
                 6.0,
                 Linear { factor: 3.0 },
             ),
-            // Empty, it is as if it were not there.
+            // If empty, it is ignored.
             (
                 r#""rope_scaling": {}, "rope_parameters": {"rope_theta": 7.0, "rope_type": "linear", "factor": 2}"#,
                 7.0,
@@ -596,7 +596,7 @@ mod tests {
                 Default,
             ),
             (r#""rope_parameters": {"rope_theta": null}, "rope_theta": 5.0"#, 5.0, Default),
-            // Of two names the newer counts, in either object; a factor without a kind scales nothing.
+            // Of two names the newer takes precedence, in either object; a factor without a kind has no effect.
             (
                 r#""rope_scaling": {"type": "linear", "rope_type": "linear", "factor": 2}"#,
                 1e4,
@@ -614,7 +614,7 @@ mod tests {
                 Linear { factor: 2.0 },
             ),
             (r#""rope_scaling": {"factor": 2}"#, 1e4, Default),
-            // Keys that the kind does not have are not looked at.
+            // Keys that the kind does not have are ignored.
             (r#""rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3]}"#, 1e4, Default),
         ] {
             assert_eq!(rope(fields), Rope { theta, scaling }, "{fields}");
@@ -652,7 +652,7 @@ mod tests {
         assert_eq!(yarn(both).5, mscale(4.0, 0.7) / mscale(4.0, 0.3));
         assert_eq!(yarn(r#""factor": 4, "mscale": 0.7"#).5, mscale(4.0, 1.0));
         assert_eq!(yarn(r#""factor": 4, "mscale": 0.7, "mscale_all_dim": 0"#).5, mscale(4.0, 1.0));
-        // At the top level the original context takes the place of the one inside.
+        // At the top level the original context overrides the one inside.
         let outside = r#""original_max_position_embeddings": 16,
             "rope_scaling": {"type": "yarn", "factor": 4, "original_max_position_embeddings": 32}"#;
         assert!(matches!(rope(outside).scaling, RopeScaling::Yarn { original_context: 16.0, .. }));
@@ -733,7 +733,7 @@ mod tests {
                 read(&format!("\"model_type\": \"llama\", {fields}")).expect_err(fields).to_string();
             assert!(message.contains(culprit), "{fields}: {message}");
         }
-        // What stands inside counts.
+        // The inner value takes precedence.
         rope(r#""partial_rotary_factor": 0.5, "rope_parameters": {"partial_rotary_factor": 1.0}"#);
     }
 
@@ -755,7 +755,7 @@ mod tests {
                 let field = |name: &&str| Some(format!("\"{name}\": {}", written.get(*name)?));
                 names.iter().filter_map(field).collect::<Vec<_>>().join(", ")
             };
-            // As version 4 reads it, as version 5 reads its own, and all of it.
+            // As version 4 reads it, as version 5 reads its own, and both together.
             assert_eq!(
                 rope(&fields(&["rope_theta", "rope_scaling", "original_max_position_embeddings"])),
                 want

@@ -1,4 +1,4 @@
-//! The family in GGUF files: the keys of its configuration, the names and the order of rows of its tensors, both ways.
+//! The family in GGUF files: configuration keys, tensor names and row order, in both directions.
 //!
 //! Source: llama.cpp, `gguf-py/gguf/constants.py`, `conversion/llama.py` and `conversion/qwen.py`.
 
@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::gguf_rope::{self, FACTORS, LONG_FACTORS, SHORT_FACTORS};
 use crate::{LlamaConfig, ModelType, rope_settings};
 
-/// Its tensors there.
+/// Tensor names in GGUF files.
 pub const GGUF_NAMES: TensorNames = TensorNames {
     top: &[
         ("model.embed_tokens.weight", "token_embd.weight"),
@@ -34,14 +34,14 @@ pub const GGUF_NAMES: TensorNames = TensorNames {
     ],
 };
 
-/// Whether the rows of a tensor stand in another order there: those of a head's first half between those of its second
-/// half, since `llama` turns neighbours where checkpoints turn elements half a head apart.
+/// Whether the rows of a tensor are permuted in GGUF files: in each head, the rows of the first half are interleaved
+/// with those of the second, since `llama` uses GPT-J pairing and checkpoints use GPT-NeoX pairing.
 pub fn has_interleaved_rows(architecture: &str, name: &str) -> bool {
     let module = name.strip_prefix("blk.").and_then(|rest| rest.split('.').nth(1));
     architecture == ModelType::Llama.name() && matches!(module, Some("attn_q" | "attn_k"))
 }
 
-/// `general.architecture` of a member of the family. Mistral is called `llama` there.
+/// `general.architecture` of a member of the family. Mistral is `llama` in GGUF files.
 fn architecture(model_type: ModelType) -> &'static str {
     match model_type {
         ModelType::Llama | ModelType::Mistral => "llama",
@@ -49,10 +49,10 @@ fn architecture(model_type: ModelType) -> &'static str {
     }
 }
 
-/// Elements per head of the model that metadata describe.
+/// Elements per head, from the metadata.
 ///
 /// # Errors
-/// [`GgufError::Metadata`] for a key that is missing, of another type or impossible.
+/// [`GgufError::Metadata`] for a key that is missing, of another type or out of range.
 pub fn gguf_head_dim(metadata: &Metadata, architecture: &str) -> Result<usize, GgufError> {
     let key = |name: &str| format!("{architecture}.{name}");
     let (width, heads) = (key("embedding_length"), key("attention.head_count"));
@@ -75,10 +75,10 @@ pub fn gguf_head_dim(metadata: &Metadata, architecture: &str) -> Result<usize, G
         .ok_or_else(|| bad(heads, format!("gives heads of {head_dim} elements, which must be pairs")))
 }
 
-/// The `config.json` that a GGUF file of the family stands for.
+/// The `config.json` equivalent to a GGUF file of the family.
 ///
 /// # Errors
-/// [`GgufError::Metadata`] for a key that is missing, of another type, or of a kind of model that is not supported.
+/// [`GgufError::Metadata`] for a key that is missing, of another type, or not supported.
 pub fn gguf_config(gguf: &Gguf, file: &[u8], vocabulary: usize) -> Result<serde_json::Value, GgufError> {
     let metadata = gguf.metadata();
     let bad = |key: &str, problem: &str| GgufError::Metadata { key: key.to_owned(), problem: problem.into() };
@@ -97,7 +97,7 @@ pub fn gguf_config(gguf: &Gguf, file: &[u8], vocabulary: usize) -> Result<serde_
     let (context, head_dim) = (integer("context_length")?, gguf_head_dim(metadata, architecture)?);
     let rope = gguf_rope::read(gguf, file, architecture, context, head_dim)?;
     let specials = special_ids(metadata)?;
-    // Some layers may have a bias and others none.
+    // Some layers may have a bias and others not.
     let has_bias = |modules: &[&str]| {
         let module = |name: &str| {
             name.strip_prefix("blk.")?.strip_suffix(".bias")?.split_once('.').map(|(_, m)| m.to_owned())
@@ -125,21 +125,21 @@ pub fn gguf_config(gguf: &Gguf, file: &[u8], vocabulary: usize) -> Result<serde_
     });
     config.as_object_mut().expect("an object").extend(rope_settings(&rope));
     if model_type == ModelType::Qwen2 {
-        // Its class has biases on queries, keys and values and nowhere else.
+        // Its class has biases only on queries, keys and values.
         config["attention_bias"] = false.into();
     }
     Ok(config)
 }
 
-/// Whether llama.cpp takes this tensor for zeros where a file of `architecture` lacks it: biases of which a layer of
-/// Llama or Qwen3 may have any. `name` is the canonical one.
+/// Whether llama.cpp treats this tensor as zero if a file of `architecture` lacks it: any bias of Llama or Qwen3 may
+/// be missing. `name` is canonical.
 pub fn gguf_may_lack(architecture: &str, name: &str) -> bool {
     let optional = [ModelType::Llama, ModelType::Qwen3].map(ModelType::name);
     optional.contains(&architecture) && name.starts_with("model.layers.") && name.ends_with("_proj.bias")
 }
 
-/// Keys of other architectures that decide the result, with the value that leaves it as it is. llama.cpp does not look at
-/// them for this family, so a file that has one is another model under this name.
+/// Refuses keys of other architectures that affect the result, unless their value is neutral. llama.cpp ignores them
+/// for this family, so a file with one is another model under this name.
 fn refuse_foreign_settings(metadata: &Metadata, architecture: &str) -> Result<(), GgufError> {
     for (name, neutral) in [
         ("attn_logit_softcapping", 0.0),
@@ -152,7 +152,7 @@ fn refuse_foreign_settings(metadata: &Metadata, architecture: &str) -> Result<()
         ("residual_scale", 1.0),
     ] {
         let key = format!("{architecture}.{name}");
-        // Zero is absence there.
+        // Zero means absent.
         if let Some(found) = metadata.float(&key)?.filter(|found| *found != 0.0 && *found != neutral) {
             return Err(GgufError::Metadata { key, problem: format!("is {found}, which is not supported") });
         }
@@ -166,19 +166,19 @@ fn refuse_foreign_settings(metadata: &Metadata, architecture: &str) -> Result<()
     Ok(())
 }
 
-/// What a GGUF file says of a model beside its parameters and its tokenizer.
+/// The header of a GGUF file, without parameters and tokenizer.
 #[derive(Debug)]
 pub struct GgufHeader {
-    /// The keys that llama.cpp needs to know, the architecture first.
+    /// The keys that llama.cpp needs, the architecture first.
     pub metadata: Vec<(String, Value)>,
-    /// Tensors that such a file has and no checkpoint: factors of the rotary embedding.
+    /// Tensors that no checkpoint has: rotary frequency factors.
     pub constants: Vec<(&'static str, Vec<f32>)>,
 }
 
 /// The header of the GGUF file for a model.
 ///
 /// # Errors
-/// The setting that llama.cpp does not have for this family.
+/// The setting that llama.cpp does not support for this family.
 pub fn gguf_header(config: &LlamaConfig) -> Result<GgufHeader, String> {
     use aibit_graph::ActivationFunction::Silu;
     if config.activation != Silu {

@@ -1,5 +1,5 @@
-//! Rotary embeddings in GGUF files, both ways: read as llama.cpp takes the keys of every age, written so that it computes
-//! the same.
+//! Rotary embeddings in GGUF files, in both directions: keys of every version are read as llama.cpp does, and written
+//! so that it computes the same.
 //!
 //! Source: llama.cpp, `src/llama-model.cpp` (`load_hparams`, `get_rope_factors`), `src/llama-context.cpp` (the attention
 //! factor of YaRN) and `ggml/src/ggml-cpu/ops.cpp` (`rope_yarn`). There an angle is
@@ -8,29 +8,29 @@
 //! position * base^(-2i / head_dim) / factor[i] * blend(1 / scale, 1)
 //! ```
 //!
-//! with factors out of a tensor and a blend that is `1 / scale` for every kind of scaling but YaRN, and its sine and cosine
-//! are multiplied by an attention factor. That is more than one kind of scaling in `config.json` can say, but LongRoPE can
-//! say all of it.
+//! with factors from a tensor and a blend that is `1 / scale` for every kind of scaling except YaRN; sine and cosine
+//! are multiplied by an attention factor. This is more general than any single kind of scaling in `config.json`,
+//! except LongRoPE, which can express all of it.
 
 use aibit_gguf::{GgmlType, Gguf, GgufError, Value};
 
 use crate::{ModelType, Rope, RopeScaling};
 
-/// What frequencies are divided by, where that is not one factor.
+/// Divisors of the frequencies, if they differ.
 pub(crate) const FACTORS: &str = "rope_freqs.weight";
 /// The same up to the original context, for LongRoPE.
 pub(crate) const SHORT_FACTORS: &str = "rope_factors_short.weight";
 /// The same beyond it.
 pub(crate) const LONG_FACTORS: &str = "rope_factors_long.weight";
 
-/// What llama.cpp gives YaRN, whatever a file of this family says.
+/// llama.cpp's constants for YaRN, regardless of keys in a file of this family.
 const BETA_FAST: f64 = 32.0;
 const BETA_SLOW: f64 = 1.0;
 
-/// The embedding that the keys and tensors of a file of `architecture` stand for; `context` is the model's.
+/// The rotary embedding described by the keys and tensors of a file of `architecture`; `context` is the model's.
 ///
 /// # Errors
-/// [`GgufError::Metadata`] for a key of another type, a number that none can be and a kind that is not supported.
+/// [`GgufError::Metadata`] for a key of another type, an invalid number or an unsupported kind.
 pub(crate) fn read(
     gguf: &Gguf,
     file: &[u8],
@@ -119,7 +119,7 @@ impl Reader<'_> {
                     let factors = factors.unwrap_or_else(|| vec![1.0; self.pairs]);
                     Some(factors.into_iter().map(|factor| decimal(factor) * scale).collect())
                 };
-                // Of one table llama.cpp makes no two but for LongRoPE, where what is absent divides by nothing.
+                // Only with LongRoPE does llama.cpp use a second table, where an absent one divides by 1.
                 let long = if kind == "longrope" { scaled(long) } else { scaled(short.clone()) };
                 tables(scaled(short), long, original_context, attention_factor)
             }
@@ -127,7 +127,7 @@ impl Reader<'_> {
         Ok(Rope { theta, scaling })
     }
 
-    /// The factors for short contexts and for long ones. Without LongRoPE those of the first serve both.
+    /// The factors for short and for long contexts. Without LongRoPE the first apply to both.
     fn factors(&self, kind: &str) -> Result<[Option<Vec<f32>>; 2], GgufError> {
         let is_llama = self.architecture == ModelType::Llama.name();
         let used: &[&str] = match kind {
@@ -169,8 +169,8 @@ impl Reader<'_> {
         }
     }
 
-    /// Refuses settings of YaRN that llama.cpp reads for other architectures and not for this one: it is unknown which
-    /// of the two the file was made for.
+    /// Refuses YaRN settings that llama.cpp reads for other architectures only: it is unknown which of the two
+    /// behaviours the file was made for.
     fn check_yarn(&self) -> Result<(), GgufError> {
         for (name, usual) in [
             ("rope.scaling.yarn_ext_factor", 1.0),
@@ -202,10 +202,10 @@ impl Reader<'_> {
     }
 }
 
-/// A number of a file's metadata: an F32 there, the shortest number that rounds to it here.
+/// A number from a file's metadata: an F32 there, converted to the shortest decimal that rounds to it.
 pub(crate) fn float(metadata: &aibit_gguf::Metadata, key: &str) -> Result<Option<f64>, GgufError> {
     let Some(value) = metadata.float(key)? else { return Ok(None) };
-    // JSON has no such numbers: it would be as if the key were missing.
+    // JSON has no such numbers; the key would appear to be missing.
     if !(value as f32).is_finite() {
         let problem = format!("is {value}, it must be a finite F32");
         return Err(GgufError::Metadata { key: key.to_owned(), problem });
@@ -213,7 +213,7 @@ pub(crate) fn float(metadata: &aibit_gguf::Metadata, key: &str) -> Result<Option
     Ok(Some(decimal(value as f32)))
 }
 
-/// The shortest number that rounds to a finite F32.
+/// The shortest decimal that rounds to a finite F32.
 fn decimal(value: f32) -> f64 {
     value.to_string().parse().unwrap_or(f64::from(value))
 }
@@ -236,19 +236,21 @@ fn tables(
     }
 }
 
-/// What YaRN by `scale` multiplies cosines and sines by, where nothing is said.
+/// YaRN's default factor on cosines and sines for `scale`.
 fn yarn_attention_factor(scale: f64) -> f64 {
     if scale <= 1.0 { 1.0 } else { 1.0 + 0.1 * scale.ln() }
 }
 
-/// The settings of Llama 3.1 and later that give these factors. Files hold the factors alone; the largest is one of the
-/// settings, the original context follows from any that lies between, and the rest is the same in every model so far.
+/// The settings of Llama 3.1 and later that give these factors. Files have only the factors; the largest is one of
+/// the settings, the original context follows from any intermediate factor, and the rest is the same in every model
+/// so far.
 fn llama3_settings(theta: f64, factors: &[f32]) -> Option<RopeScaling> {
     let factor = factors.iter().copied().fold(1.0, f32::max);
     if factors.iter().any(|factor| *factor < 1.0) {
         return None;
     }
-    // Blended frequencies say what the original context was; without any, all that blends none gives the same.
+    // The original context follows from blended frequencies; if there are none, every context without blending is
+    // equivalent.
     let plain = Rope { theta, scaling: RopeScaling::Default }.frequencies(2 * factors.len());
     let blended = factors.iter().zip(plain).find(|(divisor, _)| **divisor > 1.0 && **divisor < factor);
     let solved = blended.map(|(divisor, frequency)| {
@@ -276,16 +278,17 @@ pub(crate) struct Written {
     pub(crate) constants: Vec<(&'static str, Vec<f32>)>,
 }
 
-/// What tells llama.cpp to turn by `rope` in a model of `architecture` with heads of `head_dim` elements.
+/// The keys and tensors by which llama.cpp computes `rope` in a model of `architecture` with heads of `head_dim`
+/// elements.
 ///
 /// # Errors
-/// Why it cannot be told.
+/// Why it cannot be expressed.
 pub(crate) fn write(rope: &Rope, architecture: &str, head_dim: usize) -> Result<Written, String> {
     let mut written = Written { metadata: Vec::new(), constants: Vec::new() };
     let mut set = |name: &str, value| written.metadata.push((format!("{architecture}.rope.{name}"), value));
     set("freq_base", Value::F32(rope.theta as f32));
     let tensors = match &rope.scaling {
-        // Up to the context of the file the two are one.
+        // The two are the same up to the context of the file.
         RopeScaling::Default | RopeScaling::Dynamic { .. } => Vec::new(),
         RopeScaling::Linear { factor } => {
             set("scaling.type", Value::String("linear".into()));
@@ -326,7 +329,7 @@ pub(crate) fn write(rope: &Rope, architecture: &str, head_dim: usize) -> Result<
             }
             let factors = rope.divisors(head_dim);
             match factors.first() {
-                // One factor for all, which every architecture has a key for.
+                // One factor for all, for which every architecture has a key.
                 Some(first) if factors.iter().all(|factor| factor == first) => {
                     set("scaling.type", Value::String("linear".into()));
                     set("scaling.factor", Value::F32(*first));
@@ -372,7 +375,7 @@ mod tests {
     const HEAD_DIM: usize = 16;
     const CONTEXT: u64 = 4096;
 
-    /// What a file with these keys of `architecture` and these factors turns by.
+    /// The rotary embedding of a file with these keys of `architecture` and these factors.
     fn of(
         architecture: &str,
         keys: &[(&str, Value)],
@@ -394,8 +397,8 @@ mod tests {
         read(&Gguf::parse(&file)?, &file, architecture, CONTEXT, HEAD_DIM)
     }
 
-    /// `ggml_rope_cache_init` and `rope_yarn` of llama.cpp with the parameters that its context gives them: the angle of
-    /// each pair at position 1, and what multiplies its sine and cosine.
+    /// `ggml_rope_cache_init` and `rope_yarn` of llama.cpp with its context's parameters: the angle of each pair at
+    /// position 1, and the factor on its sine and cosine.
     fn llama_cpp(
         base: f64,
         scale: f64,
@@ -422,7 +425,7 @@ mod tests {
         };
         let grown = 1.0 + 0.1 * (1.0 / freq_scale).ln();
         let mscale = match is_yarn {
-            // The context cancels what the kernel multiplies by.
+            // The context cancels the kernel's factor.
             true => attn_factor * if scale <= 1.0 { 1.0 } else { grown } / grown * grown,
             false => attn_factor,
         };
@@ -454,7 +457,7 @@ mod tests {
                 vec![("scaling.type", text("linear")), factor()],
                 vec![("scaling.type", text("linear")), old()],
                 vec![factor(), ("scale_linear", Value::F32(8.0))],
-                // LongRoPE without tables divides by its factor alone.
+                // Without tables, LongRoPE divides only by its factor.
                 vec![("scaling.type", text("longrope")), factor()],
             ] {
                 let rope = linear(&keys);
@@ -504,7 +507,7 @@ mod tests {
             let rope = of(architecture, &keys, &[]).expect("read");
             check(&rope, llama_cpp(1e6, 4.0, true, 1024.0, 0.75, &ones));
         }
-        // Without a factor it is 1.
+        // The default factor is 1.
         let rope = of("llama", &[("scaling.type", text("yarn"))], &[]).expect("read");
         check(&rope, llama_cpp(10_000.0, 1.0, true, CONTEXT as f64, 1.0, &ones));
 
@@ -539,7 +542,7 @@ mod tests {
         for (found, want) in frequencies.iter().zip(llama_cpp(10_000.0, 1.0, false, 0.0, 1.19, &long).0) {
             assert!((f64::from(*found) / want - 1.0).abs() < 1e-6, "{found}, want {want}");
         }
-        // Of one table alone the other divides by nothing; a factor divides besides.
+        // With one table, the other divides by 1; a factor applies as well.
         let one = of("llama", &keys, &tables[..1]).expect("read");
         check(&one, llama_cpp(10_000.0, 1.0, false, 0.0, 1.19, &[1.0; HEAD_DIM / 2]));
         let scaled = [keys[0].clone(), ("scaling.factor", Value::F32(2.0))];

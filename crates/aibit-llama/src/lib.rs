@@ -3,11 +3,11 @@
 //!
 //! The Llama family: a model's `config.json` becomes a graph and a list of canonical tensors.
 //!
-//! Covers Llama, Mistral, Qwen2 and Qwen3 of every size, with or without grouped-query attention: RMS norm, rotary
-//! position embedding, a gated MLP, and what one or another adds (biases, norms of queries and keys). Source: Touvron et
-//! al. 2023 (arXiv:2302.13971), Dubey et al. 2024 (arXiv:2407.21783), Jiang et al. 2023 (arXiv:2310.06825), Yang et al.
-//! 2024 and 2025 (arXiv:2407.10671, arXiv:2505.09388); the settings are those of transformers. A setting that would
-//! change the result and is not supported is refused by name.
+//! Covers Llama, Mistral, Qwen2 and Qwen3 of every size, with or without grouped-query attention (GQA): RMS norm,
+//! rotary position embedding, a gated MLP (SwiGLU), and optional biases and norms of queries and keys. Source:
+//! Touvron et al. 2023 (arXiv:2302.13971), Dubey et al. 2024 (arXiv:2407.21783), Jiang et al. 2023
+//! (arXiv:2310.06825), Yang et al. 2024 and 2025 (arXiv:2407.10671, arXiv:2505.09388); the settings are those of
+//! transformers. An unsupported setting that would change the result is refused by name.
 
 mod build;
 mod checkpoint;

@@ -1,67 +1,67 @@
-//! Frequencies of the rotary position embedding.
+//! Rotary frequencies.
 
 use std::f64::consts::{PI, TAU};
 
-/// How positions turn queries and keys.
+/// A rotary position embedding.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
     /// Base of the geometric series of frequencies.
     pub theta: f64,
-    /// What makes a model's context longer than what it was first trained for.
+    /// How the context is extended beyond that of the original training.
     pub scaling: RopeScaling,
 }
 
-/// A change to the frequencies.
+/// A kind of RoPE scaling.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RopeScaling {
     /// None.
     Default,
     /// Every frequency divided by a factor.
     Linear {
-        /// The factor.
+        /// The divisor.
         factor: f64,
     },
-    /// None up to the model's context; beyond it the base would grow with the length of the sequence, which is not
-    /// supported.
+    /// Unchanged up to the model's context; beyond it the base would grow with the length of the sequence, which is
+    /// not supported.
     Dynamic {
-        /// How fast it would.
+        /// The factor of that growth.
         factor: f64,
     },
-    /// Long waves divided by a factor, short ones kept, those between blended by their wavelength (Llama 3.1).
+    /// Long wavelengths divided by a factor, short ones kept, those between interpolated by wavelength (Llama 3.1).
     Llama3 {
         /// The factor.
         factor: f64,
-        /// Waves longer than the original context divided by this one are long.
+        /// Wavelengths longer than the original context divided by this are long.
         low_freq_factor: f64,
-        /// Waves shorter than the original context divided by this one are short.
+        /// Wavelengths shorter than the original context divided by this are short.
         high_freq_factor: f64,
-        /// Positions that the model was first trained for.
+        /// Context of the original training.
         original_context: f64,
     },
-    /// Long waves divided by a factor, short ones kept, those between blended by their place in the series (Peng et al.
-    /// 2023, arXiv:2309.00071).
+    /// Long wavelengths divided by a factor, short ones kept, those between interpolated by index (Peng et al. 2023,
+    /// arXiv:2309.00071).
     Yarn {
         /// The factor.
         factor: f64,
-        /// Waves that turn this often in the original context or more are short.
+        /// Wavelengths with at least this many rotations in the original context are short.
         beta_fast: f64,
-        /// Waves that turn this often or less are long.
+        /// Wavelengths with at most this many rotations are long.
         beta_slow: f64,
-        /// Whether the places between which frequencies are blended are rounded outwards to whole ones.
+        /// Whether the ends of the interpolated range are rounded outwards to integers.
         truncate: bool,
-        /// Positions that the model was first trained for.
+        /// Context of the original training.
         original_context: f64,
         /// Factor on cosines and sines.
         attention_factor: f64,
     },
-    /// Each frequency divided by a factor of its own, by others where the context is long (Ding et al. 2024,
-    /// arXiv:2402.13753).
+    /// Each frequency divided by a factor of its own, with a second set of factors for long contexts (Ding et al.
+    /// 2024, arXiv:2402.13753).
     LongRope {
         /// Factors up to the original context, `[head_dim / 2]`.
         short_factor: Vec<f64>,
         /// Factors beyond it, `[head_dim / 2]`.
         long_factor: Vec<f64>,
-        /// Positions that the model was first trained for.
+        /// Context of the original training.
         original_context: usize,
         /// Factor on cosines and sines.
         attention_factor: f64,
@@ -69,14 +69,14 @@ pub enum RopeScaling {
 }
 
 impl Rope {
-    /// The angle of each pair of a head, `[head_dim / 2]`, in radians per position: `theta^(-2i / head_dim)`, scaled. Of
-    /// two tables the one for short contexts.
+    /// The angle of each pair of a head, `[head_dim / 2]`, in radians per position: `theta^(-2i / head_dim)`, scaled.
+    /// For LongRoPE, the frequencies for short contexts.
     pub fn frequencies(&self, head_dim: usize) -> Vec<f32> {
         let plain = self.plain(head_dim);
         plain.zip(self.exact_divisors(head_dim)).map(|(plain, by)| (plain / by) as f32).collect()
     }
 
-    /// The same for contexts longer than the original one, with that, where they differ.
+    /// LongRoPE's frequencies for contexts longer than the original one, and that length, if they differ.
     pub fn long_frequencies(&self, head_dim: usize) -> Option<(Vec<f32>, usize)> {
         match &self.scaling {
             RopeScaling::LongRope { short_factor, long_factor, original_context, .. }
@@ -102,7 +102,7 @@ impl Rope {
         }
     }
 
-    /// What each frequency is divided by, `[head_dim / 2]`; of two tables the one for short contexts.
+    /// The divisor of each frequency, `[head_dim / 2]`; for LongRoPE, those for short contexts.
     pub fn divisors(&self, head_dim: usize) -> Vec<f32> {
         self.exact_divisors(head_dim).into_iter().map(|divisor| divisor as f32).collect()
     }
@@ -129,7 +129,7 @@ impl Rope {
             }
             RopeScaling::Yarn { factor, beta_fast, beta_slow, truncate, original_context, .. } => {
                 let width = head_dim as f64;
-                // The place in the series of the wave that turns so often in the original context.
+                // The index of the wavelength with this many rotations in the original context.
                 let place = |turns: f64| {
                     width * (original_context / (turns * 2.0 * PI)).ln() / (2.0 * self.theta.ln())
                 };
@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(frequencies(RopeScaling::Default), [1.0, 0.1, 0.01, 0.001]);
         assert_eq!(frequencies(RopeScaling::Dynamic { factor: 4.0 }), [1.0, 0.1, 0.01, 0.001]);
         assert_eq!(frequencies(RopeScaling::Linear { factor: 2.0 }), [0.5, 0.05, 0.005, 0.0005]);
-        // 100 positions are 15.9, 1.59, 0.159 and 0.0159 waves: kept, between 1 and 4, and twice slowed down.
+        // 100 positions are 15.9, 1.59, 0.159 and 0.0159 rotations: kept, between 1 and 4, and twice slowed down.
         let scaling = RopeScaling::Llama3 {
             factor: 8.0,
             low_freq_factor: 1.0,
@@ -191,8 +191,9 @@ mod tests {
             original_context,
             attention_factor: 1.0,
         };
-        // With 2π turns in 2π·100 positions per radian, the place of `n` turns in a series of four over base 10,000 is
-        // log10(100 / n): 0 for 100 turns, 1 for 10, 2 for one. Between 0 and 2 the second wave is half kept.
+        // With 2π rotations in 2π·100 positions per radian, the index of `n` rotations in a series of four over base
+        // 10,000 is log10(100 / n): 0 for 100 rotations, 1 for 10, 2 for one. Between 0 and 2 the second wavelength
+        // is half kept.
         let original = TAU * 100.0;
         let near = |found: Vec<f32>, want: [f64; 4]| {
             let is_near = |(found, want): (&f32, f64)| (f64::from(*found) / want - 1.0).abs() < 1e-6;
@@ -200,12 +201,12 @@ mod tests {
         };
         let half = 0.1 * (0.5 + 0.5 / 4.0);
         near(frequencies(yarn(100.0, 1.0, false, original)), [1.0, half, 0.01 / 4.0, 0.001 / 4.0]);
-        // Places 0.5 and 1.5, rounded outwards to 0 and 2, are the same; not rounded, the second wave is half kept and
-        // the others are on either side.
+        // Indices 0.5 and 1.5, rounded outwards to 0 and 2, are the same; not rounded, the second wavelength is half
+        // kept and the others are outside the range.
         let (fast, slow) = (100.0 / 10.0_f64.sqrt(), 10.0 / 10.0_f64.sqrt());
         near(frequencies(yarn(fast, slow, true, original)), [1.0, half, 0.01 / 4.0, 0.001 / 4.0]);
         near(frequencies(yarn(fast, slow, false, original)), [1.0, half, 0.01 / 4.0, 0.001 / 4.0]);
-        // Both places the same: a step.
+        // Both indices equal: a step.
         near(frequencies(yarn(10.0, 10.0, false, original)), [1.0, 0.1, 0.01 / 4.0, 0.001 / 4.0]);
     }
 

@@ -1,21 +1,21 @@
-//! RoPE settings in `config.json`: read as transformers 5 takes them, written so that transformers 4 and 5 take them alike.
+//! RoPE settings in `config.json`: read as by transformers 5, written so that transformers 4 and 5 read them alike.
 
 use aibit_graph::{ConfigError, ConfigFields};
 use serde_json::{Map, Value, json};
 
 use crate::{Rope, RopeScaling, config::FAMILY};
 
-/// Base of the frequencies where a configuration has none.
+/// Base of the frequencies if a configuration has none.
 const DEFAULT_THETA: f64 = 10_000.0;
 
-/// Positions that scaling can have started from.
+/// The largest original context.
 const MAX_CONTEXT: f64 = (1_u32 << 24) as f64;
 
 /// The RoPE settings of a configuration with a context of `context` and heads of `head_dim` elements.
 ///
-/// `rope_scaling` takes the place of `rope_parameters` as a whole unless it is empty, and `rope_type` the place of
-/// `type`. The base and the rotated part stand in it or, for what it lacks, at the top level; the original context
-/// stands at the top level or, for want of it, in it.
+/// `rope_scaling` replaces `rope_parameters` as a whole unless it is empty, and `rope_type` takes precedence over
+/// `type`. The base and the rotated part are inside it or else at the top level; the original context is at the top
+/// level or else inside.
 ///
 /// Source: transformers 5.24, `RotaryEmbeddingConfigMixin` in `modeling_rope_utils.py`.
 pub(crate) fn read(fields: &ConfigFields, context: usize, head_dim: usize) -> Result<Rope, ConfigError> {
@@ -46,8 +46,8 @@ pub(crate) fn read(fields: &ConfigFields, context: usize, head_dim: usize) -> Re
     Ok(Rope { theta, scaling })
 }
 
-/// The fields of `config.json` that say `rope` to every version of transformers: `rope_theta` and `rope_scaling` are what
-/// version 4 reads, `rope_parameters` is what version 5 writes, and one that finds all three takes them to mean the same.
+/// The fields of `config.json` that express `rope` for every version of transformers: version 4 reads `rope_theta`
+/// and `rope_scaling`, version 5 writes `rope_parameters`; with all three, their meaning is the same.
 pub fn rope_settings(rope: &Rope) -> Map<String, Value> {
     let mut fields = Map::new();
     let scaling = match rope.scaling {
@@ -73,7 +73,7 @@ pub fn rope_settings(rope: &Rope) -> Map<String, Value> {
             })
         }
         RopeScaling::LongRope { ref short_factor, ref long_factor, original_context, attention_factor } => {
-            // Version 4 looks for it here.
+            // Version 4 expects it here.
             fields.insert("original_max_position_embeddings".into(), original_context.into());
             json!({
                 "rope_type": "longrope",
@@ -95,7 +95,7 @@ pub fn rope_settings(rope: &Rope) -> Map<String, Value> {
     fields
 }
 
-/// A number as an integer where it is one: that is how transformers wants lengths.
+/// A number as an integer if it is one, the form that transformers uses for lengths.
 fn whole(number: f64) -> Value {
     if number.fract() == 0.0 && number.abs() < MAX_CONTEXT { (number as i64).into() } else { number.into() }
 }
@@ -107,12 +107,12 @@ fn check(field: String, value: f64, is_allowed: bool, allowed: &str) -> Result<f
     Err(ConfigError::out_of_range(field, value, allowed))
 }
 
-/// Whether a number is positive as an F32, and what it divides can be one.
+/// Whether a number is positive as an F32, and can be a divisor.
 fn is_positive(number: f64) -> bool {
     number as f32 >= f32::MIN_POSITIVE
 }
 
-/// What scales the frequencies.
+/// Reads the settings of RoPE scaling.
 struct Reader<'a> {
     fields: &'a ConfigFields,
     /// `rope_scaling` or `rope_parameters`.
@@ -159,7 +159,7 @@ impl Reader<'_> {
     fn yarn(&self) -> Result<RopeScaling, ConfigError> {
         let original_context = self.original_context()?;
         let factor = self.positive("factor")?.unwrap_or(self.context / original_context);
-        // Zero is as good as nothing to the reference, here and below.
+        // Zero means absent in the reference, here and below.
         let number = |name| Ok::<_, ConfigError>(self.settings.number(name)?.filter(|number| *number != 0.0));
         let beta = |name: &'static str, default| {
             let beta = number(name)?.unwrap_or(default);
@@ -197,7 +197,7 @@ impl Reader<'_> {
         Ok(RopeScaling::LongRope {
             short_factor: self.table("short_factor")?,
             long_factor: self.table("long_factor")?,
-            // Of whole positions no more fit.
+            // The integer part of the context.
             original_context: original_context as usize,
             attention_factor: self.attention_factor(attention_factor)?,
         })

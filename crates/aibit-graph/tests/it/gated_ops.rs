@@ -111,7 +111,7 @@ fn rms_norms_take_whole_runs_within_the_row() {
     );
     for shape in [&[2, 2][..], &[4, 1], &[], &[0]] {
         let expected = format!(
-            "graph node 6 (rms_norm): tensor `head_norm.weight` has shape {shape:?}, the node needs a vector"
+            "graph node 6 (rms_norm): tensor `head_norm.weight` has shape {shape:?}, the node requires a vector"
         );
         check_shape("head_norm.weight", shape, &expected);
     }
@@ -161,7 +161,7 @@ fn ropes_turn_heads_that_fit_the_row() {
     }
     for shape in [&[1, 2][..], &[2, 1], &[], &[0]] {
         let expected =
-            format!("graph node 7 (rope): tensor `frequencies` has shape {shape:?}, the node needs a vector");
+            format!("graph node 7 (rope): tensor `frequencies` has shape {shape:?}, the node requires a vector");
         check_shape("frequencies", shape, &expected);
     }
     // As many heads as fit, heads that are turned in part, and of an odd length.
@@ -173,13 +173,13 @@ fn ropes_turn_heads_that_fit_the_row() {
 #[test]
 fn concats_have_two_parts_or_more_that_fill_the_row() {
     for parts in [vec![], vec![2]] {
-        let expected = format!("graph node 5 (concat): {} parts, there must be two or more", parts.len());
+        let expected = format!("graph node 5 (concat): {} parts, two or more are required", parts.len());
         check_gated_refused(|g, _| g.nodes[gated_node::QKV] = concat(parts), &[&expected]);
     }
     for parts in [vec![2, 3], vec![2, 3, 4, 3], vec![2, 2, 3]] {
         check_gated_refused(
             |g, _| g.nodes[gated_node::QKV] = concat(parts),
-            &["graph node 5 (concat): its parts do not add up to the width 16 of value 5"],
+            &["graph node 5 (concat): the widths of its parts do not add up to the width 16 of value 5"],
         );
     }
     check_gated_refused(
@@ -217,7 +217,7 @@ fn a_concat_of_very_many_parts_is_checked_like_any_other() {
     check_valid(edit(parts));
     check_gated_refused(
         edit(parts + 1),
-        &["graph node 13 (concat): its parts do not add up to the width 65537 of value 13"],
+        &["graph node 13 (concat): the widths of its parts do not add up to the width 65537 of value 13"],
     );
     // Widths at their limit: the sum goes far beyond one.
     check_gated_refused(
@@ -226,7 +226,7 @@ fn a_concat_of_very_many_parts_is_checked_like_any_other() {
             g.values[gated_node::UP].width = 1 << 24;
             shapes.insert("up.weight".to_owned(), vec![1 << 24, 8]);
         },
-        &["graph node 13 (concat): its parts do not add up to the width 16777216 of value 13"],
+        &["graph node 13 (concat): the widths of its parts do not add up to the width 16777216 of value 13"],
     );
 }
 
@@ -266,7 +266,7 @@ fn a_gated_layer_has_twice_the_rows_and_neither_function_nor_residual() {
     assert!(is_gated(&model.graph.nodes[GATED]), "{:?}", model.graph.nodes[GATED]);
     assert_eq!(Graph::from_json(&model.graph.to_json()).expect("read"), model.graph);
     for rows in [6, 11, 13, 24] {
-        let message = format!("tensor `gate_up.weight` has shape [{rows}, 8], the node needs [12, 8]");
+        let message = format!("tensor `gate_up.weight` has shape [{rows}, 8], the node requires [12, 8]");
         check(&|_, shapes| _ = shapes.insert("gate_up.weight".to_owned(), vec![rows, 8]), &message);
     }
     check(
@@ -275,21 +275,21 @@ fn a_gated_layer_has_twice_the_rows_and_neither_function_nor_residual() {
             *bias = Some("gate_up.bias".to_owned());
             shapes.insert("gate_up.bias".to_owned(), vec![6]);
         },
-        "tensor `gate_up.bias` has shape [6], the node needs [12]",
+        "tensor `gate_up.bias` has shape [6], the node requires [12]",
     );
     check(
         &|op, _| {
             let Op::Linear { function, .. } = op else { unreachable!() };
             *function = Some(ActivationFunction::Relu);
         },
-        "node 7 (linear): a gate and a function, there may be one of them",
+        "node 7 (linear): a gate and a function, which exclude each other",
     );
     check(
         &|op, _| {
             let Op::Linear { residual, input, .. } = op else { unreachable!() };
             *residual = Some(*input);
         },
-        "node 7 (linear): a gate and a residual, there may be one of them",
+        "node 7 (linear): a gate and a residual, which exclude each other",
     );
 }
 
@@ -495,7 +495,7 @@ fn hostile_numbers_in_a_text_are_refused_by_validation() {
     );
     let parts = "\"parts\": [\n        2,\n        3,\n        4\n      ]";
     check(parts, &format!("\"parts\": [{}2]", "2,".repeat((1 << 16) - 1)), "do not add up to the width 16");
-    check(parts, "\"parts\": []", "0 parts, there must be two or more");
+    check(parts, "\"parts\": []", "0 parts, two or more are required");
     check("\"epsilon\": 0.00001", "\"epsilon\": 1e39", "epsilon is inf");
 }
 

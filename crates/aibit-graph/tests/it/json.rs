@@ -147,7 +147,7 @@ fn unknown_missing_and_repeated_attributes_are_refused_by_name() {
 fn other_versions_are_refused_before_anything_else_is_read() {
     for version in [0, 3, u32::MAX] {
         let expected =
-            format!("graph version {version} is not one that this build executes (1 to 2); update aibit");
+            format!("graph version {version} is not supported by this build (1 to 2); update aibit");
         check_text("\"version\": 1", &format!("\"version\": {version}"), &[&expected]);
         let only = format!("{{\"version\": {version}, \"nodes\": [{{\"op\": \"rope\"}}]}}");
         let error = Graph::from_json(only.as_bytes()).expect_err("another version");

@@ -30,19 +30,19 @@ fn a_plan_has_one_place_for_every_value() {
 fn places_lie_in_the_arena() {
     check_refused(
         |g, _| g.plan.width = 55,
-        &["graph buffer plan: value 10 (`down`) of width 8 at offset 48 passes the arena's width 55"],
+        &["graph buffer plan: value 10 (`down`) of width 8 at offset 48 exceeds the arena's width 55"],
     );
     check_refused(
         |g, _| g.plan.offsets[0] = 49,
-        &["graph buffer plan: value 0 (`token`) of width 8 at offset 49 passes the arena's width 56"],
+        &["graph buffer plan: value 0 (`token`) of width 8 at offset 49 exceeds the arena's width 56"],
     );
     check_refused(
         |g, _| g.plan.offsets[4] = usize::MAX - 15,
-        &["value 4 (`qkv`) of width 16 at offset 18446744073709551600 passes the arena's width 56"],
+        &["value 4 (`qkv`) of width 16 at offset 18446744073709551600 exceeds the arena's width 56"],
     );
     check_refused(
         |g, _| g.plan.offsets[4] = usize::MAX,
-        &["value 4 (`qkv`) of width 16 at offset 18446744073709551615 passes the arena's width 56"],
+        &["value 4 (`qkv`) of width 16 at offset 18446744073709551615 exceeds the arena's width 56"],
     );
     // An arena must not ask for more than its values take, nor hold values that no node writes.
     check_refused(

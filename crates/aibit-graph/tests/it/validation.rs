@@ -139,7 +139,7 @@ fn tensors_exist() {
 fn tensors_have_the_shapes_that_the_values_ask_for() {
     let check = |node: &str, tensor: &str, shape: &[usize], expected: &str| {
         let message =
-            format!("graph node {node}: tensor `{tensor}` has shape {shape:?}, the node needs {expected}");
+            format!("graph node {node}: tensor `{tensor}` has shape {shape:?}, the node requires {expected}");
         check_refused(|_, shapes| _ = shapes.insert(tensor.to_owned(), shape.to_vec()), &[&message]);
     };
     check("0 (embed)", "wte", &[VOCABULARY - 1, 8], "[50, 8]");
@@ -157,7 +157,7 @@ fn tensors_have_the_shapes_that_the_values_ask_for() {
             shapes.insert("head".to_owned(), vec![VOCABULARY + 1, 8]);
             g.nodes[node::LOGITS] = logits(11, "head");
         },
-        &["graph node 12 (logits): tensor `head` has shape [51, 8], the node needs [50, 8]"],
+        &["graph node 12 (logits): tensor `head` has shape [51, 8], the node requires [50, 8]"],
     );
 }
 
@@ -165,7 +165,7 @@ fn tensors_have_the_shapes_that_the_values_ask_for() {
 fn element_wise_ops_keep_the_width() {
     check_refused(
         |g, _| g.values[1].width = 9,
-        &["graph node 1 (position_embed): tensor `wpe` has shape [32, 8], the node needs [32, 9]"],
+        &["graph node 1 (position_embed): tensor `wpe` has shape [32, 8], the node requires [32, 9]"],
     );
     check_refused(
         |g, _| g.nodes[node::RESIDUAL] = Op::Add { a: 2, b: 4, output: 7 },

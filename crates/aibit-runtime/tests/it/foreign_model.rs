@@ -196,14 +196,14 @@ fn hostile_graphs_are_refused_when_the_model_is_loaded() {
         let Op::Rope { frequencies, .. } = &mut graph.nodes[node] else { unreachable!() };
         *frequencies = "model.embed_tokens.weight".to_owned();
     };
-    check(&edit, "the node needs a vector");
+    check(&edit, "the node requires a vector");
     // A row of 65,536 parts instead of the first projection.
     let edit = |graph: &mut Graph| {
         let node = at(graph, "linear");
         let Op::Linear { input, output, .. } = graph.nodes[node] else { unreachable!() };
         graph.nodes[node] = Op::Concat { parts: vec![input; 1 << 16], output };
     };
-    check(&edit, "its parts do not add up to the width");
+    check(&edit, "the widths of its parts do not add up to the width");
 }
 
 /// A `concat` of very many parts is sound, and is executed.
