@@ -1,4 +1,4 @@
-//! Checkpoints that bitsandbytes has quantized: which tensors belong to a weight, and what its state says.
+//! Checkpoints quantized by bitsandbytes: the tensors that belong to a weight, and its quantization state.
 //!
 //! Source: bitsandbytes `nn/modules.py` (`Linear8bitLt`, `Linear4bit`) and `functional.py` (`QuantState.from_dict`);
 //! section 5.3 of `docs/format.md` has the layout.
@@ -10,7 +10,7 @@ use crate::PackError;
 use crate::checkpoint::{Checkpoint, CheckpointTensor, SourceDtype, TensorDtype};
 use crate::encoding::{Encoding, Nested, nested_lengths};
 
-/// What a tensor of such a checkpoint belongs to: the name of the weight, for its companions.
+/// The weight to which a tensor of such a checkpoint belongs.
 pub(crate) fn weight_of(name: &str) -> Option<String> {
     for suffix in [".SCB", ".weight_format"] {
         if let Some(module) = name.strip_suffix(suffix) {
@@ -57,7 +57,7 @@ pub(crate) fn int8<'a>(
         return Err(wrong(&scales_name, problem));
     }
     if let Some((name, format)) = find("weight_format") {
-        // Written by every version since there are other orders than by rows, all of them for certain GPUs.
+        // Written by every version that supports other layouts, which are all GPU-specific.
         let found = checkpoint.bytes(format)?;
         if *found != [0] {
             let problem = format!(
@@ -78,7 +78,7 @@ pub(crate) fn int8<'a>(
     Ok(Encoding::Int8 { absmax })
 }
 
-/// The JSON that bitsandbytes stores beside a weight of four bits.
+/// The JSON that bitsandbytes stores for a four-bit weight.
 #[derive(Debug, Deserialize)]
 pub(crate) struct QuantState {
     quant_type: String,
@@ -92,7 +92,7 @@ pub(crate) struct QuantState {
 
 const STATES: [&str; 2] = ["bitsandbytes__nf4", "bitsandbytes__fp4"];
 
-/// The state of weight `name`, if it is one of four bits.
+/// The state of weight `name`, if it has four bits.
 pub(crate) fn quant_state(checkpoint: &Checkpoint, name: &str) -> Result<Option<QuantState>, PackError> {
     for state in STATES {
         let key = format!("{name}.quant_state.{state}");
@@ -106,7 +106,7 @@ pub(crate) fn quant_state(checkpoint: &Checkpoint, name: &str) -> Result<Option<
 }
 
 impl QuantState {
-    /// The encoding of the weight that the state belongs to.
+    /// The encoding of the weight with this state.
     pub(crate) fn encoding<'a>(
         &self,
         checkpoint: &'a Checkpoint,
@@ -136,7 +136,7 @@ impl QuantState {
             return Err(wrong(format!("is of shape {:?}, config.json calls for {shape:?}", self.shape)));
         }
         let elements: usize = shape.iter().product();
-        // The same bytes under whichever type they are stored.
+        // The same bytes in every storage type.
         let bytes = checkpoint.bytes(tensor)?.len();
         if bytes != elements.div_ceil(2) {
             let problem =
@@ -170,7 +170,7 @@ impl QuantState {
             Ok(tensor)
         };
         let map = checkpoint.floats(part("quant_map", 16, false)?)?;
-        // As numbers: whether a zero has a sign makes no difference.
+        // Compared as numbers, so that the sign of a zero does not matter.
         if map != kind.table() {
             let problem = format!("has a quant_map of its own; only that of {} can be read", self.quant_type);
             return Err(wrong(problem));
@@ -201,22 +201,22 @@ impl QuantState {
     }
 }
 
-/// The part of `quantization_config` that concerns this crate.
+/// The relevant part of `quantization_config`.
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct QuantizationConfig {
     quant_method: Option<String>,
-    /// Activations from this magnitude on stay floating point; 0 for none.
+    /// Outlier threshold of activations; 0 for none.
     llm_int8_threshold: Option<f32>,
 }
 
 impl QuantizationConfig {
     /// Whether bitsandbytes made the checkpoint.
     pub(crate) fn is_bitsandbytes(&self) -> bool {
-        // Early versions wrote no method.
+        // Early versions did not write the method.
         self.quant_method.as_deref().is_none_or(|method| method == "bitsandbytes")
     }
 
-    /// The threshold for outliers; 0 for none.
+    /// The outlier threshold; 0 for none.
     pub(crate) fn threshold(&self) -> f32 {
         self.llm_int8_threshold.filter(|threshold| *threshold >= 0.0).unwrap_or(6.0)
     }

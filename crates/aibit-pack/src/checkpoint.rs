@@ -18,7 +18,7 @@ use safetensors::SafeTensors;
 use crate::PackError;
 use crate::json_dialect::check_strict;
 
-/// Element types that a checkpoint's weights may have.
+/// Supported element types of floating-point weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SourceDtype {
     /// IEEE 754 binary32.
@@ -52,17 +52,17 @@ impl SourceDtype {
 pub(crate) struct Checkpoint {
     files: Vec<OpenFile>,
     tensors: BTreeMap<String, CheckpointTensor>,
-    /// Tensors whose names came before, in another file.
+    /// Tensors whose name already occurred in another file.
     repeated: Vec<(String, CheckpointTensor)>,
-    /// Names that stand for another tensor, by the headers of safetensors files.
+    /// Aliases from the headers of safetensors files.
     aliases: Vec<(String, String)>,
-    /// What every name began with.
+    /// The prefix removed from every name.
     wrapper: String,
-    /// Of the first GGUF file.
+    /// The metadata of the first GGUF file.
     gguf_metadata: Option<Arc<Metadata>>,
 }
 
-/// Prefixes of names that wrappers of a model leave, and which.
+/// Name prefixes that wrappers of a model add.
 const WRAPPERS: [(&str, &str); 5] = [
     ("_orig_mod.", "torch.compile"),
     ("module.", "DataParallel and DeepSpeed"),
@@ -83,15 +83,15 @@ struct OpenFile {
 pub(crate) struct CheckpointTensor {
     pub(crate) dtype: TensorDtype,
     pub(crate) shape: Vec<usize>,
-    /// Whether every matrix is `[out, in]`, whatever its layer makes of it.
+    /// Whether every matrix is `[out, in]`, regardless of its layer.
     pub(crate) is_canonical: bool,
-    /// Rows of a head, where the halves of each head's rows are interleaved.
+    /// Rows per head, if the halves of each head's rows are interleaved.
     interleaved: Option<usize>,
     file: usize,
     place: Place,
 }
 
-/// An element type as far as this crate knows it.
+/// An element type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum TensorDtype {
     Float(SourceDtype),
@@ -123,8 +123,8 @@ enum Place {
 }
 
 impl Checkpoint {
-    /// Opens weight files of either kind, told apart by content. A tensor may be in two of them if it is the same in both.
-    /// Prefixes that wrappers have left on every name are taken off.
+    /// Opens weight files, identified by content. A tensor may be in two files if it is the same in both. Wrapper
+    /// prefixes are removed if they are on every name.
     pub(crate) fn open(paths: &[PathBuf]) -> Result<Self, PackError> {
         let mut checkpoint = Self::empty();
         for path in paths {
@@ -133,7 +133,7 @@ impl Checkpoint {
         checkpoint.complete()
     }
 
-    /// Opens the weight file at `path`, which has been unpacked from the file at `container`: the one that errors name.
+    /// Opens the weight file at `path`, which was unpacked from the file at `container`; errors name the latter.
     pub(crate) fn unpacked(path: &Path, container: &Path) -> Result<Self, PackError> {
         let mut checkpoint = Self::empty();
         checkpoint.add(container, MappedFile::open(path)?)?;
@@ -176,7 +176,7 @@ impl Checkpoint {
         Ok(self)
     }
 
-    /// Checks that tensors which are in several files are the same in all.
+    /// Checks that tensors in several files are identical.
     fn check_repeated(&self) -> Result<(), PackError> {
         let file_name = |tensor: &CheckpointTensor| {
             let path = &self.files[tensor.file].path;
@@ -196,12 +196,12 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Whether two tensors are stored alike, with the same bytes.
+    /// Whether two tensors have the same type, shape and bytes.
     pub(crate) fn is_same(&self, a: &CheckpointTensor, b: &CheckpointTensor) -> Result<bool, PackError> {
         Ok(a.dtype == b.dtype && a.shape == b.shape && self.bytes(a)? == self.bytes(b)?)
     }
 
-    /// Takes off the prefixes that wrappers have left on every name.
+    /// Removes wrapper prefixes that are on every name.
     fn unwrap(&mut self) -> Result<(), PackError> {
         while let Some((prefix, wrapper)) =
             WRAPPERS.into_iter().find(|(prefix, _)| self.tensors.keys().any(|name| name.starts_with(prefix)))
@@ -222,12 +222,12 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// A tensor by the name that its file has for it.
+    /// A tensor by its name in the file.
     pub(crate) fn holds(&self, name: &str) -> bool {
         name.strip_prefix(&self.wrapper).is_some_and(|name| self.tensors.contains_key(name))
     }
 
-    /// The name of a file's tensor without what wrappers have left on it.
+    /// The name of a file's tensor without the wrapper prefix.
     pub(crate) fn unwrapped<'n>(&self, name: &'n str) -> &'n str {
         name.strip_prefix(&self.wrapper).unwrap_or(name)
     }
@@ -267,7 +267,7 @@ impl Checkpoint {
     fn add_gguf(&mut self, path: &Path, map: MappedFile) -> Result<(), PackError> {
         let gguf = Gguf::parse(&map).map_err(|source| PackError::Gguf { path: path.to_owned(), source })?;
         let file = self.files.len();
-        // Of a model in several files, the first has the metadata.
+        // The first part of a split model has the metadata.
         let metadata = self.gguf_metadata.get_or_insert_with(|| Arc::new(gguf.metadata().clone())).clone();
         for GgufTensor { name, dtype, shape, range } in gguf.tensors() {
             let dtype = match dtype {
@@ -332,7 +332,7 @@ impl Checkpoint {
         }
     }
 
-    /// Whether they are of a GGUF file.
+    /// Whether the tensors are from a GGUF file.
     pub(crate) fn is_gguf(&self) -> bool {
         self.files.iter().any(|file| file.map.starts_with(b"GGUF"))
     }
@@ -342,7 +342,7 @@ impl Checkpoint {
         &self.tensors
     }
 
-    /// A tensor's bytes, row-major; copied only where a torch tensor is strided, or rows stand in another order.
+    /// A tensor's bytes, row-major; copied only if a torch tensor is strided or rows are permuted.
     pub(crate) fn bytes(&self, tensor: &CheckpointTensor) -> Result<Cow<'_, [u8]>, PackError> {
         let file = &self.files[tensor.file];
         match &tensor.place {
@@ -363,13 +363,13 @@ impl Checkpoint {
         }
     }
 
-    /// A small tensor of floats, widened.
+    /// The values of a small floating-point tensor as f32.
     pub(crate) fn floats(&self, tensor: &CheckpointTensor) -> Result<Vec<f32>, PackError> {
         let TensorDtype::Float(dtype) = tensor.dtype else { return Ok(Vec::new()) };
         Ok(widen(&self.bytes(tensor)?, dtype))
     }
 
-    /// Lets go of the pages of a tensor that has been packed.
+    /// Drops a tensor's pages from memory.
     pub(crate) fn release(&self, tensor: &CheckpointTensor) {
         let file = &self.files[tensor.file];
         match &tensor.place {
@@ -379,10 +379,10 @@ impl Checkpoint {
     }
 }
 
-/// Most values that the header of a safetensors file may hold: about nine for each tensor.
+/// Maximum number of values in the header of a safetensors file: about nine per tensor.
 const MAX_HEADER_VALUES: usize = 1 << 19;
 
-/// The header of a safetensors file, if the file has all of it.
+/// The header of a safetensors file, if it is complete.
 fn header_of(file: &[u8]) -> Option<&[u8]> {
     let (length, rest) = file.split_first_chunk()?;
     rest.get(..usize::try_from(u64::from_le_bytes(*length)).ok()?)
@@ -403,7 +403,7 @@ pub(crate) fn read_rows(
         let part = &bytes[wanted.start * columns * size..wanted.end * columns * size];
         return Array2::from_shape_vec((wanted.len(), columns), widen(part, dtype)).expect("whole rows");
     }
-    // Some columns at a time, so that neighbouring elements are written together.
+    // A few columns at a time, so that writes are contiguous.
     const TILE: usize = 16;
     let mut out = Array2::zeros((wanted.len(), columns));
     for first in (0..columns).step_by(TILE) {
@@ -421,7 +421,7 @@ pub(crate) fn read_rows(
     out
 }
 
-/// Elements as f32, which holds every source type exactly.
+/// Elements as f32, which represents every source type exactly.
 fn widen(bytes: &[u8], dtype: SourceDtype) -> Vec<f32> {
     let of_two = || bytes.as_chunks().0.iter();
     match dtype {

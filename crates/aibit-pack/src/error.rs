@@ -13,22 +13,22 @@ use aibit_torch::TorchError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PackError {
-    /// The operating system refused.
+    /// A system error.
     #[error("cannot {action} {}: {source}", .path.display())]
     Io {
-        /// What was tried.
+        /// The attempted action.
         action: &'static str,
-        /// On which file.
+        /// The file.
         path: PathBuf,
-        /// The system's reason.
+        /// The cause.
         source: std::io::Error,
     },
-    /// The source is no model.
+    /// The source is not a model.
     #[error("{} is not a model: {problem:.1000}", .path.display())]
     NotAModel {
         /// The path.
         path: PathBuf,
-        /// What is missing or in the way.
+        /// What is missing or wrong.
         problem: String,
     },
     /// A file of the source is malformed.
@@ -39,20 +39,20 @@ pub enum PackError {
         /// What is wrong.
         problem: String,
     },
-    /// The archive cannot be written, or a file not be mapped.
+    /// The archive cannot be written, or a file cannot be mapped.
     #[error(transparent)]
     Format(#[from] FormatError),
     /// `config.json` is refused.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The model is of a family that has no crate yet.
+    /// The model's family is not supported.
     #[error(
         "the model is of the family \"{found:.80}\", which is not supported yet; supported are {supported}"
     )]
     Architecture {
         /// The model's family.
         found: String,
-        /// Families that are.
+        /// The supported families.
         supported: String,
     },
     /// A setting of `config.json` that no family supports.
@@ -60,12 +60,12 @@ pub enum PackError {
     Setting {
         /// The field.
         field: &'static str,
-        /// Its value, shortened.
+        /// Its value, truncated.
         found: String,
         /// What to do.
         advice: &'static str,
     },
-    /// A setting that is carried along cannot be meant.
+    /// A setting to be carried over is invalid.
     #[error(transparent)]
     CarriedSetting(RuntimeError),
     /// A torch checkpoint is refused.
@@ -84,7 +84,7 @@ pub enum PackError {
         /// Why.
         source: GgufError,
     },
-    /// A tensor of the checkpoint does not fit the model.
+    /// A tensor of the checkpoint does not match the model.
     #[error("tensor `{name:.200}`: {problem:.1000}")]
     Tensor {
         /// Its name in the checkpoint.
@@ -92,10 +92,10 @@ pub enum PackError {
         /// What is wrong, with the numbers.
         problem: String,
     },
-    /// Tensors that the configuration calls for are not in the checkpoint.
+    /// Tensors required by the configuration are missing.
     #[error("the checkpoint lacks {count} of the model's tensors, among them {examples:.1000}")]
     MissingTensors {
-        /// How many.
+        /// Their number.
         count: usize,
         /// Some of them.
         examples: String,
@@ -108,10 +108,10 @@ pub enum PackError {
         /// Why not.
         source: QuantError,
     },
-    /// The recipe does not fit the model.
+    /// The recipe does not match the model.
     #[error("recipe: {0:.1000}")]
     Recipe(String),
-    /// A scheme was asked for that the tensor cannot have.
+    /// The requested scheme is impossible for the tensor.
     #[error("tensor `{name:.200}` cannot be stored as {scheme}: {problem}")]
     Scheme {
         /// Its canonical name.
@@ -121,7 +121,7 @@ pub enum PackError {
         /// Why not.
         problem: String,
     },
-    /// A tensor is quantized already, and the scheme that was chosen would quantize its values once more.
+    /// A tensor is already quantized, and the chosen scheme would requantize it.
     #[error(
         "tensor `{name:.200}` is quantized already ({found}) and would be quantized again as {scheme}, which loses more; \
          {advice}"
@@ -129,9 +129,9 @@ pub enum PackError {
     Requantize {
         /// Its name in the checkpoint.
         name: String,
-        /// How it is stored there.
+        /// Its encoding in the checkpoint.
         found: &'static str,
-        /// The scheme that was chosen.
+        /// The chosen scheme.
         scheme: Scheme,
         /// What to do.
         advice: &'static str,

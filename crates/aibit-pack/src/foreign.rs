@@ -1,4 +1,4 @@
-//! Checkpoints that cannot be packed as they are, told by the files, settings and tensors that only their kind has.
+//! Detection of unsupported checkpoints by the files, settings and tensors that are specific to their kind.
 
 use std::fs;
 use std::path::Path;
@@ -8,14 +8,14 @@ use serde_json::{Map, Value};
 use crate::PackError;
 use crate::checkpoint::TensorDtype;
 
-/// What the settings of an adapter are called.
+/// File name of an adapter's settings.
 const ADAPTER_CONFIG: &str = "adapter_config.json";
 
-/// Files that trainers leave beside the weights and that look like weights themselves.
+/// Files that trainers write next to the weights and that look like weights.
 const NO_WEIGHTS: [&str; 7] =
     ["training_args", "optimizer", "scheduler", "scaler", "rng_state", "adapter_model", "qmodel"];
 
-/// Names in a folder; none if it cannot be listed.
+/// File names in a folder; empty if it cannot be listed.
 fn names(folder: &Path) -> Vec<String> {
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
@@ -25,20 +25,20 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// Whether a file of this name holds something else than weights of a model, whatever its content looks like.
+/// Whether a file of this name is not a model's weights, regardless of its content.
 pub(crate) fn is_no_model(name: &str) -> bool {
     NO_WEIGHTS.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// What is known of a file or a tensor by its name.
+/// A pattern of file or tensor names.
 enum Mark {
-    /// The name is this.
+    /// Equal to this.
     Is(&'static str),
-    /// The name begins so.
+    /// With this prefix.
     Starts(&'static str),
-    /// The name ends in one of these.
+    /// With one of these suffixes.
     Ends(&'static [&'static str]),
-    /// The name has one of these anywhere.
+    /// Containing one of these.
     Holds(&'static [&'static str]),
 }
 
@@ -105,7 +105,7 @@ const LAYOUTS: [(Mark, &str); 18] = [
     (Mark::Is("openvino_model.xml"), "a model of OpenVINO; pack the checkpoint that it was made from"),
 ];
 
-/// What a folder is that lacks a configuration or weights of the kind that is read, with what to do.
+/// What a folder without a supported configuration or weights is, and what to do.
 pub(crate) fn of_folder(folder: &Path) -> Option<String> {
     let names = names(folder);
     LAYOUTS.iter().find_map(|(mark, what)| {
@@ -114,7 +114,7 @@ pub(crate) fn of_folder(folder: &Path) -> Option<String> {
     })
 }
 
-/// What lies beside the weights of a model and is not packed with them.
+/// Notes on what is next to a model's weights and is not packed.
 pub(crate) fn beside(folder: &Path) -> Vec<String> {
     let names = names(folder);
     let has = |wanted: &str| names.iter().any(|name| name == wanted);
@@ -134,10 +134,10 @@ pub(crate) fn beside(folder: &Path) -> Vec<String> {
     notes
 }
 
-/// Refuses a `config.json` of a checkpoint that holds no plain language model.
+/// Refuses a `config.json` of a checkpoint that is not a plain language model.
 ///
 /// # Errors
-/// [`PackError::Setting`] with the field that says so.
+/// [`PackError::Setting`] with the field.
 pub(crate) fn check_config(fields: &Map<String, Value>) -> Result<(), PackError> {
     let shown = |value: &Value| value.to_string().chars().take(60).collect::<String>();
     let set = |field: &str| fields.get(field).filter(|value| !value.is_null());
@@ -154,7 +154,7 @@ pub(crate) fn check_config(fields: &Map<String, Value>) -> Result<(), PackError>
     }
     let Some(found) = set("architectures") else { return Ok(()) };
     let classes: Vec<&str> = found.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    // A class without a head (`LlamaModel`) is a language model where its head is the embedding.
+    // A class without a head (`LlamaModel`) is a language model if its head is tied to the embedding.
     let is_language_model = |class: &&str| {
         ["ForCausalLM", "LMHeadModel", "Model"].iter().any(|ending| class.ends_with(ending))
             && !["ForReward", "DoubleHeads"].iter().any(|part| class.contains(part))
@@ -172,7 +172,7 @@ pub(crate) fn check_config(fields: &Map<String, Value>) -> Result<(), PackError>
     Err(PackError::Setting { field: "architectures", found: shown(found), advice })
 }
 
-/// Tensors of checkpoints that have to be made into others first, and what to do.
+/// Tensors of checkpoints that must be converted first, and how.
 const UNFINISHED: [(Mark, &str); 5] = [
     (
         Mark::Holds(&[
@@ -207,7 +207,7 @@ const UNFINISHED: [(Mark, &str); 5] = [
     ),
 ];
 
-/// Tensors of quantized checkpoints, and the method. The first that fits counts.
+/// Tensors of quantized checkpoints, and the method. The first match applies.
 const QUANTIZED: [(Mark, &str); 12] = [
     (Mark::Ends(&[".g_idx"]), "GPTQ"),
     (Mark::Ends(&[".qweight", ".qzeros"]), "GPTQ or AWQ"),
@@ -226,7 +226,7 @@ const QUANTIZED: [(Mark, &str); 12] = [
     (Mark::Ends(&[".Qidxs"]), "QuIP#"),
 ];
 
-/// What kind of checkpoint a tensor tells of, where it is none that can be packed.
+/// The kind of unsupported checkpoint that a tensor indicates, if any.
 pub(crate) fn told_by(name: &str, dtype: &TensorDtype) -> Option<String> {
     if let Some((_, what)) = UNFINISHED.iter().find(|(mark, _)| mark.fits(name)) {
         return Some((*what).to_owned());

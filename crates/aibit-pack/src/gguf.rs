@@ -1,4 +1,4 @@
-//! GGUF files as a source: what takes the place of `config.json` and `tokenizer.json`, and names of tensors.
+//! GGUF files as a source: conversion to `config.json`, `tokenizer.json` and tensor names of a checkpoint.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,10 +10,10 @@ use serde_json::json;
 
 use crate::{PackError, gguf_sampling};
 
-/// The files of the model which the GGUF file at `path` is, or is a part of, in their order.
+/// All files, in order, of the model that the GGUF file at `path` is or is part of.
 ///
 /// # Errors
-/// [`PackError::SourceFile`] for a part whose name does not say where the others are, and for one that is missing.
+/// [`PackError::SourceFile`] for a part whose name does not identify the others, and for a missing part.
 pub(crate) fn parts(path: &Path) -> Result<Vec<PathBuf>, PackError> {
     let refused = |source| PackError::Gguf { path: path.to_owned(), source };
     let map = MappedFile::open(path)?;
@@ -43,7 +43,7 @@ pub(crate) fn parts(path: &Path) -> Result<Vec<PathBuf>, PackError> {
     Ok(paths)
 }
 
-/// The small files of a model folder, made of what a model's GGUF files say.
+/// The small files of a model folder, derived from a model's GGUF files.
 pub(crate) fn files(paths: &[PathBuf]) -> Result<BTreeMap<&'static str, Vec<u8>>, PackError> {
     let maps = paths.iter().map(|path| MappedFile::open(path)).collect::<Result<Vec<_>, _>>()?;
     let of = |path: &PathBuf, map| match Gguf::parse(map) {
@@ -61,7 +61,7 @@ pub(crate) fn files(paths: &[PathBuf]) -> Result<BTreeMap<&'static str, Vec<u8>>
     }
 }
 
-/// Refuses files that hold something else than a whole model.
+/// Refuses files that are not a whole model.
 fn check_is_model(gguf: &Gguf) -> Result<(), GgufError> {
     let metadata = gguf.metadata();
     let refuse = |key: &str, problem: &str| {
@@ -119,7 +119,7 @@ fn files_of(gguf: &Gguf, map: &[u8]) -> Result<BTreeMap<&'static str, Vec<u8>>, 
         metadata.string("general.architecture")?.ok_or_else(|| missing("general.architecture"))?;
     let tokens =
         metadata.strings("tokenizer.ggml.tokens")?.ok_or_else(|| missing("tokenizer.ggml.tokens"))?;
-    // There may be tokens that the model has no row for.
+    // The tokenizer may have tokens without a row in the embedding.
     let rows = gguf.tensor("token_embd.weight").and_then(|tensor| tensor.shape.first());
     let vocabulary = rows.map_or(tokens.len(), |rows| tokens.len().min(*rows));
     let config = match Family::of(architecture) {
@@ -142,7 +142,7 @@ fn files_of(gguf: &Gguf, map: &[u8]) -> Result<BTreeMap<&'static str, Vec<u8>>, 
         "add_eos_token": specials.add_eos,
     });
     files.insert("tokenizer_config.json", to_json(&tokenizer_config));
-    // Where an answer ends, beside the end of a text that config.json names.
+    // End-of-text tokens besides the one that config.json names.
     let ends = ends_of_text(metadata)?;
     let mut settings = gguf_sampling::generation_config(metadata)?;
     if ends.len() > usize::from(specials.eos.is_some()) {
@@ -161,7 +161,7 @@ fn to_json(value: &serde_json::Value) -> Vec<u8> {
     serde_json::to_vec_pretty(value).expect("a value has only string keys")
 }
 
-/// What a tensor of a GGUF file is in a checkpoint of its family: its name, and the rows of a head where its rows are
+/// The checkpoint tensor that a GGUF tensor corresponds to: its name, and the rows per head if its rows are
 /// interleaved.
 pub(crate) fn checkpoint_tensor(
     metadata: &Metadata,

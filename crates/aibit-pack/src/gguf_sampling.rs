@@ -3,16 +3,16 @@
 use aibit_gguf::{GgufError, Metadata, Value};
 use serde_json::{Map, Value as Json, json};
 
-/// What llama.cpp takes where a file that recommends a temperature leaves one of these open.
+/// llama.cpp's defaults for settings that a file with a recommended temperature does not give.
 const DEFAULTS: [(&str, f64); 3] = [("top_k", 40.0), ("top_p", 0.95), ("min_p", 0.05)];
-/// How far llama.cpp's penalty looks back where the file does not say.
+/// llama.cpp's default number of tokens that the penalty considers.
 const PENALTY_LAST_N: i64 = 64;
 
-/// The fields, none where the file recommends nothing. Samplers that are not supported keep the name of their key, which
-/// whoever reads the settings remarks.
+/// The fields, empty if the file recommends nothing. Unsupported samplers keep the name of their key and are noted by
+/// the reader of the settings.
 ///
 /// # Errors
-/// [`GgufError::Metadata`] for a value that is no number.
+/// [`GgufError::Metadata`] for a value that is not a number.
 pub(crate) fn generation_config(metadata: &Metadata) -> Result<Map<String, Json>, GgufError> {
     let mut fields = Map::new();
     let get = |name: &str| number(metadata, &format!("general.sampling.{name}"));
@@ -24,7 +24,7 @@ pub(crate) fn generation_config(metadata: &Metadata) -> Result<Map<String, Json>
     }
     for (name, default) in DEFAULTS {
         if let Some(value) = get(name)?.or(is_sampled.then_some(default)) {
-            // Below 0 is off.
+            // Below 0 means off.
             fields.insert(name.into(), json!(value.max(0.0)));
         }
     }

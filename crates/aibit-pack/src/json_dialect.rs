@@ -1,8 +1,8 @@
-//! JSON as Python's `json` module writes and reads it, made strict.
+//! Conversion of the JSON dialect of Python's `json` module to strict JSON.
 //!
-//! The files of a model are Python's: a key may be given twice, of which the last counts, and numbers may be `NaN`,
-//! `Infinity`, or too large for a double, which is the same. Readers of strict JSON refuse one or the other, or take the
-//! first key. What is packed is strict, so that all of them see the same.
+//! The files of a model are written by Python: a key may be duplicate, in which case the last wins, and numbers may
+//! be `NaN`, `Infinity`, or overflow a double to infinity. Readers of strict JSON reject some of this, or use the
+//! first key. Packages contain strict JSON, so that all readers agree.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -11,18 +11,18 @@ use std::ops::Range;
 
 use serde::de::IgnoredAny;
 
-/// Deepest nesting; `serde_json` reads 127 levels.
+/// Maximum nesting; `serde_json` reads 127 levels.
 const MAX_DEPTH: usize = 127;
-/// Digits of the longest number that is certainly finite.
+/// A number with at most this many digits is finite.
 const SURELY_FINITE: usize = 300;
 
-/// `text` as strict JSON of the same meaning: borrowed where it is strict already. Numbers that are not finite become the
-/// strings `"NaN"`, `"Infinity"` and `"-Infinity"`, which no field for a number accepts.
+/// `text` as strict JSON of the same meaning, borrowed if it is already strict. Numbers that are not finite become
+/// the strings `"NaN"`, `"Infinity"` and `"-Infinity"`, which no numeric field accepts.
 ///
-/// What is kept beside the text is bounded by `max_values`, the most values of any kind that it may hold.
+/// Memory beyond the text is bounded by `max_values`, the maximum number of values.
 ///
 /// # Errors
-/// Why it is no JSON in this dialect either, or has too many values.
+/// Why it is not valid in this dialect, or that it has too many values.
 pub(crate) fn to_strict(text: &[u8], max_values: usize) -> Result<Cow<'_, [u8]>, String> {
     std::str::from_utf8(text).map_err(|e| format!("not UTF-8 at byte {}", e.valid_up_to()))?;
     let edits = Scanner::new(text, max_values).scan()?;
@@ -33,10 +33,11 @@ pub(crate) fn to_strict(text: &[u8], max_values: usize) -> Result<Cow<'_, [u8]>,
     }
 }
 
-/// Checks that `text` has no key twice in one object, only finite numbers and at most `max_values` values, before a parser
-/// sees it that would not bound what it makes of them.
+/// Checks that `text` has no duplicate keys, only finite numbers and at most `max_values` values, before it is parsed
+/// by a parser whose memory is not bounded.
 ///
 /// # Errors
+/// The first violation.
 /// What it has instead.
 pub(crate) fn check_strict(text: &[u8], max_values: usize) -> Result<(), String> {
     match Scanner::new(text, max_values).scan()?.first() {
@@ -46,14 +47,14 @@ pub(crate) fn check_strict(text: &[u8], max_values: usize) -> Result<(), String>
     }
 }
 
-/// What takes the place of a part of the text.
+/// A range of the text and its replacement.
 type Edit = (Range<usize>, &'static str);
 
 fn apply(text: &[u8], mut edits: Vec<Edit>) -> Cow<'_, [u8]> {
     if edits.is_empty() {
         return Cow::Borrowed(text);
     }
-    // Of nested ones the outer, which begins no later, counts.
+    // Of nested edits only the outer one, which starts first, applies.
     edits.sort_by_key(|(range, _)| (range.start, std::cmp::Reverse(range.end)));
     let (mut strict, mut at) = (Vec::with_capacity(text.len() + 2 * edits.len()), 0);
     for (range, replacement) in edits.into_iter().filter(|(range, _)| !range.is_empty()) {
@@ -69,13 +70,14 @@ fn apply(text: &[u8], mut edits: Vec<Edit>) -> Cow<'_, [u8]> {
 
 /// An object or an array that has not ended.
 struct Open {
-    /// Of an object: where each member begins, and which of them has the key with a hash.
+    /// For an object: the start of each member, and the member with the key of each hash.
     members: Option<(Vec<u32>, HashMap<u64, u32>)>,
-    /// Whether a string is a key here.
+    /// Whether the next string is a key.
     is_key_next: bool,
 }
 
-/// Finds what is not strict in text that is otherwise taken to be JSON: any other error is left for the parser.
+/// Finds violations of strict JSON in text that is otherwise assumed to be valid; other errors are left to the
+/// parser.
 struct Scanner<'a> {
     text: &'a [u8],
     max_values: usize,
@@ -145,14 +147,14 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    /// Notes the member whose key is `key`, and that an earlier one with that key does not count.
+    /// Records the member whose key is `key`, and drops an earlier one with that key.
     fn member(&mut self, key: Range<usize>) {
         let hash = self.hasher.hash_one(decoded(self.text, key.clone()).as_ref());
         let Some((starts, by_hash)) = self.open.last_mut().and_then(|open| open.members.as_mut()) else {
             return;
         };
         let index = starts.len() as u32;
-        starts.push(key.start as u32); // files that are scanned are far below 4 GB
+        starts.push(key.start as u32); // scanned files are far below 4 GB
         if let Some(earlier) = by_hash.insert(hash, index) {
             let [begin, end] = [earlier, earlier + 1].map(|index| starts[index as usize] as usize);
             let earlier_key = begin..string_end(self.text, begin);
@@ -163,7 +165,7 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// Where the string that begins at `start` ends, behind its quote.
+/// The end of the string that starts at `start`, after its closing quote.
 fn string_end(text: &[u8], start: usize) -> usize {
     let mut at = start + 1;
     while let Some(&byte) = text.get(at) {
@@ -177,7 +179,7 @@ fn string_end(text: &[u8], start: usize) -> usize {
     text.len()
 }
 
-/// The string at `range` without its escapes.
+/// The string at `range` with escapes decoded.
 fn decoded(text: &[u8], range: Range<usize>) -> Cow<'_, [u8]> {
     let raw = &text[range];
     if raw.contains(&b'\\')
@@ -188,7 +190,7 @@ fn decoded(text: &[u8], range: Range<usize>) -> Cow<'_, [u8]> {
     Cow::Borrowed(raw)
 }
 
-/// What stands for a number that is none in strict JSON.
+/// The replacement of a number that strict JSON does not have.
 fn not_finite(word: &[u8]) -> Option<&'static str> {
     match word {
         b"NaN" => Some("\"NaN\""),
@@ -214,15 +216,15 @@ mod tests {
 
     #[test]
     fn the_last_of_equal_keys_counts_at_every_depth() {
-        // Read by Python's json: the value of the last key.
+        // Expected values are those of Python's json: the value of the last key.
         for (text, expected) in [
             (r#"{"a": 1, "b": 2, "a": 3}"#, r#"{"b": 2, "a": 3}"#),
             (r#"{"a":1,"a":2,"a":3}"#, r#"{"a":3}"#),
             (r#"{"x": {"a": [1, {"a": 2}], "b": 0, "a": null}}"#, r#"{"x": {"b": 0, "a": null}}"#),
             (r#"[{"a": 1}, {"a": 1}]"#, r#"[{"a": 1}, {"a": 1}]"#),
-            // An escape writes the same key.
+            // The same key, written with an escape.
             ("{\"a\": 1, \"\\u0061\": 2}", "{\"\\u0061\": 2}"),
-            // Quotes, brackets and commas inside strings are neither.
+            // Quotes, brackets and commas inside strings are not syntax.
             (r#"{"a": "],\"a\": {", "a": "}"}"#, r#"{"a": "}"}"#),
             (r#"{"a": {"b": NaN, "b": 1}, "a": 5}"#, r#"{"a": 5}"#),
         ] {

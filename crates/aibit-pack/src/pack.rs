@@ -1,4 +1,4 @@
-//! From source to archive.
+//! Packing: from a source to an archive.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -26,20 +26,21 @@ use crate::source::{FURTHER_TEMPLATES, digest_file};
 use crate::write::write_weights;
 use crate::{ModelSource, PackError, Progress, foreign, tokenizer_files};
 
-/// What to make of a source.
+/// Options for packing.
 #[derive(Debug, Clone, Default)]
 pub struct PackOptions {
-    /// Schemes by role; by default [`Preset::Keep`] for a source that is quantized already and [`Preset::Int8`] for others.
+    /// Schemes by role; by default [`Preset::Keep`] for a source that is already quantized and [`Preset::Int8`]
+    /// otherwise.
     pub preset: Option<Preset>,
-    /// Exceptions by name; the last that matches counts.
+    /// Exceptions by name; the last match applies.
     pub overrides: Vec<Override>,
-    /// Whether values that were quantized before may be quantized again.
+    /// Whether quantized values may be requantized.
     pub requantize: bool,
-    /// How linear layers of a place take their input, instead of what is measured to be good enough.
+    /// Input precision of linear layers by place, instead of the measured choice.
     pub activations: BTreeMap<Place, ActivationPrecision>,
-    /// How keys and values are cached, instead of what is measured to be good enough.
+    /// KV cache precision, instead of the measured choice.
     pub kv_cache: Option<KvPrecision>,
-    /// Whether the archive may replace a file that is no archive.
+    /// Whether a file that is not an archive may be replaced.
     pub force: bool,
     /// The threads that measure the package and record its golden outputs. Quantizing and writing use the current rayon
     /// pool.
@@ -47,7 +48,7 @@ pub struct PackOptions {
 }
 
 impl PackOptions {
-    /// Checks a path for the archive, before any work is done for it.
+    /// Checks the archive's path before any work is done.
     ///
     /// # Errors
     /// As [`OutputTarget::file`].
@@ -56,12 +57,12 @@ impl PackOptions {
     }
 }
 
-/// What was made.
+/// Report on a package.
 #[derive(Debug, Clone, Serialize)]
 pub struct PackReport {
     /// Architecture family.
     pub architecture: String,
-    /// Number of weights, those of a tied head counted once.
+    /// Number of weights, with a tied head counted once.
     pub parameters: u64,
     /// Bits of tensor data per parameter, scales included.
     pub bits_per_weight: f64,
@@ -71,11 +72,11 @@ pub struct PackReport {
     pub source_weight_bytes: u64,
     /// Length of the archive.
     pub file_bytes: u64,
-    /// What the user should know about the source though nothing is wrong with the package, a sentence each.
+    /// Remarks on the source that do not affect the validity of the package, a sentence each.
     pub notes: Vec<String>,
 }
 
-/// Files that are carried along unchanged where the source has them.
+/// Files that are carried over unchanged if the source has them.
 const CARRIED_FILES: [&str; 5] = [
     entry_names::GENERATION_CONFIG,
     "tokenizer_config.json",
@@ -86,14 +87,13 @@ const CARRIED_FILES: [&str; 5] = [
 
 /// Packs `source` into one archive at `target`.
 ///
-/// Weights stream through a few blocks of rows at a time. Nothing appears at `target` before the archive is
-/// complete and has produced its own golden outputs. The same source and options give the same bytes, whatever
-/// the folder and the number of threads. An archive at `target` is replaced, any other file only with
-/// [`PackOptions::force`], and a file of the source never.
+/// Weights are streamed a few blocks of rows at a time. `target` appears only when the archive is complete and has
+/// produced its own golden outputs. The same source and options give the same bytes, regardless of the folder and the
+/// number of threads. An archive at `target` is replaced, any other file only with [`PackOptions::force`], and a
+/// source file never.
 ///
 /// # Errors
-/// Any [`PackError`]: a setting, tensor or file that is refused, named with its numbers. `target` is then as it
-/// was before.
+/// Any [`PackError`]: a setting, tensor or file that is refused, named with its numbers. `target` is then unchanged.
 pub fn pack(
     source: &ModelSource,
     target: &Path,
@@ -148,18 +148,18 @@ pub fn pack(
     read_files.extend(carried.iter().map(|(name, _)| *name));
     let mut large_files = source.weight_files();
     if !source.whole_files().is_empty() {
-        read_files.clear(); // made of these files, or parts of them
+        read_files.clear(); // derived from these files
         large_files = source.whole_files();
     }
     let mut files = read_files.into_iter().map(|name| source.digest(name)).collect::<Result<Vec<_>, _>>()?;
     let source_weight_bytes =
         large_files.iter().map(|path| std::fs::metadata(path).map_or(0, |m| m.len())).sum();
-    // What measuring takes, and again golden outputs, in bytes written.
+    // The cost of the measurement, and also of golden outputs, in bytes written.
     let share = layout.file_bytes() / 4;
     progress.start("packing", source_weight_bytes + layout.file_bytes() + 2 * share);
     let mut archive = ArchiveWriter::new(output)?;
     let digest = |path: &PathBuf| digest_file(path, &mut |bytes| progress.advance(bytes));
-    // One thread's work each, the second divided further.
+    // Each is one thread's work; the second is divided further.
     let (digests, written) = rayon::join(
         || large_files.iter().map(digest).collect::<Result<Vec<_>, _>>(),
         || write_weights(&mut archive, &checkpoint, &plan, &layout, progress),
@@ -213,7 +213,7 @@ pub fn pack(
     Ok(PackReport { notes, ..report(&description, &plan, &layout, source_weight_bytes, file_bytes) })
 }
 
-/// Receives which share of its work a stage has done, from 0 to 1, and advances `progress` by as much of `bytes`.
+/// A callback that receives the fraction of a stage's work done and advances `progress` by that fraction of `bytes`.
 fn part_of(progress: &dyn Progress, bytes: u64) -> impl FnMut(f64) + '_ {
     let mut done = 0;
     move |share| {
@@ -231,7 +231,7 @@ fn carried_files(source: &ModelSource) -> Result<Vec<(&'static str, Vec<u8>)>, P
     Ok(carried)
 }
 
-/// Reads the carried settings as `run` will, and returns what of them has no effect.
+/// Parses the carried settings as `run` does, and returns notes on those without effect.
 fn check_settings(
     config: &[u8],
     carried: &[(&'static str, Vec<u8>)],
@@ -249,10 +249,10 @@ fn check_settings(
     Ok(defaults.map_err(PackError::CarriedSetting)?.notes)
 }
 
-/// A note on the tokens that the model has no row for, if there are any: texts without them can be used.
+/// A note on tokens without a row in the embedding, if any: texts without them can be used.
 ///
 /// # Errors
-/// [`PackError::SourceFile`] where every prompt begins with one.
+/// [`PackError::SourceFile`] if every prompt starts with one.
 fn tokens_beyond(
     source: &ModelSource,
     tokenizer: &Tokenizer,
@@ -275,7 +275,7 @@ fn tokens_beyond(
     }))
 }
 
-/// Reads the chat template as `run` will, and returns what will not work.
+/// Parses the chat template as `run` does, and returns notes on what will not work.
 fn check_chat_template(
     source: &ModelSource,
     carried: &[(&'static str, Vec<u8>)],
@@ -304,7 +304,7 @@ fn check_chat_template(
     Ok(failure.into_iter().chain(left_out).collect())
 }
 
-/// Builds the graph of whichever family `config.json` names. The last is LLM.int8()'s outlier threshold, where the
+/// Builds the graph of the family that `config.json` names. The last value is LLM.int8()'s outlier threshold, if the
 /// checkpoint was quantized with one.
 fn describe(config: &[u8]) -> Result<(Family, ModelDescription, Option<f32>), PackError> {
     let fields: serde_json::Map<String, serde_json::Value> =
@@ -335,7 +335,7 @@ fn describe(config: &[u8]) -> Result<(Family, ModelDescription, Option<f32>), Pa
     Ok((family, family.describe(config)?, threshold))
 }
 
-/// Checks that every parameter which an index places in a file is there.
+/// Checks that every parameter is in the file to which the index assigns it.
 fn check_index(source: &ModelSource, checkpoint: &Checkpoint, family: Family) -> Result<(), PackError> {
     let Some(index) = source.index() else { return Ok(()) };
     let is_missing = |name: &str| {
@@ -351,7 +351,7 @@ fn check_index(source: &ModelSource, checkpoint: &Checkpoint, family: Family) ->
     }
 }
 
-/// A head and the embedding that `config.json` ties it to, where the checkpoint has both and they differ: their names.
+/// The names of a head and the embedding to which `config.json` ties it, if the checkpoint has both and they differ.
 fn differing_tie(
     checkpoint: &Checkpoint,
     family: Family,
@@ -371,7 +371,7 @@ fn differing_tie(
     Ok(None)
 }
 
-/// `config.json` of the same model with a head of its own, which is what transformers makes of one whose tensors differ.
+/// `config.json` of the same model with an untied head, which is how transformers loads one whose tensors differ.
 fn untied(config: &[u8]) -> Result<Vec<u8>, PackError> {
     let mut fields: serde_json::Map<String, serde_json::Value> =
         serde_json::from_slice(config).map_err(ConfigError::from)?;
@@ -379,7 +379,7 @@ fn untied(config: &[u8]) -> Result<Vec<u8>, PackError> {
     Ok(serde_json::to_vec_pretty(&fields).expect("a value has only string keys"))
 }
 
-/// What ends the context after `positions`, where the model could go on.
+/// Why the context ends after `positions` although the model could continue.
 fn context_note(limit: ContextLimit, positions: usize) -> String {
     match limit {
         ContextLimit::DynamicRope => format!(
@@ -393,7 +393,7 @@ fn context_note(limit: ContextLimit, positions: usize) -> String {
     }
 }
 
-/// Makes zeros of the parameters that a GGUF file may lack and does.
+/// Sets parameters that a GGUF file may omit, and does, to zero.
 fn fill_absent(description: &mut ModelDescription, checkpoint: &Checkpoint, family: Family) {
     if !checkpoint.is_gguf() {
         return;

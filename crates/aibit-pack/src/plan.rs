@@ -1,4 +1,4 @@
-//! Which tensors of the checkpoint make which parameter of the archive, and where these lie.
+//! The mapping of checkpoint tensors to the archive's parameters, and of these to tensors of the archive.
 
 use std::collections::HashMap;
 
@@ -19,7 +19,7 @@ pub(crate) struct Matched<'a> {
 }
 
 impl Matched<'_> {
-    /// Quantized weights have left the orientation of their layer behind.
+    /// Quantized weights are `[out, in]` regardless of their layer's orientation.
     pub(crate) fn is_transposed(&self) -> bool {
         self.parameter.origin == Origin::Transposed
             && matches!(self.encoding, Encoding::Float(_))
@@ -46,7 +46,7 @@ impl Matched<'_> {
     }
 }
 
-/// A parameter of the archive, and what of the checkpoint it is made of: the rows of one after those of another.
+/// A parameter of the archive, and the checkpoint tensors whose rows it concatenates.
 pub(crate) struct Planned<'a> {
     pub(crate) parameter: Parameter,
     pub(crate) sources: Vec<Matched<'a>>,
@@ -73,7 +73,7 @@ impl Planned<'_> {
     }
 }
 
-/// Fuses the graph, and joins parameters that it has made one and that are stored alike.
+/// Fuses the graph and joins parameters that it has joined and that have the same scheme.
 pub(crate) fn join<'a>(
     description: &mut ModelDescription,
     tensors: Vec<Matched<'a>>,
@@ -104,7 +104,7 @@ pub(crate) fn join<'a>(
     };
     description.parameters.iter().map(planned).collect()
 }
-/// Finds every parameter in the checkpoint, and a parameter for every tensor.
+/// Finds the checkpoint tensor of every parameter, and the parameter of every tensor.
 pub(crate) fn match_tensors<'a>(
     checkpoint: &'a Checkpoint,
     family: Family,
@@ -137,7 +137,7 @@ pub(crate) fn match_tensors<'a>(
             return Err(wrong(source_name, format!("is the same parameter as `{twin}`")));
         }
     }
-    // Of a tied pair, the head may be the one that was kept.
+    // Of a tied pair, the checkpoint may have kept only the head.
     for (alias, tensor, target) in aliases {
         if let Some(parameter) = parameters.get(target.as_str()) {
             found.entry(&parameter.name).or_insert((alias, tensor));

@@ -1,7 +1,8 @@
-//! The archive of the proof of concept that this project began from: a ZIP with a `state_dict` that torch has saved,
-//! tokenizer files and a few words of metadata.
+//! The archive format of the proof of concept that preceded this project: a ZIP with a `state_dict` saved by torch,
+//! tokenizer files and a little metadata.
 //!
-//! It had no fixed names. The state dict is the one entry that is a torch file; the others go by their last name.
+//! File names varied. The state dict is the only torch file; the others are identified by the last part of their
+//! name.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,18 +17,18 @@ use zip::ZipArchive;
 use crate::checkpoint::{Checkpoint, TensorDtype};
 use crate::{PackError, small_file, tokenizer_files};
 
-/// Weights do not shrink to less than this share.
+/// The largest plausible compression ratio.
 const MAX_RATIO: u64 = 200;
 
-/// What lies in such an archive.
+/// The content of such an archive.
 pub(crate) struct Unpacked {
-    /// The state dict, in a file of its own.
+    /// The state dict, in a temporary file.
     pub(crate) weights: PartialFile,
-    /// The small files, by the names that they have in a model folder.
+    /// The small files, by their names in a model folder.
     pub(crate) files: BTreeMap<&'static str, Vec<u8>>,
 }
 
-/// Whether a ZIP file is what `torch.save` writes, and not an archive around it.
+/// Whether a ZIP file was written by `torch.save`, and is not an archive that contains such a file.
 pub(crate) fn is_torch(path: &Path) -> Result<bool, PackError> {
     let zip = open(path)?;
     let is_pickle = |name: &str| name == "data.pkl" || name.ends_with("/data.pkl");
@@ -103,7 +104,7 @@ pub(crate) fn unpack(path: &Path) -> Result<Unpacked, PackError> {
             let size = entry.size();
             let is_known = known.contains(&base.as_str());
             if size > limit && !is_known {
-                continue; // nothing that is read
+                continue; // not used
             }
             if size > limit {
                 let problem = format!("its entry `{name:.80}` has {size} bytes, allowed are {limit}");
@@ -130,7 +131,7 @@ pub(crate) fn unpack(path: &Path) -> Result<Unpacked, PackError> {
     Ok(Unpacked { weights, files })
 }
 
-/// The model that a file of metadata names.
+/// The name of the model in a metadata file.
 fn named_model(json: &[u8]) -> Option<String> {
     let fields: Map<String, Value> = serde_json::from_slice(json).ok()?;
     let name = ["model_type", "model_name", "model_id", "model", "base_model"]
@@ -139,10 +140,10 @@ fn named_model(json: &[u8]) -> Option<String> {
     Some(name.rsplit('/').next().unwrap_or(name).to_owned())
 }
 
-/// The family that the proof of concept packed.
+/// The family of the proof of concept.
 const MODEL_TYPE: &str = "gpt2";
 
-/// A configuration by the shapes of the tensors, for the sizes of GPT-2, whose heads are 64 wide and whose other settings
+/// A configuration derived from the tensors' shapes, for GPT-2, whose heads have 64 elements and whose other settings
 /// are transformers' defaults.
 fn configuration(path: &Path, model: &str, weights: &Path) -> Result<Vec<u8>, PackError> {
     if !model.starts_with(MODEL_TYPE) {

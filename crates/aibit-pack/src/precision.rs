@@ -1,5 +1,5 @@
-//! How linear layers take their input and how keys and values are cached. Decided here and nowhere else: the families
-//! describe a model, the graph stores what is decided.
+//! The choice of precisions for activations and the KV cache. Made only here: families describe a model, and the
+//! graph stores the choice.
 
 use std::collections::BTreeMap;
 
@@ -12,20 +12,20 @@ use serde::{Deserialize, Serialize};
 /// Activation magnitude from which LLM.int8() computes in floating point (Dettmers et al. 2022, §3.2).
 pub(crate) const LLM_INT8_THRESHOLD: f32 = 6.0;
 
-/// Largest relative error of a product that is good enough, of a layer as of attention. Measured: `docs/quantization.md`,
-/// sections 3.1 and 4.
+/// The largest acceptable relative error of a product, for layers and for attention. Justified by measurements in
+/// `docs/quantization.md`, sections 3.1 and 4.
 const LIMIT: f32 = 0.0125;
 
-/// Keys and values of other texts can be larger than those of the text measured: F16 ends at four times this.
+/// A quarter of F16's range, since keys and values of other texts can be larger than the measured ones.
 const F16_ABSMAX: f32 = 16_376.0;
 
-/// Tokens of [`TEXT`] that are measured, at most.
+/// Maximum number of tokens of [`TEXT`] to measure.
 const TOKENS: usize = 192;
 
-/// Bytes of weights times tokens of a measurement, at most: a few seconds on two cores.
+/// Maximum product of weight bytes and tokens in a measurement: a few seconds on two cores.
 const PRODUCTS: u64 = 1 << 40;
 
-/// Fewest tokens, whatever the model's size: the first token's keys and values are unlike all others.
+/// Minimum number of tokens for any model: the first token's keys and values differ from all others.
 const LEAST_TOKENS: usize = 32;
 
 /// Text of several kinds: prose, dialogue, code, numbers and another language.
@@ -40,23 +40,23 @@ def mean(values):\n    total = 0.0\n    for value in values:\n        total += v
 Im Jahr 1823 wurde die Brücke über den Fluss gebaut. La plupart des maisons datent de cette époque.\n\
 <p class=\"note\">See https://example.org/a?b=1&c=2 for details.</p>\n";
 
-/// What somebody asked for, and how the weights are stored.
+/// The requested options, and how the weights are stored.
 #[derive(Debug)]
 pub(crate) struct PrecisionRecipe {
-    /// By place, where somebody asked for it.
+    /// Requested precisions of activations, by place.
     pub(crate) activations: BTreeMap<Place, ActivationPrecision>,
-    /// How keys and values are cached, where somebody asked for it.
+    /// Requested precision of the KV cache.
     pub(crate) kv_cache: Option<KvPrecision>,
-    /// How the preset caches keys and values, where that is good enough.
+    /// The preset's KV cache precision, used if it is accurate enough.
     pub(crate) preset_kv_cache: KvPrecision,
     /// LLM.int8()'s outlier threshold, `None` for no outliers.
     pub(crate) threshold: Option<f32>,
 }
 
-/// The content of `measured.json`: what the choice rests on.
+/// The content of `measured.json`: the measurements on which the choice is based.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
-    /// Largest error that is good enough.
+    /// The largest acceptable error.
     pub limit: f32,
     /// The errors.
     #[serde(flatten)]
@@ -64,7 +64,7 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// Reads `measured.json`.
+    /// Parses `measured.json`.
     ///
     /// # Errors
     /// The parser's, for malformed JSON.
@@ -72,15 +72,15 @@ impl Measured {
         serde_json::from_slice(json)
     }
 
-    /// The JSON, the same bytes for equal measurements.
+    /// The JSON, with equal bytes for equal measurements.
     pub(crate) fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec_pretty(self).expect("finite numbers and strings")
     }
 }
 
 impl PrecisionRecipe {
-    /// Makes `graph` what [`measure`](Self::measure) runs and [`decide`](Self::decide) chooses from: layers whose weight is
-    /// INT8, as `is_int8` says, take two bytes per activation, and have LLM.int8()'s threshold.
+    /// Prepares `graph` for [`measure`](Self::measure) and [`decide`](Self::decide): layers with an INT8 weight, by
+    /// `is_int8`, take two bytes per activation and get LLM.int8()'s threshold.
     pub(crate) fn prepare(&self, graph: &mut Graph, is_int8: impl Fn(&str) -> bool) {
         for op in &mut graph.nodes {
             if let Op::Linear { weight, activations, outlier_threshold, .. }
@@ -93,8 +93,8 @@ impl PrecisionRecipe {
         }
     }
 
-    /// Runs [`TEXT`], as much of it as the model's size allows, if a choice depends on it. `progress` receives the share of
-    /// the work that is done, from 0 to 1.
+    /// Runs as much of [`TEXT`] as the model's size allows, if a choice depends on it. `progress` receives the
+    /// fraction of the work done.
     pub(crate) fn measure(
         &self,
         model: &Model,
@@ -114,7 +114,7 @@ impl PrecisionRecipe {
         }
         let mut errors = Measurement::of(model, &ids, progress)?;
         if self.preset_kv_cache == KvPrecision::F32 {
-            errors.slots.clear(); // nothing is chosen by them
+            errors.slots.clear(); // no choice depends on them
         }
         Ok(Some(Measured { limit: LIMIT, errors }))
     }
@@ -134,7 +134,8 @@ impl PrecisionRecipe {
                 Op::Linear { activations: activations @ ActivationPrecision::Int8x2, .. } => {
                     (activations, layers.next())
                 }
-                // One token of a prompt needs logits, and one token waits for memory: two bytes cost nothing there.
+                // Logits are computed for one token of a prompt, and decode is bound by memory: the second byte is
+                // free.
                 Op::Logits { activations: activations @ ActivationPrecision::Int8x2, .. } => {
                     (activations, None)
                 }
@@ -157,8 +158,8 @@ impl PrecisionRecipe {
     }
 }
 
-/// The cheapest precision that is good enough, or the finest where nothing was measured. A zero point costs nothing that can be
-/// measured, so it is taken where it makes a difference: one-sided values lose half as much with it.
+/// The cheapest precision that is accurate enough, or the highest without a measurement. A zero point has no
+/// measurable cost, so it is used where it makes a difference: it halves the error of one-sided values.
 fn of_layer(error: Option<&LayerError>) -> ActivationPrecision {
     match error {
         Some(error) if error.int8 <= LIMIT && error.int8_asym >= 0.75 * error.int8 => {

@@ -1,4 +1,4 @@
-//! The index of a checkpoint in several files: which tensor lies in which of them.
+//! The index of a sharded checkpoint, which assigns tensors to files.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,20 +7,20 @@ use serde::Deserialize;
 
 use crate::{PackError, small_file};
 
-/// What an index says.
+/// A parsed index.
 #[derive(Debug, Clone)]
 pub(crate) struct ShardIndex {
-    /// The index itself.
+    /// The path of the index.
     pub(crate) path: PathBuf,
-    /// File names by the names of tensors.
+    /// File names by tensor name.
     pub(crate) weight_map: BTreeMap<String, String>,
 }
 
 impl ShardIndex {
-    /// The index called `name` in a folder, if it is there.
+    /// The index called `name` in a folder, if it exists.
     ///
     /// # Errors
-    /// [`PackError::SourceFile`] for one that is malformed, or names files that are not in the folder.
+    /// [`PackError::SourceFile`] for a malformed index, or one that names files outside the folder.
     pub(crate) fn read(folder: &Path, name: &str) -> Result<Option<Self>, PackError> {
         #[derive(Deserialize)]
         struct File {
@@ -46,7 +46,7 @@ impl ShardIndex {
         Ok(Some(index))
     }
 
-    /// The files, each once, in the order of their names.
+    /// The files without duplicates, sorted by name.
     pub(crate) fn names(&self) -> Vec<&str> {
         let mut names: Vec<&str> = self.weight_map.values().map(String::as_str).collect();
         names.sort_unstable();
@@ -54,7 +54,7 @@ impl ShardIndex {
         names
     }
 
-    /// Where the files lie.
+    /// The paths of the files.
     pub(crate) fn files(&self, folder: &Path) -> Vec<PathBuf> {
         self.names().into_iter().map(|name| folder.join(name)).collect()
     }

@@ -1,4 +1,4 @@
-//! The small files of a source (configuration, tokenizer, templates, indexes): read in one way, with bounds.
+//! The small files of a source (configuration, tokenizer, templates, indexes), read in one way with limits.
 
 use std::borrow::Cow;
 use std::fs;
@@ -11,9 +11,9 @@ use aibit_hub::max_file_bytes;
 use crate::PackError;
 use crate::json_dialect::to_strict;
 
-/// How a file's bytes are taken.
+/// How a file is interpreted.
 enum Form {
-    /// JSON with at most so many values, which bounds what readers make of it in memory.
+    /// JSON with at most this many values, which bounds a reader's memory.
     Json(usize),
     Text,
     Binary,
@@ -36,11 +36,11 @@ fn form(name: &str) -> Form {
 /// The file `name` of `folder`, if it is there: JSON made strict, text in UTF-8 without a byte order mark, anything else
 /// byte for byte.
 ///
-/// A link may lead inside the folder, or to a blob of a hub cache, where the cache's own snapshots lead; one that leads
-/// elsewhere is refused, since what it leads to would be published with the package.
+/// A symbolic link may point inside the folder, or to a blob of a hub cache, as in the cache's snapshots; any other
+/// is refused, since its target would be published with the package.
 ///
 /// # Errors
-/// [`PackError::SourceFile`] for anything that is not such a file, [`PackError::Io`].
+/// [`PackError::SourceFile`] for anything else, [`PackError::Io`].
 pub(crate) fn read(folder: &Path, name: &str) -> Result<Option<Vec<u8>>, PackError> {
     let path = folder.join(name);
     let bad = |problem: String| PackError::SourceFile { path: path.clone(), problem };
@@ -69,7 +69,7 @@ pub(crate) fn read(folder: &Path, name: &str) -> Result<Option<Vec<u8>>, PackErr
     normalized(name, bytes).map(Some).map_err(bad)
 }
 
-/// The content of a small file called `name`, from wherever its bytes come, as [`read`] returns it.
+/// The content of a small file called `name` with the given bytes, as [`read`] returns it.
 ///
 /// # Errors
 /// What the file is instead.
@@ -105,7 +105,7 @@ pub(crate) fn normalized(name: &str, mut bytes: Vec<u8>) -> Result<Vec<u8>, Stri
     Ok(bytes)
 }
 
-/// Refuses a link that leaves the folder for anything but a blob of a hub cache.
+/// Refuses a link out of the folder unless it points to a blob of a hub cache.
 fn check_link(folder: &Path, path: &Path) -> Result<(), PackError> {
     let resolved = |path: &Path| {
         fs::canonicalize(path).map_err(|source| PackError::Io {
@@ -126,7 +126,7 @@ fn check_link(folder: &Path, path: &Path) -> Result<(), PackError> {
     Err(PackError::SourceFile { path: PathBuf::from(path), problem })
 }
 
-/// Whether a path is that of a file's content in a hub cache: `models--OWNER--NAME/blobs/ETAG`.
+/// Whether a path is a blob of a hub cache: `models--OWNER--NAME/blobs/ETAG`.
 fn is_hub_blob(path: &Path) -> bool {
     let blobs = path.parent();
     let repository = blobs.and_then(Path::parent).and_then(Path::file_name);
@@ -186,7 +186,7 @@ mod tests {
         assert!(big("config.json", 40 << 20).contains("may have 2097152"));
         assert!(big("tokenizer_config.json", (16 << 20) + 1).contains("may have 16777216"));
         assert!(big("tokenizer.json", 1 << 40).contains("1099511627776 bytes"));
-        // Short, but of more values than a configuration has.
+        // Short, but with more values than a configuration has.
         let many = format!("[{}0]", "0,".repeat(300_000));
         assert!(normalized("config.json", many.into_bytes()).expect_err("many").contains("262144 values"));
     }

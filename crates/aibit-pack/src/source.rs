@@ -1,4 +1,4 @@
-//! Where a model comes from: a folder in the Hugging Face layout, a weight file beside its configuration, a GGUF file.
+//! Sources of models: a folder in the Hugging Face layout, a weight file with its configuration, a GGUF file.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,30 +15,30 @@ use crate::checkpoint::Checkpoint;
 use crate::shard_index::ShardIndex;
 use crate::{PackError, foreign, small_file};
 
-/// Folder of the chat templates that are not the default.
+/// Folder of non-default chat templates.
 pub(crate) const FURTHER_TEMPLATES: &str = "additional_chat_templates";
 
-/// A model, looked through: which files are there, and which hold the weights.
+/// A source with its files identified.
 #[derive(Debug, Clone)]
 pub struct ModelSource {
     /// The folder.
     pub folder: PathBuf,
-    /// Repository and commit on the model hub, where it came from one.
+    /// Repository and commit on the model hub, if downloaded.
     pub repository: Option<(String, String)>,
     weight_files: Vec<PathBuf>,
-    /// Which of them holds which tensor, where there are several.
+    /// The index, for a sharded checkpoint.
     index: Option<ShardIndex>,
-    /// Small files that the weights' file holds itself, by the names that they have in a folder.
+    /// Small files contained in the weight file, by their names in a folder.
     inside: BTreeMap<&'static str, Vec<u8>>,
-    /// The files that everything lies in, where these hold it all: one, or the parts of one.
+    /// The files, if weights, configuration and tokenizer are all in them: one, or the parts of a split model.
     whole: Vec<PathBuf>,
-    /// Keeps weights that were unpacked for as long as they are needed.
+    /// Keeps unpacked weights alive.
     unpacked: Option<Arc<PartialFile>>,
 }
 
 impl ModelSource {
-    /// Looks at `path`: a model folder, a GGUF file, or a weight file (safetensors or torch) beside its `config.json` and
-    /// tokenizer. Files are told apart by content.
+    /// Identifies the source at `path` by content: a model folder, a GGUF file, or a weight file (safetensors or
+    /// torch) next to its `config.json` and tokenizer.
     ///
     /// # Errors
     /// As [`ModelSource::folder`], and [`PackError::Gguf`] for a GGUF file that cannot be packed.
@@ -73,7 +73,7 @@ impl ModelSource {
         }
     }
 
-    /// The archive of the proof of concept that this project began from.
+    /// An archive of the proof of concept that preceded this project.
     ///
     /// # Errors
     /// [`PackError::NotAModel`] for any other file.
@@ -86,7 +86,7 @@ impl ModelSource {
         Self::poc(path)
     }
 
-    /// Reads what a GGUF file, with the other parts of a split one, says of its model.
+    /// Reads the model's small files from a GGUF file and the other parts of a split one.
     fn gguf(path: PathBuf) -> Result<Self, PackError> {
         let parts = crate::gguf::parts(&path)?;
         let inside = crate::gguf::files(&parts)?;
@@ -126,8 +126,8 @@ impl ModelSource {
         }
     }
 
-    /// Looks through a folder with `config.json`, a tokenizer and weights: `model.safetensors`, or shards with
-    /// an index, or `pytorch_model.bin`, in this order.
+    /// Identifies a folder with `config.json`, a tokenizer and weights: `model.safetensors`, or shards with an index,
+    /// or `pytorch_model.bin`, in this order.
     ///
     /// # Errors
     /// [`PackError::NotAModel`] naming what is missing, [`PackError::SourceFile`] for a malformed index.
@@ -169,7 +169,7 @@ impl ModelSource {
         }
     }
 
-    /// The GGUF model of a folder with these GGUF files, at least one: a single file, or all parts of one model.
+    /// The GGUF model of a folder with these GGUF files: a single file, or all parts of one model.
     fn gguf_of_folder(folder: &Path, files: &[PathBuf]) -> Result<Self, PackError> {
         if crate::gguf::parts(&files[0])? == files {
             return Self::gguf(files[0].clone());
@@ -179,7 +179,7 @@ impl ModelSource {
         Err(PackError::NotAModel { path: folder.to_owned(), problem })
     }
 
-    /// A model that was fetched from the hub.
+    /// A model downloaded from the hub.
     ///
     /// # Errors
     /// As [`ModelSource::folder`].
@@ -188,18 +188,18 @@ impl ModelSource {
         Ok(Self { repository: Some((model.repository, model.revision)), ..source })
     }
 
-    /// The files that hold weights, configuration and tokenizer together; none for a folder.
+    /// The files that contain weights, configuration and tokenizer together; none for a folder.
     pub(crate) fn whole_files(&self) -> &[PathBuf] {
         &self.whole
     }
 
-    /// The files that hold the weights.
+    /// The weight files.
     pub fn weight_files(&self) -> &[PathBuf] {
         &self.weight_files
     }
 
-    /// Checks that `target` is none of the files that are read, or may be: any file of the folder but an archive, which is
-    /// what packing into the source's own folder writes.
+    /// Checks that `target` is not a source file: any file of the folder counts as one, except an archive, since
+    /// packing into the source's own folder is allowed.
     ///
     /// # Errors
     /// [`FormatError::Output`] with the file of the source.
@@ -213,17 +213,17 @@ impl ModelSource {
             entries.map(|entry| entry.path()).collect::<Vec<_>>()
         };
         let inside = files_in(if self.folder.as_os_str().is_empty() { Path::new(".") } else { &self.folder });
-        // Templates lie in a folder of their own.
+        // Templates are in a subfolder.
         let nested = inside.iter().filter(|path| path.is_dir()).flat_map(|folder| files_in(folder));
         target.check_apart_from(nested.chain(inside.iter().cloned()))
     }
 
-    /// Which tensor lies in which file, where an index says so.
+    /// The index that assigns tensors to files, if any.
     pub(crate) fn index(&self) -> Option<&ShardIndex> {
         self.index.as_ref()
     }
 
-    /// What lies beside the weights and is not packed, a sentence each.
+    /// Notes on what is next to the weights and is not packed, a sentence each.
     pub(crate) fn left_out(&self) -> Vec<String> {
         if !self.whole.is_empty() {
             return Vec::new();
@@ -245,7 +245,7 @@ impl ModelSource {
         notes
     }
 
-    /// A small file of the folder, if it is there: strict JSON, or text in UTF-8 without a byte order mark.
+    /// A small file of the folder, if it exists: strict JSON, or text in UTF-8 without a byte order mark.
     pub(crate) fn read(&self, name: &str) -> Result<Option<Vec<u8>>, PackError> {
         if !self.inside.is_empty() {
             return Ok(self.inside.get(name).cloned());
@@ -253,7 +253,7 @@ impl ModelSource {
         small_file::read(&self.folder, name)
     }
 
-    /// Names of the chat templates that lie beside the default one, in their order.
+    /// Names of the non-default chat templates, sorted.
     pub(crate) fn further_chat_templates(&self) -> Result<Vec<String>, PackError> {
         let folder = self.folder.join(FURTHER_TEMPLATES);
         if !self.inside.is_empty() || !folder.is_dir() {
@@ -270,19 +270,19 @@ impl ModelSource {
         Ok(names)
     }
 
-    /// Length and digest of a small file of the folder as it is on disk, for the provenance.
+    /// Length and digest of a small file as it is on disk, for the provenance.
     pub(crate) fn digest(&self, name: &str) -> Result<SourceFile, PackError> {
         digest_file(&self.folder.join(name), &mut |_| {})
     }
 }
 
-/// Weights and their indexes, best first.
+/// Weights and their indexes, in order of preference.
 const WEIGHTS: [(&str, &str); 2] = [
     ("model.safetensors", "model.safetensors.index.json"),
     ("pytorch_model.bin", "pytorch_model.bin.index.json"),
 ];
 
-/// Files of a folder whose names end in one of `extensions`, in order.
+/// Files of a folder with one of the suffixes `extensions`, sorted.
 fn files_with(folder: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>, PackError> {
     let listed = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     let mut files = Vec::new();
@@ -296,7 +296,7 @@ fn files_with(folder: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>, PackEr
     Ok(files)
 }
 
-/// One file of weights under another name, as `torch.save` is often given.
+/// A single weight file of another name, as often passed to `torch.save`.
 fn other_weights(folder: &Path) -> Result<Option<PathBuf>, PackError> {
     let mut files = files_with(folder, &["pt", "pth", "bin", "safetensors"])?;
     files.retain(|path| {
@@ -334,12 +334,12 @@ fn io(path: &Path, source: std::io::Error) -> PackError {
     PackError::Io { action: "read", path: path.to_owned(), source }
 }
 
-/// Whether a folder has an entry of this name, whatever it is.
+/// Whether a folder has an entry of this name, of any kind.
 fn has(folder: &Path, name: &str) -> bool {
     folder.join(name).symlink_metadata().is_ok()
 }
 
-/// Length and digest of a file, for the provenance; its pages are let go as they are read.
+/// Length and digest of a file, for the provenance; its pages are dropped as they are read.
 pub(crate) fn digest_file(path: &Path, progress: &mut dyn FnMut(u64)) -> Result<SourceFile, PackError> {
     const STEP: usize = 16 << 20;
     let map = MappedFile::open(path)?;

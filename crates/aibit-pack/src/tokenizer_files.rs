@@ -1,8 +1,8 @@
-//! What the files of a folder say of its tokenizer together, as one `tokenizer.json`.
+//! Assembles one `tokenizer.json` from all of a folder's tokenizer files.
 //!
-//! There may be a `tokenizer.json`, or the older pair `vocab.json` and `merges.txt`, or SentencePiece's
-//! `tokenizer.model`; and beside it `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json`, which add
-//! tokens and change settings. What transformers makes of them is what is packed.
+//! There may be a `tokenizer.json`, the older pair `vocab.json` and `merges.txt`, or SentencePiece's
+//! `tokenizer.model`; in addition `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` add
+//! tokens and change settings. The result is equivalent to what transformers loads.
 
 mod class;
 mod names;
@@ -29,7 +29,7 @@ const SPECIAL_TOKENS: &str = "special_tokens_map.json";
 const ADDED_TOKENS: &str = "added_tokens.json";
 const SENTENCEPIECE: &str = "tokenizer.model";
 
-/// The tokenizer's JSON and the names of the files it came from, those aside that are carried along.
+/// The tokenizer's JSON and the names of the files it was made from, except those that are carried over.
 pub(crate) struct TokenizerFiles {
     pub(crate) json: Vec<u8>,
     pub(crate) read: Vec<&'static str>,
@@ -38,13 +38,13 @@ pub(crate) struct TokenizerFiles {
 /// A JSON object's fields.
 type Object = Map<String, Value>;
 
-/// A problem, and the file that it is about.
+/// A problem and the file in which it is.
 struct Problem(&'static str, String);
 
-/// The tokenizer of a source; byte for byte the source's own `tokenizer.json` where the other files add nothing to it.
+/// A source's tokenizer; the unchanged bytes of its `tokenizer.json` if the other files add nothing to it.
 ///
 /// # Errors
-/// [`PackError::SourceFile`] for files that contradict each other, and for a class of tokenizers that is not known.
+/// [`PackError::SourceFile`] for contradicting files and for an unknown tokenizer class.
 pub(crate) fn load(source: &ModelSource) -> Result<TokenizerFiles, PackError> {
     let problem = |Problem(file, problem)| PackError::SourceFile { path: source.folder.join(file), problem };
     let own = source.read(entry_names::TOKENIZER)?;
@@ -106,7 +106,7 @@ pub(crate) fn load(source: &ModelSource) -> Result<TokenizerFiles, PackError> {
                 .to_owned();
         return Err(PackError::NotAModel { path: source.folder.clone(), problem });
     };
-    // Of what the settings change; the vocabulary they only make larger.
+    // The parts that settings change, except the vocabulary, which they only extend.
     let state = |file: &Object| {
         let size = file.get("model").and_then(|model| model["vocab"].as_object()).map_or(0, Object::len);
         let parts = ["added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder"]
@@ -122,24 +122,24 @@ pub(crate) fn load(source: &ModelSource) -> Result<TokenizerFiles, PackError> {
     Ok(TokenizerFiles { json, read })
 }
 
-/// How a folder gets a `tokenizer.json`.
+/// How to create a `tokenizer.json` for a folder.
 const CONVERT: &str = "convert it with transformers, AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER), and \
                        pack what has a tokenizer.json then";
 
-/// What stands beside the tokenizer itself.
+/// The settings in addition to the tokenizer itself.
 struct Settings {
-    /// In the order of the files, in which tokens without an id are numbered.
+    /// In file order, which determines the ids of tokens without an explicit one.
     names: Names,
     config: Object,
     special_tokens: Object,
     added_tokens: Option<Object>,
     class: Option<String>,
-    /// Whether each part of a text between added tokens gets a space before it.
+    /// Whether a space is prepended to each part of a text between added tokens.
     puts_space: bool,
 }
 
 impl Settings {
-    /// The names that a SentencePiece model gives to its special tokens, where the files have none.
+    /// Takes the names of special tokens from a SentencePiece model, unless the files give them.
     fn take_names(&mut self, model: &sentencepiece::Model) {
         self.puts_space = model.adds_prefix();
         for (name, piece) in model.names() {
@@ -149,7 +149,7 @@ impl Settings {
         }
     }
 
-    /// Puts into `file` what the settings add to it.
+    /// Adds the settings to `file`.
     fn complete(mut self, file: &mut Object, is_own: bool) -> Result<(), Problem> {
         let class = self.class.as_deref().and_then(Class::of_name);
         let flag = |name: &str| self.config.get(name).and_then(Value::as_bool);
@@ -170,7 +170,7 @@ impl Settings {
         Ok(())
     }
 
-    /// Adds the tokens that the files name, and returns the one that begins a text.
+    /// Adds the tokens that the files name, and returns the BOS token.
     fn add_tokens(
         &self,
         mut config: Object,
@@ -229,8 +229,8 @@ impl Settings {
         Ok(named(&config, class, "bos_token").map(|token| token.content))
     }
 
-    /// As transformers reads `special_tokens_map.json`: only where the configuration lists no added tokens, and then before
-    /// what that says.
+    /// Merges `special_tokens_map.json` as transformers does: only if the configuration lists no added tokens, and
+    /// then with precedence over the configuration.
     fn merge_special_tokens(&self, config: &mut Object) {
         for (name, value) in &self.special_tokens {
             let value = match (name.as_str(), value) {
@@ -252,7 +252,7 @@ impl Settings {
         }
     }
 
-    /// The special tokens that a configuration names, in the order in which those that are missing are added.
+    /// The special tokens that a configuration names, in the order in which missing ones are added.
     fn specials(&self, config: &Object, class: Option<&Class>) -> Vec<tokens::Token> {
         let mut found: Vec<_> = NAMED.iter().filter_map(|name| named(config, class, name)).collect();
         let is_other = |name: &&str| name.ends_with("_token") && !NAMED.contains(name);
@@ -275,11 +275,11 @@ impl Settings {
 const EXTRA: &str = "extra_special_tokens";
 const ADDITIONAL: &str = "additional_special_tokens";
 
-/// Fields that name a special token, in the order in which transformers adds what is missing.
+/// Fields that name a special token, in the order in which transformers adds missing ones.
 const NAMED: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
-/// Checks that the fields of special tokens hold such.
+/// Checks the types of the special-token fields.
 fn check_fields(config: &Object) -> Result<(), String> {
     let is_token = |value: &Value| {
         value.is_null() || value.as_str() == Some("") || tokens::Token::of(value, true).is_some()
@@ -298,7 +298,7 @@ fn check_fields(config: &Object) -> Result<(), String> {
     }
 }
 
-/// The token that a field names; without the field the one that the class has there.
+/// The token that a field names, or the class's default.
 fn named(config: &Object, class: Option<&Class>, name: &str) -> Option<tokens::Token> {
     let token = match config.get(name) {
         Some(value) => tokens::Token::of(value, true),
@@ -309,7 +309,7 @@ fn named(config: &Object, class: Option<&Class>, name: &str) -> Option<tokens::T
     token.map(|token| tokens::Token { special: true, ..token })
 }
 
-/// The step that puts a token before the text of a prompt.
+/// The step that prepends a token to prompts.
 fn prompts_prefix(token: &str, id: u32) -> Value {
     let text = |id: &str, type_id: u32| json!({ "Sequence": { "id": id, "type_id": type_id } });
     let bos = json!({ "SpecialToken": { "id": token, "type_id": 0 } });

@@ -1,18 +1,18 @@
-//! Classes of tokenizers that consist of `vocab.json` and `merges.txt`: what the files do not say, and the class does.
+//! Tokenizer classes of `vocab.json` and `merges.txt`: properties that are given by the class and not by the files.
 
 use serde_json::{Value, json};
 
 use super::{CONFIG, MERGES, Object, Problem, VOCABULARY};
 
-/// A class of transformers.
+/// A tokenizer class of transformers.
 pub(super) struct Class {
     name: &'static str,
     splitting: Splitting,
-    /// Special tokens of folders that name none.
+    /// Default special tokens.
     tokens: &'static [(&'static str, &'static str)],
 }
 
-/// What is done to a text before it is merged.
+/// How text is split before merging.
 enum Splitting {
     Gpt2,
     Qwen2,
@@ -41,7 +41,7 @@ static KNOWN: [Class; 3] = [
 ];
 
 impl Class {
-    /// The class of a folder's tokenizer, without `Fast` at its end: the one that it names, else that of the model.
+    /// The class of a folder's tokenizer, without the suffix `Fast`: the configured one, else the model's default.
     pub(super) fn name(model: &Object, config: &Object) -> Option<String> {
         let text = |object: &Object, name: &str| object.get(name).and_then(Value::as_str).map(str::to_owned);
         let own = text(config, "tokenizer_class").or_else(|| text(model, "tokenizer_class"));
@@ -53,7 +53,7 @@ impl Class {
             _ => None,
         };
         match (own, of_model) {
-            // Folders of this family name wrong ones, which transformers does not believe.
+            // Folders of this family name wrong classes, which transformers ignores.
             (Some(_), Some(of_model)) if model_type.as_deref() == Some("qwen2") => Some(of_model.to_owned()),
             (Some(own), _) => Some(own),
             (None, of_model) => of_model.map(str::to_owned),
@@ -64,7 +64,7 @@ impl Class {
         KNOWN.iter().find(|class| class.name == name)
     }
 
-    /// The class that says what a `vocab.json` and a `merges.txt` mean.
+    /// The class that determines the meaning of a `vocab.json` and a `merges.txt`.
     pub(super) fn of_pair(name: Option<&str>) -> Result<&'static Self, Problem> {
         name.and_then(Self::of_name).ok_or_else(|| {
             let found = match name {
@@ -122,8 +122,8 @@ impl Class {
         }
     }
 
-    /// Says whether the first word of a text gets a space before it, which these classes take from their settings
-    /// whatever `tokenizer.json` says.
+    /// Sets whether a space is prepended to a text, which these classes take from their settings and not from
+    /// `tokenizer.json`.
     pub(super) fn set_prefix_space(&self, file: &mut Object, space: bool) {
         fn set(step: &mut Value, space: bool) {
             if step["type"] == "ByteLevel" {
@@ -139,7 +139,7 @@ impl Class {
     }
 }
 
-/// Takes the space before a text, which SentencePiece's tokenizers put there, out of the steps of a `tokenizer.json`.
+/// Removes the space that SentencePiece tokenizers prepend to a text from the steps of a `tokenizer.json`.
 pub(super) fn remove_prefix_space(file: &mut Object) {
     fn change(step: &mut Value) {
         if step["type"] == "Metaspace" {

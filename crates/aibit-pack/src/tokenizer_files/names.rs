@@ -1,4 +1,4 @@
-//! The order in which JSON files name things, which says how tokens are numbered.
+//! The order of names in JSON files, which determines how tokens are numbered.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,21 +8,21 @@ use serde::de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor};
 
 use super::Object;
 
-/// The names of some files' objects, at any depth, by where they come first.
+/// The names in some files, at any depth, by first occurrence.
 #[derive(Default)]
 pub(super) struct Names(HashMap<String, usize>);
 
 impl Names {
-    /// Adds those of a file.
+    /// Adds the names in a file.
     ///
     /// # Errors
-    /// Why it is no JSON.
+    /// Why it is not valid JSON.
     pub(super) fn read(&mut self, json: &[u8]) -> Result<(), String> {
         let mut deserializer = serde_json::Deserializer::from_slice(json);
         Collect(&mut self.0).deserialize(&mut deserializer).map_err(|e| e.to_string())
     }
 
-    /// The names of an object in the order of the files.
+    /// The names of an object, in file order.
     pub(super) fn in_order<'o>(&self, object: &'o Object) -> Vec<&'o str> {
         let mut names: Vec<&str> = object.keys().map(String::as_str).collect();
         names.sort_by_key(|name| self.0.get(*name).copied().unwrap_or(usize::MAX));

@@ -1,4 +1,4 @@
-//! SentencePiece's `tokenizer.model`, a small protobuf, as a `tokenizer.json` that gives the ids of SentencePiece.
+//! Conversion of SentencePiece's `tokenizer.model`, a small protobuf, to a `tokenizer.json` with the same ids.
 //!
 //! Source: `sentencepiece_model.proto`; the steps are those of transformers' `build_tokenizer_from_spm_proto`.
 
@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 
 use super::Object;
 
-/// Stands for a space.
+/// Replaces a space.
 const SPACE: &str = "\u{2581}";
 
-/// Bounds the bytes that are compared to find pairs; a vocabulary of 256,000 pieces needs less than a hundredth.
+/// Bounds the bytes compared to find pairs; a vocabulary of 256,000 pieces needs less than a hundredth of it.
 const MAX_COMPARED: u64 = 1 << 30;
 
-/// A model that can be read.
+/// A parsed, supported model.
 #[derive(Debug, Default)]
 pub(super) struct Model {
     pieces: Vec<Piece>,
@@ -49,7 +49,7 @@ mod kind {
 
 impl Model {
     /// # Errors
-    /// What it is, if it is no model of SentencePiece, or one of a kind that is not read.
+    /// What it is instead, or why it is not supported.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
         let mut model = Self {
             bos_id: 1,
@@ -113,12 +113,12 @@ impl Model {
         Ok(model)
     }
 
-    /// Whether a text gets a space before it.
+    /// Whether a space is prepended to a text.
     pub(super) fn adds_prefix(&self) -> bool {
         self.adds_prefix
     }
 
-    /// The special tokens that the model has, under the names of transformers' fields.
+    /// The model's special tokens, by the names of transformers' fields.
     pub(super) fn names(&self) -> impl Iterator<Item = (&'static str, &str)> {
         [
             ("bos_token", self.bos_id, &self.bos_piece),
@@ -130,17 +130,17 @@ impl Model {
         .map(|(name, _, piece)| (name, piece.as_str()))
     }
 
-    /// The `tokenizer.json`. With `is_legacy` each part of a text between special tokens gets a space before it, else
-    /// only the first.
+    /// The `tokenizer.json`. With `is_legacy`, a space is prepended to each part of a text between special tokens,
+    /// otherwise only to the first.
     ///
     /// # Errors
-    /// What the model's pieces are wrong in.
+    /// What is wrong with the model's pieces.
     pub(super) fn tokenizer(&self, is_legacy: bool) -> Result<Object, String> {
         let replace = |pattern: Value, content: &str| json!({"type": "Replace", "pattern": pattern, "content": content});
         let regex = |regex: &str| json!({ "Regex": regex });
         let user_defined: Vec<&str> =
             self.pieces_of(kind::USER_DEFINED).map(|(_, piece)| piece.text.as_str()).collect();
-        // Llama 2's, and the same steps that files from transformers have for it: exports know these.
+        // Llama 2's, with the steps that transformers writes for it, which exports recognise.
         let is_plain = self.charsmap.is_empty()
             && !self.removes_spaces
             && self.escapes_spaces
@@ -161,7 +161,7 @@ impl Model {
             normalizers.push(replace(json!({ "String": " " }), SPACE));
         }
         if self.adds_prefix && is_legacy && !prepends {
-            // The next step puts none before one that is there.
+            // The next step does not prepend a space before an existing one.
             normalizers.push(replace(regex(r"\A▁"), "▁▁"));
         }
         let mut pre_tokenizers = Vec::new();
@@ -236,7 +236,7 @@ impl Model {
         }))
     }
 
-    /// Every pair of pieces whose union is one, highest score first: SentencePiece merges by the union's score.
+    /// Every pair of pieces whose union is a piece, by decreasing score: SentencePiece merges by the union's score.
     fn merges(&self) -> Result<Vec<[&str; 2]>, String> {
         let compared = self.pieces.iter().map(|piece| (piece.text.len() as u64).saturating_pow(2));
         if compared.fold(0, u64::saturating_add) > MAX_COMPARED {
@@ -356,7 +356,7 @@ impl<'a> Iterator for Fields<'a> {
     }
 }
 
-/// A regular expression that matches a text.
+/// A regular expression that matches a text literally.
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {

@@ -1,5 +1,5 @@
-//! Folders as people have them against what transformers and SentencePiece make of them
-//! (`fixtures/golden/tokenizer-files`), and those that contradict themselves.
+//! Folders with all combinations of tokenizer files compared with transformers and SentencePiece
+//! (`fixtures/golden/tokenizer-files`), and folders with contradicting files.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::load;
 use crate::ModelSource;
 
-/// A folder with these files; the weights are not looked at.
+/// A folder with these files; weights are not read.
 fn folder(config: &Value, files: &Value) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let write = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).expect("written");
@@ -40,7 +40,7 @@ fn decoded(base64: &str) -> Vec<u8> {
     bytes
 }
 
-/// The tokenizer of a folder, compiled where it can be, and its JSON.
+/// The tokenizer of a folder, compiled if possible, and its JSON.
 fn tokenizer(config: &Value, files: &Value) -> Result<(Tokenizer, Vec<u8>), String> {
     let folder = folder(config, files);
     let source = ModelSource::folder(folder.path()).map_err(|e| e.to_string())?;
@@ -77,7 +77,7 @@ fn cases() -> Vec<Value> {
     serde_json::from_slice(&fs::read(path).expect("cases")).expect("cases")
 }
 
-/// What becomes of a model like Llama 2's has the steps that a GGUF file can say.
+/// A model like Llama 2's is converted to steps that a GGUF file can express.
 #[test]
 fn a_sentencepiece_model_like_llama_2_can_be_exported() {
     let cases = cases();

@@ -1,4 +1,4 @@
-//! The tokens of a `tokenizer.json`, and those that other files add.
+//! The tokens of a `tokenizer.json`, and tokens that other files add.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::Object;
 
-/// A token that is searched for in texts.
+/// An added token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Token {
     pub(super) content: String,
@@ -19,7 +19,7 @@ pub(super) struct Token {
 }
 
 impl Token {
-    /// A token as transformers makes it of a text.
+    /// The token that transformers creates from a text.
     pub(super) fn new(content: &str, special: bool) -> Self {
         Self {
             content: content.to_owned(),
@@ -31,7 +31,7 @@ impl Token {
         }
     }
 
-    /// The token that a field holds as a text or as an object; none for anything else, and for an empty one.
+    /// The token in a field, given as a text or as an object; `None` for anything else and for an empty text.
     pub(super) fn of(value: &Value, special_by_default: bool) -> Option<Self> {
         #[derive(Deserialize)]
         struct Fields {
@@ -59,23 +59,23 @@ impl Token {
     }
 }
 
-/// The tokens of a file by content and id.
+/// The tokens of a file, by content and id.
 pub(super) struct Tokens {
-    /// Of the model.
+    /// The model's vocabulary.
     vocabulary: HashMap<String, u32>,
-    /// In the order in which they came.
+    /// In the order of addition.
     added: Vec<(u32, Token)>,
-    /// Places in `added`.
+    /// Indices of `added`.
     places: HashMap<String, usize>,
     by_id: HashMap<u32, String>,
     is_unigram: bool,
 }
 
 impl Tokens {
-    /// Those of a `tokenizer.json`.
+    /// The tokens of a `tokenizer.json`.
     ///
     /// # Errors
-    /// What is no vocabulary and no list of tokens.
+    /// Why its vocabulary or its list of tokens is invalid.
     pub(super) fn of(file: &Object) -> Result<Self, String> {
         let number = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
         let vocabulary: Option<HashMap<String, u32>> =
@@ -108,10 +108,10 @@ impl Tokens {
         added.or_else(|| self.vocabulary.get(content).copied())
     }
 
-    /// Adds a token that no file before has named.
+    /// Adds a token unless an earlier file has it.
     ///
     /// # Errors
-    /// As [`Self::add`].
+    /// As for [`Self::add`].
     pub(super) fn add_missing(&mut self, token: Token, id: Option<u32>) -> Result<(), String> {
         match self.places.get(&token.content).map(|&place| self.added[place].0) {
             Some(known) if id.is_none_or(|id| id == known) => Ok(()),
@@ -119,10 +119,10 @@ impl Tokens {
         }
     }
 
-    /// Adds a token, with an id or with the next that is free; one that is there already gets the new options.
+    /// Adds a token with the given or the next free id; an existing token gets the new options.
     ///
     /// # Errors
-    /// One token with two ids, and one id for two tokens.
+    /// One token with two ids, or two tokens with one id.
     pub(super) fn add(&mut self, token: Token, id: Option<u32>) -> Result<(), String> {
         let content = token.content.as_str();
         let known = self.id(content);
@@ -151,7 +151,7 @@ impl Tokens {
         Ok(())
     }
 
-    /// The id behind those of the vocabulary and of all tokens that were added.
+    /// The first id after those of the vocabulary and of all added tokens.
     fn next_id(&self) -> u32 {
         let behind = self.added.iter().map(|(id, _)| id.saturating_add(1)).max().unwrap_or(0);
         let mut id = behind.max(self.vocabulary.len() as u32);
@@ -161,11 +161,11 @@ impl Tokens {
         id
     }
 
-    /// Puts the added tokens into a file, by their ids. Where the library would number them in another way, they go into
-    /// the vocabulary too.
+    /// Writes the added tokens to a file, by id. If the library would number them differently, they are also added to
+    /// the vocabulary.
     ///
     /// # Errors
-    /// A token that a vocabulary of pieces with scores has no place for.
+    /// A token that cannot be added to a vocabulary of pieces with scores.
     pub(super) fn write(mut self, file: &mut Object) -> Result<(), String> {
         self.added.sort_by_key(|(id, _)| *id);
         let new = self.added.iter().filter(|(_, token)| !self.vocabulary.contains_key(&token.content));
