@@ -123,7 +123,7 @@ pub enum PackError {
     },
     /// A tensor is already quantized, and the chosen scheme would requantize it.
     #[error(
-        "tensor `{name:.200}` is quantized already ({found}) and would be quantized again as {scheme}, which loses more; \
+        "tensor `{name:.200}` is already quantized ({found}) and would be requantized as {scheme}, which is less accurate; \
          {advice}"
     )]
     Requantize {

@@ -57,16 +57,16 @@ impl Mark {
 const LAYOUTS: [(Mark, &str); 18] = [
     (
         Mark::Is(ADAPTER_CONFIG),
-        "an adapter (LoRA, PEFT) and no whole model; merge it into its base model first (in peft: \
+        "an adapter (LoRA, PEFT) without its base model; merge it into its base model first (in peft: \
              `merge_and_unload`, then `save_pretrained`) and pack the result",
     ),
     (
         Mark::Is("model_index.json"),
-        "a pipeline of diffusers, which makes images; only language models can be packed",
+        "a diffusers pipeline; only language models can be packed",
     ),
     (
         Mark::Starts("consolidated."),
-        "in the layout that Meta and Mistral publish themselves; convert it with transformers' \
+        "in the original layout of Meta and Mistral; convert it with transformers' \
              convert_llama_weights_to_hf.py or convert_mistral_weights_to_hf.py, or use the repository's \
              transformers version",
     ),
@@ -75,34 +75,34 @@ const LAYOUTS: [(Mark, &str); 18] = [
     (Mark::Is("model_weights"), "an unpacked NeMo archive; export it to the transformers layout first"),
     (
         Mark::Ends(&[".distcp"]),
-        "a distributed checkpoint of torch; consolidate it first (accelerate merge-weights)",
+        "a distributed torch checkpoint; consolidate it first (accelerate merge-weights)",
     ),
-    (Mark::Starts("mp_rank_"), "a checkpoint of DeepSpeed; consolidate it with its zero_to_fp32.py first"),
+    (Mark::Starts("mp_rank_"), "a DeepSpeed checkpoint; consolidate it with its zero_to_fp32.py first"),
     (
         Mark::Starts("zero_pp_rank_"),
-        "a checkpoint of DeepSpeed; consolidate it with its zero_to_fp32.py first",
+        "a DeepSpeed checkpoint; consolidate it with its zero_to_fp32.py first",
     ),
-    (Mark::Is("zero_to_fp32.py"), "a checkpoint of DeepSpeed; consolidate it with that script first"),
+    (Mark::Is("zero_to_fp32.py"), "a DeepSpeed checkpoint; consolidate it with that script first"),
     (Mark::Ends(&[".onnx"]), "an ONNX model; pack the checkpoint that it was exported from"),
     (
         Mark::Ends(&[".msgpack"]),
-        "a checkpoint of Flax; save it with transformers in torch or safetensors first",
+        "a Flax checkpoint; save it with transformers in torch or safetensors first",
     ),
     (
         Mark::Ends(&[".h5"]),
-        "a checkpoint of TensorFlow; save it with transformers in torch or safetensors first",
+        "a TensorFlow checkpoint; save it with transformers in torch or safetensors first",
     ),
     (
         Mark::Ends(&[".ckpt.index"]),
-        "a checkpoint of TensorFlow; save it with transformers in torch or safetensors first",
+        "a TensorFlow checkpoint; save it with transformers in torch or safetensors first",
     ),
     (
         Mark::Is("saved_model.pb"),
-        "a model of TensorFlow; save it with transformers in torch or safetensors first",
+        "a TensorFlow model; save it with transformers in torch or safetensors first",
     ),
-    (Mark::Ends(&[".tflite"]), "a model of TensorFlow Lite; pack the checkpoint that it was made from"),
-    (Mark::Ends(&[".mlpackage"]), "a model of Core ML; pack the checkpoint that it was made from"),
-    (Mark::Is("openvino_model.xml"), "a model of OpenVINO; pack the checkpoint that it was made from"),
+    (Mark::Ends(&[".tflite"]), "a TensorFlow Lite model; pack the checkpoint that it was made from"),
+    (Mark::Ends(&[".mlpackage"]), "a Core ML model; pack the checkpoint that it was made from"),
+    (Mark::Is("openvino_model.xml"), "an OpenVINO model; pack the checkpoint that it was made from"),
 ];
 
 /// What a folder without a supported configuration or weights is, and what to do.
@@ -127,7 +127,7 @@ pub(crate) fn beside(folder: &Path) -> Vec<String> {
     }
     if has("modules.json") && has("1_Pooling") {
         notes.push(
-            "modules.json: made for embeddings of texts, of which a package keeps only the language model"
+            "modules.json: a text-embedding model, of which only the language model is packed"
                 .into(),
         );
     }
@@ -203,7 +203,7 @@ const UNFINISHED: [(Mark, &str); 5] = [
     ),
     (
         Mark::Holds(&["vision_tower.", "vision_model.", "visual.", "multi_modal_projector."]),
-        "belongs to a model that takes images as input, which is not supported; only language models are",
+        "belongs to a vision model; only language models are supported",
     ),
 ];
 
@@ -239,7 +239,7 @@ pub(crate) fn told_by(name: &str, dtype: &TensorDtype) -> Option<String> {
         None => return None,
     };
     Some(format!(
-        "is of a checkpoint quantized by {method}, which cannot be imported; pack the original model"
+        "belongs to a checkpoint quantized by {method}, which cannot be imported; pack the original model"
     ))
 }
 

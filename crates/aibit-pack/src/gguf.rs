@@ -71,20 +71,20 @@ fn check_is_model(gguf: &Gguf) -> Result<(), GgufError> {
         "adapter" => {
             return refuse(
                 "general.type",
-                "is \"adapter\": the file holds an adapter (LoRA) and no whole model; merge it into its model \
+                "is \"adapter\": the file contains an adapter (LoRA) without its base model; merge it into its model \
                  (llama-export-lora) and pack the result",
             );
         }
         "mmproj" => {
             return refuse(
                 "general.type",
-                "is \"mmproj\": the file holds the encoder of images or sound of a model",
+                "is \"mmproj\": the file contains the image or audio encoder of a model",
             );
         }
         "imatrix" => {
             return refuse(
                 "general.type",
-                "is \"imatrix\": the file holds the importance of weights and no model",
+                "is \"imatrix\": the file contains an importance matrix and no model",
             );
         }
         _ => {}
@@ -93,19 +93,19 @@ fn check_is_model(gguf: &Gguf) -> Result<(), GgufError> {
         Some("clip") => {
             return refuse(
                 "general.architecture",
-                "is \"clip\": the file holds the encoder of images of a model",
+                "is \"clip\": the file contains the image encoder of a model",
             );
         }
         Some("controlvector") => {
             return refuse(
                 "general.architecture",
-                "is \"controlvector\": the file holds no model but a direction",
+                "is \"controlvector\": the file contains a control vector and no model",
             );
         }
         _ => {}
     }
     if gguf.tensors().is_empty() {
-        let problem = "is that of a file without tensors, which holds a vocabulary and no model";
+        let problem = "is that of a file without tensors, which contains only a vocabulary";
         return refuse("general.architecture", problem);
     }
     Ok(())

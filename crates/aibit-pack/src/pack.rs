@@ -261,7 +261,7 @@ fn tokens_beyond(
     const SHOWN: usize = 5;
     tokenizer.check_ids(&tokenizer.encode_prompt("")?, vocabulary).map_err(|e| PackError::SourceFile {
         path: source.folder.join(entry_names::TOKENIZER),
-        problem: format!("every prompt begins with a token that the model has no row for: {e}"),
+        problem: format!("every prompt begins with a token without a row in the embedding: {e}"),
     })?;
     let ids: Vec<u32> = tokenizer.ids_beyond(vocabulary).collect();
     let token = |&id: &u32| format!("{:?} ({id})", String::from_utf8_lossy(&tokenizer.bytes(id)));
@@ -269,7 +269,7 @@ fn tokens_beyond(
     let more = if ids.len() > SHOWN { format!(" and {} more", ids.len() - SHOWN) } else { String::new() };
     Ok((!ids.is_empty()).then(|| {
         format!(
-            "the model has {vocabulary} rows for tokens and none for {}{more}: texts with such a token are refused",
+            "the embedding has {vocabulary} rows and none for {}{more}: texts with such a token are refused",
             shown.join(", ")
         )
     }))
@@ -313,7 +313,7 @@ fn describe(config: &[u8]) -> Result<(Family, ModelDescription, Option<f32>), Pa
     let shown = |value: &serde_json::Value| value.to_string().chars().take(60).collect::<String>();
     if let Some(found) = set("auto_map") {
         let advice =
-            "the model asks for code of its own, which is never run; only built-in families can be packed";
+            "the model requires custom code, which is never run; only built-in families can be packed";
         return Err(PackError::Setting { field: "auto_map", found: shown(found), advice });
     }
     foreign::check_config(&fields)?;
@@ -345,7 +345,7 @@ fn check_index(source: &ModelSource, checkpoint: &Checkpoint, family: Family) ->
     match index.weight_map.iter().find(|(name, _)| is_missing(name)) {
         None => Ok(()),
         Some((name, shard)) => {
-            let problem = format!("it places the tensor `{name:.80}` in {shard:.80}, which does not hold it");
+            let problem = format!("it assigns the tensor `{name:.80}` to {shard:.80}, which lacks it");
             Err(PackError::SourceFile { path: index.path.clone(), problem })
         }
     }

@@ -173,7 +173,7 @@ pub(crate) fn match_tensors<'a>(
                 if tensor.shape != expected {
                     return Err(wrong(
                         source_name,
-                        format!("has shape {:?}, config.json calls for {expected:?}", tensor.shape),
+                        format!("has shape {:?}, config.json requires {expected:?}", tensor.shape),
                     ));
                 }
             }

@@ -56,7 +56,7 @@ pub(crate) fn unpack(path: &Path) -> Result<Unpacked, PackError> {
     {
         return Err(bad(
             path,
-            "it is an .aibit archive already; `aibit run` runs it, `aibit export` hands it on",
+            "it is already an .aibit archive; use `aibit run` or `aibit export`",
         ));
     }
     let known = [

@@ -232,9 +232,9 @@ impl CompiledRecipe {
                 found: source.name(),
                 scheme,
                 advice: if kept.is_some() {
-                    "leave out --quantize to keep the codes, or give --requantize"
+                    "omit --quantize to keep the codes, or use --requantize"
                 } else {
-                    "no scheme holds its codes: give --requantize, or --quantize keep to have its values as f32"
+                    "no scheme can hold its codes: use --requantize, or --quantize keep to store its values as f32"
                 },
             });
         }

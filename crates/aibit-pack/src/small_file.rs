@@ -120,7 +120,7 @@ fn check_link(folder: &Path, path: &Path) -> Result<(), PackError> {
         return Ok(());
     }
     let problem = format!(
-        "a link that leaves the folder, to {}; put a copy in its place if that file is meant",
+        "a link out of the folder, to {}; replace it by a copy if that file is intended",
         target.display()
     );
     Err(PackError::SourceFile { path: PathBuf::from(path), problem })
@@ -222,9 +222,9 @@ mod tests {
         assert_eq!(text("model", "cached.jinja"), found);
         assert_eq!(text("model", "absent.jinja"), Ok(None));
         for (name, problem) in [
-            ("chat_template.jinja", "leaves the folder"),
-            ("absolute.jinja", "leaves the folder"),
-            ("blob.jinja", "leaves the folder"),
+            ("chat_template.jinja", "link out of the folder"),
+            ("absolute.jinja", "link out of the folder"),
+            ("blob.jinja", "link out of the folder"),
             ("dangling.jinja", "does not exist"),
             ("endless.jinja", "a device or pipe, not a regular file"),
             ("sub", "a folder, not a regular file"),

@@ -54,7 +54,7 @@ impl ModelSource {
                 let folder = path.parent().map(Path::to_owned).unwrap_or_default();
                 if !has(&folder, entry_names::CONFIG) {
                     let problem = foreign::of_folder(&folder).unwrap_or_else(|| {
-                        "it holds weights only, and there is no config.json beside it".to_owned()
+                        "it contains only weights, and there is no config.json next to it".to_owned()
                     });
                     return Err(PackError::NotAModel { path, problem });
                 }
@@ -64,7 +64,7 @@ impl ModelSource {
                 let problem = match other.stand_in() {
                     Some(found) => found.to_owned(),
                     None => {
-                        "it is of no known kind; a folder, safetensors, torch and GGUF files can be packed"
+                        "its format is unknown; folders, safetensors, torch and GGUF files can be packed"
                             .to_owned()
                     }
                 };
@@ -80,7 +80,7 @@ impl ModelSource {
     pub fn proof_of_concept(path: impl Into<PathBuf>) -> Result<Self, PackError> {
         let path = path.into();
         if FileKind::read(&path)? != FileKind::Zip || crate::poc::is_torch(&path)? {
-            let problem = "it is no archive of the proof of concept".into();
+            let problem = "it is not an archive of the proof of concept".into();
             return Err(PackError::NotAModel { path, problem });
         }
         Self::poc(path)
@@ -175,7 +175,7 @@ impl ModelSource {
             return Self::gguf(files[0].clone());
         }
         let (count, names) = (files.len(), names_of(files));
-        let problem = format!("it holds {count} GGUF files ({names}); give the one that is meant");
+        let problem = format!("it holds {count} GGUF files ({names}); choose one of them");
         Err(PackError::NotAModel { path: folder.to_owned(), problem })
     }
 
@@ -308,7 +308,7 @@ fn other_weights(folder: &Path) -> Result<Option<PathBuf>, PackError> {
     if files.len() > 1 {
         let problem = foreign::of_folder(folder).unwrap_or_else(|| {
             let (count, names) = (files.len(), names_of(&files));
-            format!("it holds {count} weight files and no index ({names}); give the one that is meant")
+            format!("it holds {count} weight files and no index ({names}); choose one of them")
         });
         return Err(PackError::NotAModel { path: folder.to_owned(), problem });
     }

@@ -144,7 +144,7 @@ fn no_such_model() {
 fn a_file_as_model() {
     let model = Tiny::new();
     assert_snapshot!(refuses(model.around(), &["pack", "tiny/merges.txt", "-o", "out.aibit"]), @r"
-    error: tiny/merges.txt is not a model: it is of no known kind; a folder, safetensors, torch and GGUF files can be packed
+    error: tiny/merges.txt is not a model: its format is unknown; folders, safetensors, torch and GGUF files can be packed
     hint: a model folder holds config.json, tokenizer.json (or vocab.json and merges.txt) and model.safetensors; a model on the hub is named ORGANISATION/NAME
     ");
 }
@@ -217,7 +217,7 @@ fn a_quantized_checkpoint() {
 #[test]
 fn code_of_the_models_own() {
     let code = json!({"AutoModelForCausalLM": "modeling_own.OwnModel"});
-    assert_snapshot!(pack(&Tiny::new().with_config("auto_map", code), &[]), @r#"error: config.json: auto_map is set ({"AutoModelForCausalLM":"modeling_own.OwnModel"}); the model asks for code of its own, which is never run; only built-in families can be packed"#);
+    assert_snapshot!(pack(&Tiny::new().with_config("auto_map", code), &[]), @r#"error: config.json: auto_map is set ({"AutoModelForCausalLM":"modeling_own.OwnModel"}); the model requires custom code, which is never run; only built-in families can be packed"#);
 }
 
 #[test]
@@ -243,7 +243,7 @@ fn a_tensor_of_the_wrong_shape() {
         let tensor = tensors.get_mut("transformer.h.0.attn.c_attn.weight").expect("a tensor");
         tensor.shape.reverse();
     });
-    assert_snapshot!(pack(&model, &[]), @"error: tensor `transformer.h.0.attn.c_attn.weight`: has shape [192, 64], config.json calls for [64, 192]");
+    assert_snapshot!(pack(&model, &[]), @"error: tensor `transformer.h.0.attn.c_attn.weight`: has shape [192, 64], config.json requires [64, 192]");
 }
 
 #[test]
@@ -293,7 +293,7 @@ fn a_tokenizer_larger_than_the_vocabulary() {
     // The ids that have rows are right; a text that needs another is refused when it is met.
     let packed = run(model.around(), &["pack", "tiny", "-o", "out.aibit"]);
     assert_eq!(packed.code, Some(0));
-    assert_snapshot!(packed.stderr, @r#"note: the model has 500 rows for tokens and none for ");" (500), "+=" (501), ".." (502), "//" (503), "04" (504) and 7 more: texts with such a token are refused"#);
+    assert_snapshot!(packed.stderr, @r#"note: the embedding has 500 rows and none for ");" (500), "+=" (501), ".." (502), "//" (503), "04" (504) and 7 more: texts with such a token are refused"#);
     let refused = refuses(model.around(), &["run", "out.aibit", "-p", "f(x);", "-n", "1"]);
     assert!(refused.contains("500"), "{refused}");
 }

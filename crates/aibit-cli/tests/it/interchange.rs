@@ -181,7 +181,7 @@ fn what_a_target_cannot_hold_is_refused() {
     succeeds(folder, &["export", "nf4.aibit", "--to", "gguf", "-o", "out.gguf", "--requantize"]);
 
     let message = refuses(folder, &["pack", "source", "-o", "int8.aibit", "-q", "int8"]);
-    assert!(message.contains("is quantized already"), "{message}");
+    assert!(message.contains("is already quantized"), "{message}");
     succeeds(folder, &["pack", "source", "-o", "int8.aibit", "-q", "int8", "--requantize"]);
 
     let around = tiny("fp32");
@@ -282,7 +282,7 @@ fn damaged_int8_checkpoints_are_refused() {
         );
     }
     let message = after("weight", &|weight| weight.shape.reverse());
-    assert!(message.contains("has shape [64, 192], config.json calls for [192, 64]"), "{message}");
+    assert!(message.contains("has shape [64, 192], config.json requires [192, 64]"), "{message}");
 }
 
 #[test]
@@ -304,7 +304,7 @@ fn damaged_four_bit_checkpoints_are_refused() {
         ("{", "[", "is not the JSON of a quantization state"),
         ("\"blocksize\": 64", "\"blocksize\": 0", "has blocks of 0; blocks of 64 can be read"),
         ("\"blocksize\": 64", "\"blocksize\": -1", "is not the JSON of a quantization state"),
-        ("[192, 64]", "[64, 192]", "is of shape [64, 192], config.json calls for [192, 64]"),
+        ("[192, 64]", "[64, 192]", "is of shape [64, 192], config.json requires [192, 64]"),
         ("\"nf4\"", "\"int4\"", "has the quant_type `int4`; nf4 and fp4 can be read"),
         ("\"float32\", \"shape\"", "\"float8\", \"shape\"", "stands for values of type `float8`"),
         ("\"nested_blocksize\": 256", "\"nested_blocksize\": 128", "has its absmax in blocks of Some(128)"),

@@ -100,12 +100,12 @@ impl Model {
         model.is_bpe = match kind {
             1 => false,
             2 => true,
-            3 => return Err("it is a model of whole words, not of BPE or unigram".into()),
-            4 => return Err("it is a model of characters, not of BPE or unigram".into()),
-            other => return Err(format!("it is a model of the unknown kind {other}")),
+            3 => return Err("it is a word model, not BPE or unigram".into()),
+            4 => return Err("it is a character model, not BPE or unigram".into()),
+            other => return Err(format!("it is a model of unknown type {other}")),
         };
         if is_suffix {
-            return Err("it puts the space behind a word and not before it".into());
+            return Err("it treats whitespace as a suffix".into());
         }
         if model.pieces.is_empty() {
             return Err(NOT_A_MODEL.into());
@@ -224,7 +224,7 @@ impl Model {
         for (id, piece) in self.pieces.iter().enumerate() {
             if let Some(first) = vocab.insert(piece.text.clone(), id.into()) {
                 return Err(format!(
-                    "the piece {:?} is there twice, with the ids {first} and {id}",
+                    "the piece {:?} is duplicate, with the ids {first} and {id}",
                     piece.text
                 ));
             }
@@ -289,7 +289,7 @@ fn text(bytes: &[u8]) -> Result<String, String> {
 }
 
 const NOT_A_MODEL: &str =
-    "it is no model of SentencePiece (some folders have a tokenizer of tiktoken under this name)";
+    "it is not a SentencePiece model (some folders have a tiktoken tokenizer under this name)";
 
 /// A value of a protobuf message.
 enum Field<'a> {

@@ -175,7 +175,7 @@ impl Tokens {
             let Some(vocabulary) = vocabulary.filter(|_| !self.is_unigram).and_then(Value::as_object_mut)
             else {
                 return Err(format!(
-                    "the token {:?} has the id {id}, but the next that is free is {next}",
+                    "the token {:?} has the id {id}, but the next free id is {next}",
                     token.content
                 ));
             };

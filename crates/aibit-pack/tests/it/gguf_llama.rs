@@ -324,7 +324,7 @@ fn heads_that_make_no_sense_are_refused() {
     check_key(
         "attention.head_count",
         Value::U32(3),
-        &["q_proj.weight", "has shape [8, 8], config.json calls for [6, 8]"],
+        &["q_proj.weight", "has shape [8, 8], config.json requires [6, 8]"],
     );
     for length in [1, 3, 5] {
         check_key(
@@ -360,7 +360,7 @@ fn heads_that_make_no_sense_are_refused() {
         check_key("attention.head_count_kv", Value::U64(heads), &[problem]);
     }
     // A divisor, but not that of the tensors.
-    check_key("attention.head_count_kv", Value::U32(2), &["has shape [4, 8], config.json calls for [8, 8]"]);
+    check_key("attention.head_count_kv", Value::U32(2), &["has shape [4, 8], config.json requires [8, 8]"]);
 }
 
 #[test]
@@ -395,7 +395,7 @@ fn sizes_that_make_no_sense_are_refused() {
         );
     }
     // Sizes that are possible, but not those of the tensors.
-    check_key("feed_forward_length", Value::U32(13), &["has shape [12, 8], config.json calls for [13, 8]"]);
+    check_key("feed_forward_length", Value::U32(13), &["has shape [12, 8], config.json requires [13, 8]"]);
     check_key("block_count", Value::U32(2), &["model.layers.1."]);
     check_key("embedding_length", Value::U32(16), &["attn_k.weight", "not whole heads of 8 rows"]);
     check_key("embedding_length", Value::U64(1 << 40), &["1099511627776"]);
@@ -567,7 +567,7 @@ fn tensors_that_are_missing_or_of_another_model_are_refused() {
     check_refused_of(
         "qwen3",
         |parts| parts.add("blk.0.attn_q_norm.weight", &[8]),
-        &["q_norm.weight", "has shape [8], config.json calls for [4]"],
+        &["q_norm.weight", "has shape [8], config.json requires [4]"],
     );
     // Biases that this member has nowhere.
     check_refused_of(
