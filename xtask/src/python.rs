@@ -1,4 +1,4 @@
-//! Python programs: virtual environments below `target`, and what is said to them.
+//! Python: virtual environments in `target`, and running programs in them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail, ensure};
 
-/// A virtual environment at `venv` with exactly the packages of `requirements`, made anew where they have changed; returns
-/// its interpreter.
+/// A virtual environment at `venv` with exactly the packages of `requirements`, recreated if they have changed;
+/// returns its interpreter.
 pub(crate) fn environment(venv: &Path, requirements: &Path) -> anyhow::Result<PathBuf> {
     let wanted = fs::read_to_string(requirements)?;
     let python = venv.join("bin/python");
@@ -29,8 +29,8 @@ pub(crate) fn environment(venv: &Path, requirements: &Path) -> anyhow::Result<Pa
     Ok(python)
 }
 
-/// A folder at `folder` with the packages of `requirements`, made anew where they have changed, which take the place of those of
-/// the same name in `python`'s environment where `PYTHONPATH` names it.
+/// A folder at `folder` with the packages of `requirements`, recreated if they have changed. With this folder in
+/// `PYTHONPATH` they override packages of the same name in `python`'s environment.
 pub(crate) fn overlay(python: &Path, folder: &Path, requirements: &Path) -> anyhow::Result<()> {
     let wanted = fs::read_to_string(requirements)?;
     let stamp = folder.join("installed.txt");
@@ -51,7 +51,7 @@ pub(crate) fn overlay(python: &Path, folder: &Path, requirements: &Path) -> anyh
     Ok(())
 }
 
-/// Makes an empty virtual environment, and returns its interpreter.
+/// Creates an empty virtual environment and returns its interpreter.
 pub(crate) fn create(venv: &Path) -> anyhow::Result<PathBuf> {
     needs("python3", "install Python 3.11 or newer")?;
     fs::create_dir_all(venv)?;
@@ -62,7 +62,7 @@ pub(crate) fn create(venv: &Path) -> anyhow::Result<PathBuf> {
     Ok(venv.join("bin/python"))
 }
 
-/// Checks that a program is there.
+/// Checks that a program exists.
 pub(crate) fn needs(program: &str, hint: &str) -> anyhow::Result<()> {
     let found = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     match found {
@@ -71,15 +71,15 @@ pub(crate) fn needs(program: &str, hint: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Runs a program to its end, which must be a good one.
+/// Runs a program, which must succeed.
 pub(crate) fn finish(command: &mut Command, what: &str) -> anyhow::Result<()> {
-    // Standard output is for the figures.
+    // Standard output is reserved for results.
     let status = command.stdout(std::io::stderr()).status().with_context(|| format!("cannot run {what}"))?;
     ensure!(status.success(), "{what}: {status}");
     Ok(())
 }
 
-/// What a program prints, without the line's end.
+/// The output of a program, without the trailing newline.
 pub(crate) fn answer(command: &mut Command) -> anyhow::Result<String> {
     let program = command.get_program().display().to_string();
     let output = command.output().with_context(|| format!("cannot run {program}"))?;

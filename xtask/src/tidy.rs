@@ -1,4 +1,4 @@
-//! Rules of this project that no compiler knows.
+//! Rules of this project that the compiler does not check.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -104,10 +104,10 @@ const ARROWS: [(&str, &[&str]); 20] = [
     ),
 ];
 
-/// The only files that may hold unsafe code.
+/// The only files that may contain unsafe code.
 const UNSAFE_FILES: [&str; 2] = ["crates/aibit-format/src/mmap.rs", "crates/aibit-kernels/src/"];
 
-/// Words by which a file would know an architecture; these crates must not.
+/// Names of architectures, which the blind crates must not contain.
 const ARCHITECTURES: [&str; 5] = ["gpt2", "gpt-2", "llama", "mistral", "qwen"];
 const BLIND_CRATES: [&str; 7] = [
     "aibit-chat",
@@ -119,7 +119,7 @@ const BLIND_CRATES: [&str; 7] = [
     "aibit-torch",
 ];
 
-/// Checks everything and lists every violation.
+/// Runs all checks and lists every violation.
 pub(crate) fn run() -> anyhow::Result<()> {
     let mut problems = Vec::new();
     check_arrows(&mut problems)?;

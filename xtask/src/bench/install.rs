@@ -1,4 +1,4 @@
-//! Brings everything to be measured into `target/peers`: the peers, built for this machine, and every engine's model
+//! Installs everything to be measured in `target/peers`: the peers, built for this machine, and every engine's model
 //! of the same weights.
 
 use std::fs;
@@ -13,25 +13,25 @@ use crate::python::{self, finish};
 use crate::shape::{self, Options, Shape};
 use crate::{e2e, fixtures, root};
 
-/// Paths of what is installed.
+/// Paths of the installed programs and models.
 pub(super) struct Installed {
     pub(super) aibit: PathBuf,
     pub(super) python: PathBuf,
-    /// The small program on llama.cpp's library, and that on ik_llama.cpp's where the contest has it.
+    /// The program that drives llama.cpp's library, and the one for ik_llama.cpp's if the contest includes it.
     pub(super) llama: PathBuf,
     pub(super) ik_llama: Option<PathBuf>,
     /// The folder of every engine's model.
     pub(super) models: PathBuf,
 }
 
-/// The programs that make models.
+/// The programs that create models.
 pub(super) struct Makers<'a> {
     aibit: &'a Path,
     python: &'a Path,
     llama: &'a Path,
 }
 
-/// In the folder of models: the tokenizer of those engines that bring none.
+/// In the folder of models: the tokenizer for engines without one.
 pub(super) const TOKENIZER: &str = "tokenizer.json";
 
 /// Outlier channels of the package with outliers, as in a trained model.
@@ -45,7 +45,7 @@ pub(super) fn scripts() -> PathBuf {
     root().join("benches/peers")
 }
 
-/// Does what is not done yet: the first time takes from half an hour to an hour, most of it builds of llama.cpp and its
+/// Performs missing steps: the first run takes from half an hour to an hour, mostly for building llama.cpp and its
 /// fork.
 pub(super) fn install(contest: &Contest, aibit: Option<&Path>) -> anyhow::Result<Installed> {
     ensure!(
@@ -72,7 +72,7 @@ pub(super) fn install(contest: &Contest, aibit: Option<&Path>) -> anyhow::Result
     Ok(Installed { aibit, python, llama, ik_llama, models })
 }
 
-/// The models of GPT-2's shape: converted for each peer, packed without and with outlier channels.
+/// The models of GPT-2's shape: converted for each peer, packed with and without outlier channels.
 pub(super) fn gpt2(makers: &Makers<'_>, models: &Path) -> anyhow::Result<()> {
     let source = shape::make(Shape::Gpt2, &Options::default())?;
     convert(makers, &source, models)?;
@@ -83,7 +83,7 @@ pub(super) fn gpt2(makers: &Makers<'_>, models: &Path) -> anyhow::Result<()> {
     makers.pack(&shape::make(Shape::Gpt2, &outliers)?, &models.join("int8-outliers.aibit"), &[])
 }
 
-/// SmolLM2's models: the package, what it is as a GGUF file, and the file that it was made of.
+/// SmolLM2's models: the package, the same as a GGUF file, and the original file.
 pub(super) fn smollm2(makers: &Makers<'_>, models: &Path) -> anyhow::Result<()> {
     let source = fixtures::smollm2()?;
     let package = models.join("int8.aibit");
@@ -93,7 +93,7 @@ pub(super) fn smollm2(makers: &Makers<'_>, models: &Path) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// The packages of a Llama of 1.07 billion parameters at three gains of its norms, and the first as a GGUF file.
+/// Packages of a Llama of 1.07 billion parameters with three norm gains, and the first as a GGUF file.
 pub(super) fn llama_1b(makers: &Makers<'_>, models: &Path) -> anyhow::Result<()> {
     let package = models.join("int8.aibit");
     for (norms, package) in [
@@ -125,7 +125,7 @@ impl Makers<'_> {
     }
 }
 
-/// Converts the weights for each peer, where its model is missing or older than what it is made by.
+/// Converts the weights for each peer whose model is missing or older than its script.
 fn convert(makers: &Makers<'_>, source: &Path, models: &Path) -> anyhow::Result<()> {
     // (script, its last argument, the file whose age counts)
     for (script, target, made) in [

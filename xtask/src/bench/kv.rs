@@ -1,4 +1,4 @@
-//! `cargo xtask bench --kv`: what the cache of keys and values costs in quality where keys or values have large channels.
+//! `cargo xtask bench --kv`: the quality of the KV cache with large channels in keys or values.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -10,14 +10,14 @@ use super::shape::{path, run};
 use crate::shape::{self, Options, Shape};
 use crate::{e2e, root};
 
-/// The text that predictions are compared on: any will do for random weights, and this one does not change.
+/// The text on which predictions are compared: any text will do for random weights, and this one does not change.
 const TEXT: &str = "LICENSE-APACHE";
 
-/// Norms of the key biases: none; those of a usual layer and of the two largest of Qwen2.5-7B.
+/// Norms of the key biases: none, a typical layer's, and the two largest of Qwen2.5-7B.
 const KEY_BIASES: [f32; 4] = [0.0, 22.0, 605.0, 921.0];
 const VALUE_CHANNEL: f32 = 100.0;
 
-/// Divergence of a default package, in divergences of the same with a cache in f32.
+/// Limit of the divergence of a default package, relative to the same with an f32 cache.
 const PROMISE: f64 = 1.25;
 
 /// Packs and compares, and returns the page.
@@ -60,7 +60,7 @@ pub(super) fn measure(given: Option<&Path>) -> anyhow::Result<String> {
     Ok(page)
 }
 
-/// Mean KL and top-1 agreement with the default cache, and with one in f32.
+/// Mean KL and top-1 agreement with the default cache and with an f32 cache.
 fn divergences(aibit: &Path, shape: Shape, options: &Options) -> anyhow::Result<[(f64, f64); 2]> {
     let source = shape::make(shape, options)?;
     let archive = |name: &str| root().join("target/bench").join(format!("kv-{name}.aibit"));

@@ -1,5 +1,5 @@
-//! llama.cpp and its fork ik_llama.cpp: built of the source packages of their Python bindings, and driven by one small
-//! program, `benches/peers/llama.c`.
+//! llama.cpp and its fork ik_llama.cpp: built from the source packages of their Python bindings, and driven by one
+//! small program, `benches/peers/llama.c`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,7 +15,7 @@ use crate::python::{self, finish, needs};
 pub(super) enum BuiltFor {
     /// Everything that this processor has
     Native,
-    /// AVX2, FMA and F16C alone
+    /// AVX2, FMA and F16C only
     Avx2,
 }
 
@@ -51,19 +51,19 @@ impl BuiltFor {
     }
 }
 
-/// One of the two.
+/// One of the two libraries.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Library {
-    /// In tables, and of its folders.
+    /// The name in tables and of its folders.
     pub(super) name: &'static str,
     pub(super) package: &'static str,
     pub(super) version: &'static str,
-    /// In the package: where its own build begins.
+    /// The root of its build inside the package.
     source: &'static str,
     options: &'static [&'static str],
-    /// Below the build: the folders of its libraries.
+    /// The folders of its libraries inside the build.
     built: &'static [&'static str],
-    /// What the compiler is told for `llama.c`.
+    /// Compiler flags for `llama.c`.
     flags: &'static [&'static str],
 }
 
@@ -82,13 +82,13 @@ pub(super) static IK_LLAMA: Library = Library {
     package: "ik-llama-cpp-python",
     version: "0.1.5",
     source: "vendor/ik_llama.cpp",
-    // Attention on caches of every type is most of its build; ours is in f16, the default.
+    // Kernels for caches of every type are most of its build; we use f16, the default.
     options: &["-DGGML_IQK_FA_ALL_QUANTS=OFF"],
     built: &["src", "ggml/src"],
     flags: &["-DIK_LLAMA", "-lllama", "-lggml"],
 };
 
-/// Builds what is not built yet, and returns the program that drives it. A build takes up to half an hour on two cores.
+/// Builds what is missing and returns the driver program. A build takes up to half an hour on two cores.
 pub(super) fn build(library: &Library, built_for: BuiltFor) -> anyhow::Result<PathBuf> {
     for compiler in ["cc", "c++"] {
         needs(compiler, "install a C and C++ compiler; on Debian: apt install build-essential")?;
@@ -123,7 +123,7 @@ pub(super) fn build(library: &Library, built_for: BuiltFor) -> anyhow::Result<Pa
                 .args(built_for.options()),
             "cmake",
         )?;
-        // The tools beside it lack files in one of the packages.
+        // One of the packages lacks files that its tools need.
         finish(tool("cmake").arg("--build").arg(&folder).args(["--target", "llama"]), "cmake --build")?;
         std::fs::write(&stamp, "")?;
     }
@@ -141,12 +141,12 @@ pub(super) fn build(library: &Library, built_for: BuiltFor) -> anyhow::Result<Pa
     Ok(program)
 }
 
-/// The interpreter beside which cmake and ninja lie.
+/// The interpreter in whose folder cmake and ninja are.
 pub(super) fn tools() -> anyhow::Result<PathBuf> {
     python::environment(&folder().join("venv-build"), &scripts().join("requirements-build.txt"))
 }
 
-/// The library's sources, fetched once.
+/// The library's sources, downloaded once.
 fn source(library: &Library, python: &Path) -> anyhow::Result<PathBuf> {
     let Library { package, version, source, .. } = library;
     let sources = folder().join("sources");

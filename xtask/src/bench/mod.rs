@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: measures, and writes the pages that state speed.
+//! `cargo xtask bench`: measurements, and the documents that report them.
 
 mod contest;
 mod install;
@@ -26,48 +26,49 @@ use crate::shape::{Options, Shape};
 /// What to measure.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// aibit against other engines: writes a page in docs
+    /// Compare aibit with other engines and write a page in docs
     ///
-    /// The first run installs and builds them: an hour and a half on two cores with both --isa. A round takes about eight
-    /// minutes of `gpt2`, four of `smollm2`, two with `--isa avx2`, eight of `llama-1b`.
+    /// The first run installs and builds the engines: an hour and a half on two cores including --isa. A round takes
+    /// about eight minutes for `gpt2`, four for `smollm2`, two with `--isa avx2`, eight for `llama-1b`.
     #[arg(long)]
     peers: bool,
-    /// The model that they run: `gpt2` (llama.cpp, ONNX Runtime, OpenVINO GenAI, CTranslate2; performance.md); `smollm2`
+    /// The model: `gpt2` (llama.cpp, ONNX Runtime, OpenVINO GenAI, CTranslate2; performance.md); `smollm2`
     /// (llama.cpp, ik_llama.cpp; performance-smollm2.md); `llama-1b` (the same; performance-llama-1b.md)
     ///
     /// [default: gpt2; smollm2 with --isa avx2]
     #[arg(long, value_name = "NAME", conflicts_with = "shape")]
     model: Option<String>,
-    /// What llama.cpp and ik_llama.cpp are built for and aibit uses; `avx2` runs smollm2: performance-avx2.md
+    /// The instruction set for aibit, llama.cpp and ik_llama.cpp; `avx2` runs smollm2: performance-avx2.md
     #[arg(long, value_enum, default_value_t = BuiltFor::Native, requires = "peers")]
     isa: BuiltFor,
-    /// aibit on a model of a real shape, as shares of this machine's bandwidth and arithmetic
+    /// Measure aibit on a model of a real shape, as shares of this machine's bandwidth and arithmetic throughput
     #[arg(long, value_name = "NAME", value_enum, conflicts_with_all = ["peers", "only", "page_only"])]
     shape: Option<Shape>,
-    /// Packing beside llama.cpp's quantization, time and memory, of these shapes (both make files of the weights' size or three
-    /// times as much below target: 60 GB for llama-8b): writes docs/performance-packing.md
+    /// Compare time and memory of packing with llama.cpp's quantization, for these shapes (files in target of up to
+    /// three times the size of the weights: 60 GB for llama-8b), and write docs/performance-packing.md
     #[arg(
         long, value_name = "SHAPE,...", value_enum, value_delimiter = ',', num_args = 0..=1,
         default_missing_value = "llama-1b,llama-8b", conflicts_with_all = ["peers", "shape", "only", "page_only"]
     )]
     packing: Vec<Shape>,
-    /// Layers and whole models by the values of activations: writes docs/performance-values.md
+    /// Measure layers and whole models by distribution of activations, and write docs/performance-values.md
     ///
-    /// Takes 15 GB below target/bench; about ten minutes the first time, five then.
+    /// Takes 15 GB in target/bench; about ten minutes the first time, then five.
     #[arg(long, conflicts_with_all = ["peers", "shape", "packing", "only", "page_only"])]
     values: bool,
-    /// What the KV cache costs in quality on Qwen2 shapes with large keys and values: writes docs/quality-kv-cache.md
+    /// Measure the quality of the KV cache on Qwen2 shapes with large keys and values, and write
+    /// docs/quality-kv-cache.md
     ///
-    /// Takes 8 GB below target/bench and about twenty minutes.
+    /// Takes 8 GB in target/bench and about twenty minutes.
     #[arg(long, conflicts_with_all = ["peers", "shape", "values", "packing", "only", "page_only"])]
     kv: bool,
-    /// Rounds; in each of them every engine takes its turn
+    /// Number of rounds; each round runs every engine
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
-    /// Only these engines, and print instead of writing the page
+    /// Run only these engines, and print the results instead of writing the page
     #[arg(long, value_name = "ENGINE,...", value_delimiter = ',', conflicts_with = "page_only")]
     only: Vec<String>,
-    /// Write the page from the last run, without measuring
+    /// Write the page from the last run's results, without measuring
     #[arg(long)]
     page_only: bool,
     /// Measure this binary instead of building one
@@ -77,7 +78,7 @@ pub(crate) struct Args {
     options: Options,
 }
 
-/// Runs what `args` ask for.
+/// Runs the measurement that `args` select.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if let Some(shape) = args.shape {
         print(&shape::measure(shape, &args.options, args.aibit.as_deref())?);
@@ -121,7 +122,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             .with_context(|| format!("{}: measure first, without --page-only", last.display()))?;
         serde_json::from_slice(&json).with_context(|| last.display().to_string())?
     } else {
-        // A part of the engines is a quick look, no page: its rounds are not those of the others.
+        // A subset of the engines is not saved: its rounds do not match those of the others.
         let keep = args.only.is_empty().then_some(last.as_path());
         peers::measure(contest, args.rounds.into(), &args.only, args.aibit.as_deref(), keep)?
     };

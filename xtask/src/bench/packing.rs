@@ -1,4 +1,4 @@
-//! What packing takes in time and memory, beside llama.cpp's own quantization of the same weights.
+//! Time and memory of packing, compared with llama.cpp's quantization of the same weights.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -15,16 +15,16 @@ use crate::python::{answer, finish};
 use crate::shape::{self, Options, Shape};
 use crate::{e2e, root};
 
-/// What one program took to make one file.
+/// The cost of creating one file with one program.
 #[derive(Clone, Copy)]
 struct Cost {
-    /// From its start to its end.
+    /// Wall-clock time.
     seconds: f64,
-    /// The same, and until the disk has the file.
+    /// Wall-clock time until the file is on disk.
     on_disk_seconds: f64,
-    /// Of all its threads, the system's work for them included.
+    /// Processor time of all threads, in user and kernel mode.
     cpu_seconds: f64,
-    /// Most memory that belongs to it alone.
+    /// Peak private memory.
     private_bytes: f64,
     file_bytes: f64,
 }
@@ -40,7 +40,7 @@ const COLUMNS: [Column; 5] = [
     ("file, MB", |cost| cost.file_bytes / 1e6, 0),
 ];
 
-/// Makes the models of `shapes`, packs and quantizes each in turns, and returns the page about it.
+/// Creates the models of `shapes`, packs and quantizes each alternately, and returns the page of results.
 pub(super) fn measure(shapes: &[Shape], rounds: usize, aibit: Option<&Path>) -> anyhow::Result<String> {
     ensure!(Path::new("/proc/self/stat").is_file(), "the measurement reads Linux's /proc: run it on Linux");
     let llama = llama::build(&LLAMA, BuiltFor::Native)?;
@@ -78,7 +78,7 @@ pub(super) fn measure(shapes: &[Shape], rounds: usize, aibit: Option<&Path>) -> 
     Ok(page)
 }
 
-/// The weights of `source` as a GGUF file in F16, which is what llama.cpp quantizes; made once.
+/// The weights of `source` as a GGUF file in F16, llama.cpp's input; created once.
 fn f16_gguf(aibit: &Path, source: &Path, target: &Path) -> anyhow::Result<PathBuf> {
     let changed = |path: &Path| fs::metadata(path).and_then(|file| file.modified()).ok();
     if changed(target).is_none() || changed(target) < changed(&source.join("config.json")) {
@@ -93,7 +93,7 @@ fn f16_gguf(aibit: &Path, source: &Path, target: &Path) -> anyhow::Result<PathBu
     Ok(target.to_owned())
 }
 
-/// Runs a program that makes `file`, which is removed before and after.
+/// Runs a program that creates `file`, which is removed before and after.
 fn cost_of(command: &mut Command, file: &Path) -> anyhow::Result<Cost> {
     let program = command.get_program().display().to_string();
     let cpu = children_cpu_seconds()?;
@@ -119,17 +119,17 @@ fn cost_of(command: &mut Command, file: &Path) -> anyhow::Result<Cost> {
     Ok(Cost { seconds, on_disk_seconds, cpu_seconds, private_bytes, file_bytes })
 }
 
-/// Memory of a process that no file stands for. A counter: adding up its pages would take time from what is measured.
+/// Anonymous memory of a process, from a counter: adding up its pages would slow it down.
 fn anonymous_bytes(process: u32) -> f64 {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
     line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok()).unwrap_or(0.0) * 1024.0
 }
 
-/// Processor time of all processes that this one has waited for.
+/// Processor time of all child processes that have ended.
 fn children_cpu_seconds() -> anyhow::Result<f64> {
     let stat = fs::read_to_string("/proc/self/stat")?;
-    // Behind the program's name, which may hold spaces; in ticks, of which Linux counts a hundred a second.
+    // After the program's name, which may contain spaces; in ticks, of which Linux counts a hundred per second.
     let fields: Vec<&str> = stat.rsplit(") ").next().context("/proc/self/stat")?.split(' ').collect();
     let ticks: Vec<f64> =
         fields.get(13..15).context("/proc/self/stat")?.iter().flat_map(|n| n.parse()).collect();

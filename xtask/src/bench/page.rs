@@ -1,4 +1,4 @@
-//! `docs/performance.md` and its plots, from the results alone.
+//! The page of results and its plots.
 
 use std::fmt::Write as _;
 
@@ -287,7 +287,7 @@ pub(super) fn targets(contest: &Contest, results: &Results) -> String {
     rows
 }
 
-/// The whole page.
+/// The complete page.
 pub(super) fn text(contest: &Contest, results: &Results) -> String {
     let Page { title, about, command, .. } = contest.page;
     let mut page = String::new();

@@ -1,5 +1,5 @@
-//! Measures aibit and its peers in turns. Each engine runs in a process of its own and is told the same: so many
-//! threads, this prompt, these lengths.
+//! Measures aibit and its peers alternately. Each engine runs in a process of its own with the same number of
+//! threads, prompt and lengths.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -19,16 +19,16 @@ use super::shape::BANDWIDTH_BYTES;
 use crate::python::answer;
 use crate::root;
 
-/// Repetitions of a speed or a start in one round.
+/// Repetitions of a speed or a start per round.
 const REPETITIONS: usize = 3;
 
-/// An engine with a neighbour can be slower by orders of magnitude; what is not done by then is not waited for.
+/// With a busy neighbour an engine can be slower by orders of magnitude; longer runs are aborted.
 const NEIGHBOUR_LIMIT: Duration = Duration::from_secs(60);
 
-/// How often a disturbed measurement is made before it is kept as such.
+/// Maximum number of attempts at an undisturbed measurement.
 const TRIES: usize = 3;
 
-/// For everything else: an engine that takes so long hangs.
+/// For everything else: an engine that takes this long hangs.
 const RUN_LIMIT: Duration = Duration::from_secs(600);
 
 /// One call of an engine that measures speeds.
@@ -40,8 +40,8 @@ struct Speeds {
     repetitions: usize,
 }
 
-/// Installs what is missing, then measures `rounds` rounds of the engines named in `only`, or of all; after each round
-/// the results so far go to `keep`.
+/// Installs what is missing, then measures `rounds` rounds of the engines in `only`, or of all; after each round the
+/// results so far are written to `keep`.
 pub(super) fn measure(
     contest: &'static Contest,
     rounds: usize,
@@ -122,7 +122,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Writes an engine's row; fails early if it does not run.
+    /// Adds an engine's row; fails early if the engine does not run.
     fn introduce(&mut self, engine: &Engine) -> anyhow::Result<()> {
         let mut file_bytes = 0;
         for file in self.files(engine) {
@@ -146,7 +146,7 @@ impl Bench {
         Ok(())
     }
 
-    /// How fast memory is read in this round, in bytes per second.
+    /// Read bandwidth of memory in this round, in bytes per second.
     fn read_bandwidth(&mut self, threads: usize) -> anyhow::Result<()> {
         let isa = Isa::selected()?;
         let (bandwidth, disturbed) = self.undisturbed(|_| {
@@ -157,7 +157,7 @@ impl Bench {
     }
 
     fn warm_starts(&mut self, engine: &Engine) -> anyhow::Result<()> {
-        // One more, which brings program and model into the page cache.
+        // One more, which loads program and model into the page cache.
         let (starts, disturbed) = self.undisturbed(|bench| bench.start(engine, REPETITIONS + 1, &[]))?;
         for (test, field) in
             [("first token", "first_ms"), ("process end", "end_ms"), ("peak memory", "peak_rss_bytes")]
@@ -167,7 +167,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Starts with the model out of the page cache, in turns with a program that only reads the same file.
+    /// Starts with the model not in the page cache, alternating with a program that only reads the same file.
     fn cold_starts(&mut self, engine: &Engine) -> anyhow::Result<()> {
         let files = self.files(engine);
         let mut read = vec!["cat".to_owned()];
@@ -185,16 +185,16 @@ impl Bench {
         Ok(())
     }
 
-    /// Memory that belongs to the process alone, at its largest, with the whole context in use.
+    /// Peak private memory of the process with the whole context in use.
     fn private_memory(&mut self, engine: &Engine) -> anyhow::Result<()> {
         let speeds = Speeds { threads: 2, prefill: "", decode: "1", depth: 1023, repetitions: 1 };
-        // What others compute does not change how much memory this takes.
+        // Load from other processes does not change memory usage.
         let finished = run(&mut self.speed_command(engine, &speeds), RUN_LIMIT, true)?;
         self.add(engine.id, "private memory", 2, vec![finished.private_bytes as f64], false);
         Ok(())
     }
 
-    /// Speeds on two cores of which another process keeps one busy.
+    /// Speeds on two cores while another process keeps one of them busy.
     fn one_core_held(&mut self, engine: &Engine) -> anyhow::Result<()> {
         for threads in [2, 1] {
             for (prefill, decode) in [("", "32"), ("512", "")] {
@@ -203,7 +203,7 @@ impl Bench {
                     let command = bench.speed_command(engine, &speeds);
                     let mut pinned = Command::new("taskset");
                     pinned.args(["-c", "0,1"]).arg(command.get_program()).args(command.get_args());
-                    // It ends before the clocks are read: its time is then this process's own.
+                    // It ends before the times are read, so that its time counts as this process's.
                     let _neighbour = Neighbour::start(&bench.installed.python)?;
                     run(&mut pinned, NEIGHBOUR_LIMIT, false)
                 })?;
@@ -227,7 +227,7 @@ impl Bench {
         self.results.samples.push(Sample { round: self.round, engine, test, threads, values, disturbed });
     }
 
-    /// The files that an engine reads of its model.
+    /// The model files that an engine reads.
     fn files(&self, engine: &Engine) -> Vec<PathBuf> {
         let model = self.model(engine);
         match engine.kind {
@@ -251,7 +251,7 @@ impl Bench {
         self.installed.models.join(model)
     }
 
-    /// The program on the library of llama.cpp or of its fork.
+    /// The driver program of llama.cpp or of its fork.
     fn llama(&self, engine: &Engine) -> &Path {
         match (engine.kind, &self.installed.ik_llama) {
             (Kind::IkLlama { .. }, Some(program)) => program,
@@ -259,7 +259,7 @@ impl Bench {
         }
     }
 
-    /// `program`, as aibit with the contest's instruction set.
+    /// `program` with aibit's instruction set for the contest.
     fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         command.envs(self.contest.built_for.aibit_isa().map(|isa| ("AIBIT_ISA", isa)));
@@ -295,7 +295,7 @@ impl Bench {
         }
     }
 
-    /// Runs the program that prints the token after the prompt, `repetitions` times in processes of its own.
+    /// Runs the program that prints the token after the prompt, `repetitions` times in new processes.
     fn start(&self, engine: &Engine, repetitions: usize, cold: &[PathBuf]) -> anyhow::Result<Vec<Value>> {
         let model = text(&self.model(engine));
         let prompt = self.contest.prompt;
@@ -331,7 +331,7 @@ impl Bench {
         discard: bool,
     ) -> anyhow::Result<Vec<Value>> {
         let mut command = self.command(&self.installed.python);
-        // Without packages of its own the measuring process is small, and so is what a child inherits of it.
+        // Without site packages the measuring process is small, and so is what a child inherits of it.
         command.args(["-I", "-S"]).arg(install::scripts().join("start.py"));
         for file in cold {
             command.arg("--cold").arg(file);
@@ -346,7 +346,7 @@ impl Bench {
     }
 
     /// Measures on an idle machine, and again if other processes computed meanwhile: waiting beforehand does not help
-    /// against a job that begins in the middle. Says whether the last try was disturbed too.
+    /// against a job that starts later. Also returns whether the last attempt was disturbed.
     fn undisturbed<T>(&mut self, measure: impl Fn(&Self) -> anyhow::Result<T>) -> anyhow::Result<(T, bool)> {
         self.results.measurements += 1;
         let mut tries = 1;
@@ -355,7 +355,7 @@ impl Bench {
             let before = Times::now()?;
             let value = measure(self)?;
             let disturbed = !idle || Times::now()?.others_since(&before);
-            // A machine that never became idle will not be so at the next try.
+            // A machine that did not become idle will not become idle for the next attempt.
             if !disturbed || !idle || tries == TRIES {
                 self.results.disturbed += usize::from(disturbed);
                 return Ok((value, disturbed));
@@ -365,7 +365,7 @@ impl Bench {
     }
 }
 
-/// Waits, at most half a minute, until nothing else uses the processor; whether that came.
+/// Waits at most half a minute until the processor is otherwise idle; returns whether it is.
 fn wait_until_idle() -> anyhow::Result<bool> {
     for _ in 0..60 {
         let before = Times::now()?;
@@ -378,7 +378,7 @@ fn wait_until_idle() -> anyhow::Result<bool> {
     Ok(false)
 }
 
-/// Times of all cores since the machine's start, and of this process and those it has waited for, in the kernel's ticks.
+/// Times of all cores since boot, and of this process and its ended children, in kernel ticks.
 struct Times {
     busy: u64,
     all: u64,
@@ -390,26 +390,26 @@ impl Times {
         let numbers =
             |text: &str| -> Vec<u64> { text.split_whitespace().filter_map(|n| n.parse().ok()).collect() };
         let stat = fs::read_to_string("/proc/stat")?;
-        // user, nice, system, idle, iowait, irq, softirq, steal; what follows is counted in the first two.
+        // user, nice, system, idle, iowait, irq, softirq, steal; what follows is included in the first two.
         let times = numbers(stat.lines().next().context("/proc/stat is empty")?);
         let all: u64 = times.iter().take(8).sum();
         let idle: u64 = times.iter().skip(3).take(2).sum();
-        // Behind the program's name, which may hold spaces: user and system time, then those of children.
+        // After the program's name, which may contain spaces: user and system time, then those of children.
         let stat = fs::read_to_string("/proc/self/stat")?;
         let fields: Vec<&str> = stat.rsplit(") ").next().context("/proc/self/stat")?.split(' ').collect();
         let own = numbers(&fields.get(11..15).context("/proc/self/stat")?.join(" ")).iter().sum();
         Ok(Self { busy: all - idle, all, own })
     }
 
-    /// Whether processes of others, or other guests of the host, took more than 3 % of the time since `before`.
+    /// Whether other processes, or other guests of the host, used more than 3 % of the time since `before`.
     fn others_since(&self, before: &Self) -> bool {
         let others = (self.busy - before.busy).saturating_sub(self.own - before.own);
-        // The two clocks round to ticks apart from each other.
+        // The two clocks round to ticks independently.
         others as f64 > 0.03 * (self.all - before.all) as f64 + 3.0
     }
 }
 
-/// Speeds by test, as `aibit bench -o json` or the other engines' lines state them.
+/// Speeds by test, from `aibit bench -o json` or the other engines' output.
 fn speeds_of(stdout: &str) -> anyhow::Result<Vec<(String, Vec<f64>)>> {
     let mut tests: Vec<(String, Vec<f64>)> = Vec::new();
     if let Ok(report) = serde_json::from_str::<Value>(stdout)
@@ -446,7 +446,7 @@ struct Finished {
     in_time: bool,
 }
 
-/// Runs a program to its end or to the limit; `watch` samples its private memory meanwhile.
+/// Runs a program to its end or to the limit; `watch` samples its private memory.
 fn run(command: &mut Command, limit: Duration, watch: bool) -> anyhow::Result<Finished> {
     let [stdout, stderr] = ["stdout.txt", "stderr.txt"].map(|name| install::folder().join(name));
     let mut child = command
@@ -470,7 +470,7 @@ fn run(command: &mut Command, limit: Duration, watch: bool) -> anyhow::Result<Fi
             child.wait()?;
             break None;
         }
-        // Rare enough to take nothing from what is measured.
+        // Rare enough not to affect the measurement.
         sleep(Duration::from_millis(10));
     };
     if status.is_some_and(|status| !status.success()) {
@@ -479,7 +479,7 @@ fn run(command: &mut Command, limit: Duration, watch: bool) -> anyhow::Result<Fi
     Ok(Finished { stdout: fs::read_to_string(&stdout)?, private_bytes, in_time })
 }
 
-/// Pages that no other process and no file can give back: anonymous ones, or all private dirty ones if they are more.
+/// Private memory: anonymous pages, or private dirty pages if they are more.
 fn private_memory(process: u32) -> u64 {
     let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup")).unwrap_or_default();
     let field = |name: &str| {
@@ -489,7 +489,7 @@ fn private_memory(process: u32) -> u64 {
     1024 * field("Private_Dirty:").max(field("Anonymous:")).unwrap_or(0)
 }
 
-/// Another process that never leaves core 0.
+/// Another process that keeps core 0 busy.
 struct Neighbour(Child);
 
 impl Neighbour {
@@ -504,13 +504,13 @@ impl Neighbour {
 
 impl Drop for Neighbour {
     fn drop(&mut self) {
-        // It ends only this way; that it has ended already would be an error of its own start.
+        // Normally it only ends here; if it ended early, that is an error of its own.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Results without figures: when, what and on which machine.
+/// Results without figures: date, versions and machine.
 fn describe(installed: &Installed, contest: &Contest) -> anyhow::Result<Results> {
     let git = |args: &[&str]| answer(Command::new("git").args(args).current_dir(root()));
     let mut commit = git(&["rev-parse", "--short", "HEAD"]).unwrap_or_else(|_| "unknown".into());

@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 
 const WIDTH: f64 = 760.0;
 const FONT: f64 = 13.0;
-/// Width of a letter of the font, on the generous side: labels are placed without measuring them.
+/// Width of a letter, rounded up: labels are placed without measuring them.
 const LETTER: f64 = 7.2;
 
-/// A value with its extremes, where it has any.
+/// A value with optional minimum and maximum.
 #[derive(Clone, Copy)]
 pub(super) struct Value {
     pub(super) median: f64,
@@ -20,12 +20,12 @@ pub(super) struct Bars {
     pub(super) values: Vec<Option<Value>>,
 }
 
-/// Whether a row or a point is the project's own, and stands out.
+/// The CSS class of a row or point; the project's own are highlighted.
 fn class(label: &str) -> &'static str {
     if label.starts_with("aibit") { "own" } else { "peer" }
 }
 
-/// Horizontal bars in groups, with a whisker from the least to the largest value; `axis` names values and unit.
+/// Horizontal bars in groups, with a whisker from minimum to maximum; `axis` names values and unit.
 pub(super) fn bars(title: &str, axis: &str, series: &[&str], rows: &[Bars]) -> String {
     let (bar, gap, top) = (18.0, 14.0, if series.len() > 1 { 64.0 } else { 40.0 });
     let left = LETTER * rows.iter().map(|row| row.label.chars().count()).max().unwrap_or(0) as f64 + 16.0;
@@ -140,7 +140,7 @@ pub(super) fn scatter(title: &str, x_axis: &str, y_axis: &str, points: &[Point])
         r#"<text x="16" y="{middle:.1}" text-anchor="middle" transform="rotate(-90 16 {middle:.1})">{}</text>"#,
         escape(y_axis)
     );
-    // Rectangles that are taken: points and labels placed so far.
+    // Occupied rectangles: points and labels placed so far.
     let mut taken: Vec<[f64; 4]> = points
         .iter()
         .map(|point| [x(point.x) - 7.0, y(point.y.median) - 7.0, x(point.x) + 7.0, y(point.y.median) + 7.0])

@@ -1,4 +1,4 @@
-//! SmolLM2 with norms of another size: the same function of other activations.
+//! SmolLM2 with scaled norms: the same function with activations of another magnitude.
 
 use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Read, Write};
@@ -10,8 +10,8 @@ use serde_json::{Map, Value, json};
 use super::shape::{path, run};
 use crate::{fixtures, root};
 
-/// The package of SmolLM2 in int8 whose norms are multiplied by `scale`, a power of two, and the layers behind them divided
-/// by it. Its head is a tensor of its own, since the embedding stays.
+/// The int8 package of SmolLM2 with norms multiplied by `scale`, a power of two, and the following layers divided by
+/// it. Its head is untied, since the embedding is unchanged.
 pub(super) fn smollm2(aibit: &Path, scale: f32) -> anyhow::Result<PathBuf> {
     let folder = root().join("target/bench");
     fs::create_dir_all(&folder)?;
@@ -39,7 +39,7 @@ pub(super) fn smollm2(aibit: &Path, scale: f32) -> anyhow::Result<PathBuf> {
     Ok(package)
 }
 
-/// Writes the model in `from`, of the Llama family in f32, to `to`.
+/// Writes the model in `from`, of the Llama family in f32, to `to`, rescaled.
 fn rescale(from: &Path, to: &Path, scale: f32) -> anyhow::Result<()> {
     const HEAD: &str = "lm_head.weight";
     const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -102,7 +102,7 @@ fn rescale(from: &Path, to: &Path, scale: f32) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a tensor of the family is multiplied by.
+/// The factor of a tensor.
 fn factor(name: &str, scale: f32) -> f32 {
     let behind_a_norm = ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"];
     if name.ends_with("norm.weight") {

@@ -1,4 +1,4 @@
-//! What a run has measured, as it is kept in `target/peers/results.json`, and the statistics over rounds.
+//! Results of a run, stored in `target/peers/results.json`, and statistics over rounds.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 pub(super) struct Results {
     pub(super) date: String,
     pub(super) commit: String,
-    /// Rows of the table about the machine and the versions.
+    /// Rows of the table of machine and versions.
     pub(super) machine: Vec<(String, String)>,
     pub(super) engines: Vec<Measured>,
     pub(super) rounds: usize,
-    /// Measurements, and those of them that others disturbed at every try.
+    /// Number of measurements, and of those disturbed at every attempt.
     pub(super) measurements: usize,
     pub(super) disturbed: usize,
     pub(super) samples: Vec<Sample>,
@@ -20,41 +20,41 @@ pub(super) struct Results {
 pub(super) struct Measured {
     pub(super) id: String,
     pub(super) label: String,
-    /// All that the engine reads of the model.
+    /// Bytes of all model files that the engine reads.
     pub(super) file_bytes: u64,
     /// The greedy token after the prompt.
     pub(super) first_token: String,
 }
 
-/// The repetitions of one test in one round, one after the other.
+/// The repetitions of one test in one round.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Sample {
     pub(super) round: usize,
     pub(super) engine: String,
     pub(super) test: String,
     pub(super) threads: usize,
-    /// Tokens per second, milliseconds or bytes; the test says which.
+    /// Tokens per second, milliseconds or bytes, depending on the test.
     pub(super) values: Vec<f64>,
-    /// Other processes computed meanwhile.
+    /// Whether other processes computed meanwhile.
     pub(super) disturbed: bool,
 }
 
-/// The median over the rounds' medians, and the extremes.
+/// The median of the rounds' medians, with minimum and maximum.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Summary {
     pub(super) min: f64,
     pub(super) median: f64,
     pub(super) max: f64,
-    /// Rounds that it rests on.
+    /// Number of rounds.
     pub(super) rounds: usize,
 }
 
-/// What is measured of the machine itself: the engine and test of such samples.
+/// Engine and test of measurements of the machine itself.
 pub(super) const MACHINE: &str = "machine";
-/// Reading memory, in bytes per second.
+/// Memory read bandwidth, in bytes per second.
 pub(super) const READ: &str = "read";
 
-/// One engine's test at one number of threads.
+/// An engine, a test and a number of threads.
 #[derive(Clone, Copy)]
 pub(super) struct Key<'a>(pub(super) &'a str, pub(super) &'a str, pub(super) usize);
 
@@ -69,7 +69,7 @@ impl Results {
     }
 
     fn of(&self, Key(engine, test, threads): Key<'_>) -> impl Iterator<Item = &Sample> {
-        // Engines suffer from a neighbour by very different factors: a disturbed sample compares nothing.
+        // The effect of a busy neighbour differs by engine, so disturbed samples are not comparable.
         self.samples
             .iter()
             .filter(move |s| !s.disturbed && s.engine == engine && s.test == test && s.threads == threads)
@@ -83,7 +83,7 @@ impl Results {
         Some(Summary { min, median: median(&rounds)?, max, rounds: rounds.len() })
     }
 
-    /// `a / b` round by round: what drifts between rounds divides out.
+    /// `a / b` per round, which cancels drift between rounds.
     pub(super) fn ratio(&self, a: Key<'_>, b: Key<'_>) -> Option<Summary> {
         let divisors = self.rounds(b);
         let ratios: Vec<f64> = self
@@ -116,7 +116,7 @@ pub(super) fn median(values: &[f64]) -> Option<f64> {
 
 #[cfg(test)]
 impl Results {
-    /// Two rounds in which `aibit` takes 2 and 4 and `peer` 1 and 4.
+    /// Two rounds with 2 and 4 for `aibit` and 1 and 4 for `peer`.
     pub(super) fn example() -> Self {
         let sample = |round, engine: &str, values: &[f64]| Sample {
             round,

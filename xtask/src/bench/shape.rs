@@ -1,4 +1,4 @@
-//! `cargo xtask bench --shape NAME`: speed on a model of a real shape, as shares of what this machine can do.
+//! `cargo xtask bench --shape NAME`: speed on a model of a real shape, as shares of this machine's limits.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -13,10 +13,10 @@ use crate::{e2e, root};
 
 const TESTS: [&str; 6] = ["-p", "128,512", "-n", "64", "-r", "5"];
 
-/// Several times the last cache of any server.
+/// Several times the last-level cache of any server.
 pub(super) const BANDWIDTH_BYTES: usize = 512 << 20;
 
-/// What bounds a test.
+/// The limits of a test.
 struct Limits {
     threads: usize,
     /// In GB/s.
@@ -72,8 +72,8 @@ impl Limits {
         }
     }
 
-    /// Tokens per second in `test` as a share of what bounds it: a token generated reads every matrix once; tokens of
-    /// a prompt share what is read, and each is multiplied with every matrix but the head's.
+    /// Tokens per second in `test` as a share of the limit: decode reads every matrix once per token; tokens of a
+    /// prompt share reads, and each is multiplied by every matrix except the head's.
     fn share(&self, dimensions: &Dimensions, test: &str, tokens_per_second: f64) -> Option<String> {
         let (amount, unit, limit) = match test.split_at_checked(2)? {
             ("tg", _) => (dimensions.bytes_per_token() as f64, "GB/s", self.bandwidth),
@@ -101,7 +101,7 @@ pub(super) fn archive(aibit: &Path, shape: Shape, options: &Options) -> anyhow::
     Ok(archive)
 }
 
-/// Runs `aibit` and reads its `--json`.
+/// Runs `aibit` and parses its `--json`.
 pub(super) fn run(aibit: &Path, args: &[&str]) -> anyhow::Result<Value> {
     let output = Command::new(aibit).args(args).arg("--json").output().context("cannot run aibit")?;
     let command = || format!("aibit {}", args.join(" "));

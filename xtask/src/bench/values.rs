@@ -1,4 +1,4 @@
-//! `cargo xtask bench --values`: how much speed and error depend on the values of activations.
+//! `cargo xtask bench --values`: how speed and error depend on the distribution of activations.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -25,10 +25,10 @@ const TOKENS: [usize; 2] = [1, 512];
 const PRECISIONS: [(&str, ActivationPrecision); 2] =
     [("fast", ActivationPrecision::Int8), ("precise", ActivationPrecision::Int8x2)];
 
-/// Codes of weights in all, of which each call takes the next: a token finds none of them in a cache.
+/// Total number of weight codes, used in rotation so that a token's are in no cache.
 const WEIGHTS: usize = 64 << 20;
 
-/// What activations can be; every one but those of loud channels has a mean square of 1.
+/// Distributions of activations; all except those with loud channels have a mean square of 1.
 const DISTRIBUTIONS: [(&str, Distribution); 11] = [
     ("normal", Distribution::Normal),
     ("Laplace", Distribution::Laplace),
@@ -47,9 +47,9 @@ const DISTRIBUTIONS: [(&str, Distribution); 11] = [
 enum Distribution {
     Normal,
     Laplace,
-    /// With three degrees of freedom.
+    /// Student's t with three degrees of freedom.
     Student,
-    /// Normal, so many channels at so many times the others.
+    /// Normal, with this many channels multiplied by this factor.
     Loud(usize, f32),
     Constant,
     Alternating,
@@ -96,7 +96,7 @@ fn layers(cx: &Context, rounds: usize) -> anyhow::Result<String> {
                 let mut samples = vec![Vec::new(); DISTRIBUTIONS.len()];
                 let (mut rows, mut y) = (QuantizedRows::default(), vec![0.0; m * n]);
                 let mut weights = codes.chunks_exact(n * k).cycle();
-                // The first round brings buffers and clocks to where they stay.
+                // The first round is a warm-up.
                 for round in 0..=rounds {
                     for (x, samples) in inputs.iter().zip(&mut samples) {
                         let calls = if m == 1 { 16 } else { 1 };
@@ -176,7 +176,7 @@ impl Distribution {
         match self {
             Self::Normal => normals("values"),
             Self::Laplace => {
-                // The product of a sign and an exponential, which is half the sum of two squares of normals.
+                // The product of a random sign and an exponential, which is half the sum of two squared normals.
                 let (a, b, sign) = (normals("a"), normals("b"), normals("sign"));
                 let value = |((a, b), sign): ((f32, f32), f32)| {
                     (0.5_f32 * (a * a + b * b)).copysign(sign) / std::f32::consts::SQRT_2
@@ -184,7 +184,7 @@ impl Distribution {
                 a.into_iter().zip(b).zip(sign).map(value).collect()
             }
             Self::Student => {
-                // By the root of three squares instead of their mean: the variance is 1, not 3.
+                // Divided by the root of three squares instead of their mean: the variance is 1, not 3.
                 let parts = ["value", "a", "b", "c"].map(normals);
                 let value = |index: usize| {
                     let [value, a, b, c] = [0, 1, 2, 3].map(|part: usize| parts[part][index]);
@@ -207,7 +207,7 @@ impl Distribution {
     }
 }
 
-/// Whole models that compute the same of activations of other sizes.
+/// Whole models that compute the same function with activations of different magnitudes.
 fn models(aibit: &Path, rounds: usize) -> anyhow::Result<String> {
     let mut smollm2 = Vec::new();
     for scale in [1.0, 4.0, 16.0, 64.0] {

@@ -1,4 +1,4 @@
-//! What the cases of a target are made from, and how.
+//! Construction of a target's cases from valid files.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,22 +18,22 @@ use super::json::{below, mutate_bytes, mutate_text, pick};
 use super::target::Target;
 use crate::root;
 
-/// Name of the archive in the folder of a case.
+/// Name of the archive in a case's folder.
 pub(super) const ARCHIVE: &str = "case.aibit";
 
 /// Files by name: a source folder, the entries of an archive, or a single file.
 type Files = BTreeMap<String, Vec<u8>>;
 
-/// What the cases of one target are made from.
+/// The valid files of one target.
 pub(super) struct Bases {
     target: Target,
     bases: Vec<Files>,
-    /// Values that may take any place in `tokenizer.json` and in `config.json`.
+    /// Values to insert anywhere in `tokenizer.json` and `config.json`.
     parts: [Vec<Value>; 2],
 }
 
 impl Bases {
-    /// Reads what is in `fixtures`, and packs what archives are needed.
+    /// Reads `fixtures` and packs the required archives.
     pub(super) fn load(target: Target) -> anyhow::Result<Self> {
         let golden = |name: &str| format!("golden/{name}");
         let gpt2 = |weights: &str| [golden(&format!("tiny-gpt2/{weights}")), golden("tiny-gpt2/tokenizer")];
@@ -109,12 +109,12 @@ impl Bases {
         Ok(Self { target, bases, parts: [components(), configuration()] })
     }
 
-    /// Writes a base as it is.
+    /// Writes an unmodified base.
     pub(super) fn write(&self, index: usize, folder: &Path) -> anyhow::Result<u64> {
         self.write_files(&self.bases[index], None, folder)
     }
 
-    /// Writes the case `index` of `seed`; its size.
+    /// Writes case `index` of `seed` and returns its size.
     pub(super) fn write_case(&self, seed: u64, index: u64, folder: &Path) -> anyhow::Result<u64> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(index);
@@ -152,7 +152,7 @@ impl Bases {
     fn write_files(&self, files: &Files, rng: Option<&mut ChaCha8Rng>, folder: &Path) -> anyhow::Result<u64> {
         if let Target::Archive = self.target {
             let path = folder.join(ARCHIVE);
-            // The writer makes the digests right, and writes no manifest but a sound one: that is changed in place.
+            // The writer computes digests and writes only valid manifests, so the manifest is modified afterwards.
             let mut writer = ArchiveWriter::create(&path)?;
             for (name, data) in files.iter().filter(|(name, _)| *name != entry_names::MANIFEST) {
                 writer.add(name, "application/octet-stream", data)?;
@@ -176,7 +176,7 @@ fn one(name: &str, bytes: Vec<u8>) -> Files {
     Files::from([(name.to_owned(), bytes)])
 }
 
-/// The files of folders in `fixtures`, of the same name those of the last.
+/// The files of folders in `fixtures`; the last of equal names wins.
 fn folder(names: &[String]) -> anyhow::Result<Files> {
     let mut files = Files::new();
     for name in names {
@@ -191,7 +191,7 @@ fn folder(names: &[String]) -> anyhow::Result<Files> {
     Ok(files)
 }
 
-/// The entries of the archive that a source folder gives.
+/// The entries of the archive packed from a source folder.
 fn packed(source: &Files, preset: &str) -> anyhow::Result<Files> {
     let folder = tempfile::tempdir()?;
     for (name, data) in source {
@@ -212,10 +212,10 @@ fn entries(archive: &Archive) -> Files {
     archive.entries().map(|entry| (entry.name.to_owned(), entry.data.to_vec())).collect()
 }
 
-/// Puts another manifest into an archive in the place of its own, with the right checksum.
+/// Replaces the manifest in an archive, with a correct checksum.
 fn with_other_manifest(rng: &mut ChaCha8Rng, path: &Path) -> anyhow::Result<()> {
     let mut file = fs::read(path)?;
-    // The last entry; the directory behind it says where it starts.
+    // The last entry; the directory after it gives its offset.
     let find = |signature: &[u8], part: &[u8]| part.windows(4).rposition(|bytes| bytes == signature);
     let central = find(b"PK\x01\x02", &file).context("a central header")?;
     let field =
@@ -225,7 +225,7 @@ fn with_other_manifest(rng: &mut ChaCha8Rng, path: &Path) -> anyhow::Result<()> 
     let start = extra + usize::from(u16::from_le_bytes([file[local + 28], file[local + 29]]));
     let entry = start..start + bytes;
     let mut manifest = mutate_text(rng, &file[entry.clone()], &[]);
-    // It is written with line breaks and without, so there is room for something more.
+    // It is written with and without line breaks, so there is room for additions.
     manifest.truncate(entry.len());
     manifest.resize(entry.len(), b' ');
     file[entry.clone()].copy_from_slice(&manifest);
@@ -235,14 +235,14 @@ fn with_other_manifest(rng: &mut ChaCha8Rng, path: &Path) -> anyhow::Result<()> 
     Ok(fs::write(path, file)?)
 }
 
-/// The header of a safetensors file, and where its data starts.
+/// The header of a safetensors file, and the offset of its data.
 fn header_of(file: &[u8]) -> Option<(Value, usize)> {
     let (length, rest) = file.split_first_chunk::<8>()?;
     let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
     Some((serde_json::from_slice(rest.get(..length)?).ok()?, 8 + length))
 }
 
-/// Changes the header, with the right length before it, or any bytes.
+/// Changes the header, with a correct length field, or arbitrary bytes.
 fn safetensors(rng: &mut ChaCha8Rng, file: &[u8]) -> Vec<u8> {
     match header_of(file) {
         Some((_, start)) if below(rng, 4) > 0 => {
@@ -253,7 +253,7 @@ fn safetensors(rng: &mut ChaCha8Rng, file: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Changes the pickle of a torch checkpoint, or another entry, with the right checksum.
+/// Changes the pickle or another entry of a torch checkpoint, with a correct checksum.
 fn torch(rng: &mut ChaCha8Rng, file: &[u8]) -> Option<Vec<u8>> {
     if below(rng, 6) == 0 {
         return None;
@@ -275,7 +275,7 @@ fn torch(rng: &mut ChaCha8Rng, file: &[u8]) -> Option<Vec<u8>> {
     Some(writer.finish().ok()?.into_inner())
 }
 
-/// A template of pieces, or one with pieces put into it.
+/// A template made of snippets, or an existing one with snippets inserted.
 fn template(rng: &mut ChaCha8Rng, bytes: &[u8]) -> Vec<u8> {
     const PIECES: [&str; 58] = [
         "{% for m in messages %}",
@@ -350,7 +350,7 @@ fn template(rng: &mut ChaCha8Rng, bytes: &[u8]) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// Components of tokenizers, right, wrong and excessive ones.
+/// Tokenizer components: valid, invalid and excessive.
 fn components() -> Vec<Value> {
     let deep =
         |part: Value, key: &str| (0..50).fold(part, |inner, _| json!({"type": "Sequence", key: [inner]}));
@@ -391,7 +391,7 @@ fn components() -> Vec<Value> {
     ]
 }
 
-/// Values of a configuration that change what is computed.
+/// Values of a configuration that change the computation.
 fn configuration() -> Vec<Value> {
     vec![
         json!({"rope_type": "yarn", "factor": 1e30, "original_max_position_embeddings": 0}),

@@ -1,10 +1,10 @@
-//! Mutations of JSON that stay JSON, and mutations of its text.
+//! Mutations of JSON that keep it valid, and mutations of its text.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng as _;
 use serde_json::{Value, json};
 
-/// Longest mutated JSON.
+/// Maximum length of mutated JSON.
 const MOST_BYTES: usize = 8 << 20;
 
 /// A number below `limit`.
@@ -17,7 +17,7 @@ pub(super) fn pick<'a, T>(rng: &mut ChaCha8Rng, choices: &'a [T]) -> &'a T {
     &choices[below(rng, choices.len())]
 }
 
-/// Changes one to three places of a JSON text, or the text itself. `parts` are values that may take any place.
+/// Changes one to three places of a JSON text, or the text itself. `parts` are values to insert anywhere.
 pub(super) fn mutate_text(rng: &mut ChaCha8Rng, text: &[u8], parts: &[Value]) -> Vec<u8> {
     let Ok(mut value) = serde_json::from_slice::<Value>(text) else { return mutate_bytes(rng, text) };
     match below(rng, 8) {
@@ -28,20 +28,20 @@ pub(super) fn mutate_text(rng: &mut ChaCha8Rng, text: &[u8], parts: &[Value]) ->
                 mutate(rng, &mut value, parts);
             }
             let mutated = value.to_string().into_bytes();
-            // What repetitions of repetitions make is more than a limit on memory can tell from the mutation's own.
+            // Nested repetitions would exceed the memory limit by the size of the input alone.
             if mutated.len() > MOST_BYTES { mutate_bytes(rng, text) } else { mutated }
         }
     }
 }
 
-/// Flips bits, and puts extreme numbers, in bytes of any kind.
+/// Flips bits and inserts extreme numbers in arbitrary bytes.
 pub(super) fn mutate_bytes(rng: &mut ChaCha8Rng, bytes: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     for _ in 0..=below(rng, 6) {
         if bytes.is_empty() {
             break;
         }
-        // Headers come first, and small numbers decide more than data.
+        // Headers come first, and small numbers matter more than data.
         let reach = *pick(rng, &[64, 1024, 16 * 1024, usize::MAX]);
         let at = below(rng, bytes.len().min(reach));
         match below(rng, 5) {
@@ -132,7 +132,7 @@ fn mutate(rng: &mut ChaCha8Rng, value: &mut Value, parts: &[Value]) {
     }
 }
 
-/// JSON pointers of the values. Of many alike, such as a vocabulary, some say as much as all.
+/// JSON pointers of the values; of many similar ones, such as a vocabulary, only some.
 fn collect(value: &Value, place: String, places: &mut Vec<String>) {
     let few = |length: usize| if length > 50 { 8 } else { length };
     match value {
@@ -151,7 +151,7 @@ fn collect(value: &Value, place: String, places: &mut Vec<String>) {
     places.push(place);
 }
 
-/// A value that somebody forgot.
+/// A value that code may have overlooked.
 fn extreme(rng: &mut ChaCha8Rng) -> Value {
     match below(rng, 22) {
         0 => json!(0),

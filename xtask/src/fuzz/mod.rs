@@ -1,8 +1,8 @@
-//! Hostile input of every kind: mutations that know the structure of what they change, run through what reads it.
+//! Fuzzing with structure-aware mutations of every kind of input file.
 //!
-//! Each target runs in a process of its own, one case after the other; this process watches. A case must end within
-//! [`LIMIT_MS`] of processor time and [`LIMIT_MB`] beyond its own size, with a result or an error of bounded length:
-//! panics, signals and endless loops are findings. Cases follow from the seed and their number alone.
+//! Each target runs in a process of its own, case by case, under a watchdog. A case must end within [`LIMIT_MS`] of
+//! processor time and [`LIMIT_MB`] beyond its own size, with a result or an error of bounded length: panics, signals
+//! and endless loops are findings. A case follows from the seed and its number alone.
 
 mod case;
 mod json;
@@ -27,36 +27,36 @@ use crate::root;
 
 const LIMIT_MS: u64 = 1000;
 const LIMIT_MB: u64 = 200;
-/// Longest text of an error.
+/// Maximum length of an error.
 const LIMIT_TEXT: usize = 4096;
-/// A case that takes so long by the clock is stuck, however busy the machine is.
+/// A case that takes this long in wall-clock time is stuck, however busy the machine is.
 const STUCK: Duration = Duration::from_secs(60);
-/// Cases that one process runs. What the allocator keeps of earlier cases would otherwise count as a later one's.
+/// Cases per process, limited because memory retained by the allocator would count towards later cases.
 const CASES_PER_PROCESS: u64 = 500;
-/// Findings after which a target is given up.
+/// Findings after which a target is aborted.
 const MOST_FINDINGS: usize = 20;
 
 /// Options of `cargo xtask fuzz`
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// How long, over all targets
+    /// Total time in seconds, over all targets
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// What the cases follow from
+    /// Seed of the cases
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// One target, not all
+    /// Only this target
     #[arg(long, value_enum)]
     target: Option<Target>,
-    /// Run the case in a folder that an earlier run has kept
+    /// Run the case in a folder saved by an earlier run
     #[arg(long, value_name = "FOLDER", requires = "target")]
     replay: Option<PathBuf>,
-    /// Run cases in this process, from this number on
+    /// Run cases in this process, starting with this number
     #[arg(long, hide = true, requires = "target")]
     from: Option<u64>,
 }
 
-/// What came of the cases of one target.
+/// The results of one target.
 #[derive(Default)]
 struct Tally {
     cases: u64,
@@ -69,10 +69,10 @@ struct Tally {
 /// Runs the targets and prints a line for each.
 ///
 /// # Errors
-/// If there is any finding.
+/// If there are findings.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if !cfg!(debug_assertions) {
-        // Overflow wraps in a release build; the development build finds it, and tests have built it already.
+        // The development build checks for overflow, and tests have already built it.
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut again = Command::new(cargo);
         again.current_dir(root()).args(["run", "--quiet", "--package", "xtask", "--"]);
@@ -113,12 +113,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Folder of the case that a target runs.
+/// The folder of the case that a target runs.
 fn work_folder(target: Target) -> PathBuf {
     root().join("target/fuzz").join(format!("running-{}", target.name()))
 }
 
-/// Keeps the case that a target runs, for `--replay`; where.
+/// Saves a target's current case for `--replay`, and returns the path.
 fn keep(target: Target, seed: u64, index: u64) -> anyhow::Result<String> {
     let kept = root().join("target/fuzz").join(format!("{}-{seed}-{index}", target.name()));
     if kept.exists() {
@@ -128,7 +128,7 @@ fn keep(target: Target, seed: u64, index: u64) -> anyhow::Result<String> {
     Ok(kept.strip_prefix(root()).unwrap_or(&kept).display().to_string())
 }
 
-/// Runs a target's cases in processes that end early where a case ends them.
+/// Runs a target's cases in processes, which end early if a case crashes.
 fn watch(target: Target, seed: u64, time: Duration) -> anyhow::Result<Tally> {
     let (mut tally, mut next, until) = (Tally::default(), 0, Instant::now() + time);
     while tally.findings.len() < MOST_FINDINGS {
@@ -191,14 +191,14 @@ fn watch(target: Target, seed: u64, time: Duration) -> anyhow::Result<Tally> {
     Ok(tally)
 }
 
-/// A process that runs cases from `from` on.
+/// Starts a process that runs cases, starting with `from`.
 fn start(target: Target, seed: u64, from: u64, seconds: u64) -> anyhow::Result<Child> {
-    // The shell's limit: whatever a case asks for, the machine lives.
+    // The shell's limit protects the machine from any allocation.
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -v 12000000; exec \"$0\" \"$@\""]).arg(std::env::current_exe()?);
     command.args(["fuzz", "--target", target.name(), "--seed", &seed.to_string()]);
     command.args(["--from", &from.to_string(), "--seconds", &seconds.to_string()]);
-    // Processor time is then the time of the work.
+    // So that processor time equals elapsed time.
     command.env("RAYON_NUM_THREADS", "1");
     command.stdout(Stdio::piped()).spawn().context("a process for the cases")
 }
@@ -213,17 +213,17 @@ fn lines_of(child: &mut Child) -> Receiver<String> {
     receiver
 }
 
-/// Message and place of the last panic, whichever thread it was in.
+/// Message and location of the last panic in any thread.
 static LAST_PANIC: Mutex<Option<String>> = Mutex::new(None);
 
-/// Runs cases from `from` on and says on standard output how each ends.
+/// Runs cases, starting with `from`, and reports the result of each on standard output.
 fn cases(target: Target, seed: u64, from: u64, time: Duration) -> anyhow::Result<()> {
     panic::set_hook(Box::new(|info| {
         *LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner) = Some(info.to_string());
     }));
     let bases = Bases::load(target)?;
     let folder = work_folder(target);
-    // What is made once, such as tables and threads, is no case's memory.
+    // Memory for one-time initialization, such as tables and threads, does not count for a case.
     fresh(&folder)?;
     bases.write(0, &folder)?;
     if let Outcome::Refused(error) = target.run(&folder) {
@@ -242,7 +242,7 @@ fn cases(target: Target, seed: u64, from: u64, time: Duration) -> anyhow::Result
             break;
         }
         fresh(&folder)?;
-        // A mutation that the writer of archives refuses is none.
+        // Skip mutations that the archive writer refuses.
         let Ok(bytes) = bases.write_case(seed, index, &folder) else { continue };
         writeln!(out, "begin {index}")?;
         out.flush()?;

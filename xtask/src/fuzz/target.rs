@@ -1,4 +1,4 @@
-//! What is done with a case: what a user's command would do with the file.
+//! Running a case: what a user's command would do with the file.
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -18,7 +18,7 @@ use super::case::ARCHIVE;
 /// A kind of input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Target {
-    /// Archives, their entries changed and their digests right.
+    /// Archives with modified entries and correct digests.
     Archive,
     /// `tokenizer.json`.
     Tokenizer,
@@ -28,20 +28,20 @@ pub(super) enum Target {
     Gguf,
     /// Safetensors checkpoints, with and without an index.
     Safetensors,
-    /// Checkpoints of torch.
+    /// Torch checkpoints.
     Pickle,
-    /// Configurations, of the model and of the tokenizer.
+    /// Configurations of the model and of the tokenizer.
     Config,
-    /// Checkpoints of bitsandbytes.
+    /// bitsandbytes checkpoints.
     Bnb,
 }
 
-/// How a case ends if nothing is wrong.
+/// The expected outcomes of a case.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// With a result.
+    /// A result.
     Accepted,
-    /// With an error; its text.
+    /// An error and its text.
     Refused(String),
 }
 
@@ -79,7 +79,7 @@ impl Target {
 const TEXTS: [&str; 4] =
     ["Hello, world!  <|endoftext|>", "aaaa eeee 1234 \u{e9}\u{301}", "漢字 \u{0}\u{10ffff}", ""];
 
-/// What `inspect`, `verify --run`, `run` and `chat` do. One part's refusal does not end the others.
+/// As `inspect`, `verify --run`, `run` and `chat`. An error in one part does not end the others.
 fn archive(path: &Path) -> anyhow::Result<()> {
     let archive = Archive::open(path)?;
     let mut first = None;
@@ -162,7 +162,7 @@ fn render(template: &ChatTemplate) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Packs a source, and loads what comes of it: a package that packs runs.
+/// Packs a source and loads the package: a package that could be packed must run.
 fn packed(source: &Path, folder: &Path) -> anyhow::Result<()> {
     let target = folder.join("packed.aibit");
     let packed = pack(&ModelSource::open(source)?, &target, &PackOptions::default(), &());
@@ -182,8 +182,8 @@ fn packed(source: &Path, folder: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Whether an error says no more than that this text is too long for the model, or that weights are finite and what is
-/// computed of them is not.
+/// Whether an error only says that this text is too long for the model, or that finite weights give values that are
+/// not finite.
 fn is_of_this_text(error: &anyhow::Error) -> bool {
     matches!(
         error.downcast_ref(),

@@ -1,11 +1,11 @@
-//! Sizes of the shapes, their configurations, and what a token costs in them.
+//! Sizes of the shapes, their configurations, and the cost of a token.
 
 use anyhow::ensure;
 use serde_json::{Value, json};
 
 use super::{Options, Shape};
 
-/// What is common to the kinds of models here.
+/// Properties common to all kinds of models here.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Dimensions {
     pub(crate) kind: Kind,
@@ -22,7 +22,8 @@ pub(crate) struct Dimensions {
     theta: f64,
     /// Llama 3's scaling of the rotary frequencies.
     rope_factor: Option<f64>,
-    /// Added to the mean square in every norm: the source's, divided by the gain's mean square as the residual stream's is.
+    /// Added to the mean square in every norm: the original value, divided by the gain's mean square, like the
+    /// residual stream.
     epsilon: f64,
 }
 
@@ -34,11 +35,11 @@ pub(crate) enum Kind {
     Qwen2,
 }
 
-/// SmolLM2's; that of Llama 3 or Qwen2 would make the head the largest part of the small ones.
+/// SmolLM2's vocabulary; that of Llama 3 or Qwen2 would make the head the largest part of the small models.
 const VOCABULARY: usize = 49_152;
 
 impl Dimensions {
-    /// Those of `shape`, checked against what `options` ask of it.
+    /// The dimensions of `shape`, checked against `options`.
     pub(crate) fn of(shape: Shape, options: &Options) -> anyhow::Result<Self> {
         let llama = Self {
             kind: Kind::Llama,
@@ -158,13 +159,13 @@ impl Dimensions {
         (squares / self.hidden as f32).sqrt()
     }
 
-    /// Multiplications of one token with the matrices of all layers.
+    /// Multiplications per token in the matrices of all layers.
     pub(crate) fn layer_products(&self) -> usize {
         let attention = self.hidden * self.head_dim * 2 * (self.heads + self.kv_heads);
         self.layers * (attention + self.hidden * self.inner * self.matrices_in_mlp())
     }
 
-    /// Bytes that a token reads of weights in int8: a code for each of them, a scale for each of their rows, and the head.
+    /// Bytes of int8 weights read per token: codes, row scales, and the head.
     pub(crate) fn bytes_per_token(&self) -> usize {
         let attention = (self.heads + 2 * self.kv_heads) * self.head_dim + self.hidden;
         let mlp = (self.matrices_in_mlp() - 1) * self.inner + self.hidden;

@@ -1,8 +1,8 @@
 //! Models of real shapes with seeded weights, for measurements that need no download.
 //!
-//! Weights are random, what they compute is sane: layers behind a norm are divided by the root mean square of its gain, so
-//! that the same activations come out of them at any gain; logits spread as those of a trained model, so that a KL
-//! divergence means something.
+//! Weights are random, but activations are realistic: layers after a norm are divided by the root mean square of its
+//! gain, so that activations are the same for any gain; logits have the spread of a trained model's, so that a KL
+//! divergence is meaningful.
 
 mod dimensions;
 mod normal;
@@ -21,10 +21,10 @@ pub(crate) use self::dimensions::Dimensions;
 pub(crate) use self::normal::{Normal, stream};
 use crate::root;
 
-/// Bumped whenever the same options give other bytes.
+/// Increased whenever the same options give other bytes.
 const VERSION: u32 = 2;
 
-/// The shapes there are.
+/// The available shapes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Shape {
@@ -48,27 +48,27 @@ pub(crate) enum Shape {
     Qwen2Small,
 }
 
-/// What differs from a plain model of the shape.
+/// Deviations from a plain model of the shape.
 #[derive(Clone, Debug, PartialEq, clap::Args, Serialize)]
 pub(crate) struct Options {
-    /// Gain of every norm; the layers behind are divided by it, so that all gains compute the same
+    /// Gain of every norm; the following layers are divided by it, so that every gain computes the same function
     #[arg(long, value_name = "GAIN", default_value_t = 1.0, value_parser = positive)]
     pub(crate) norms: f32,
-    /// Channels of every norm whose gain is 25 times the others'
+    /// Number of channels of every norm whose gain is 25 times the others'
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) outliers: usize,
-    /// Euclidean norm of every layer's key bias (Qwen2 shapes), all in the slowest quarter of the rotated pairs, as in
-    /// Qwen2.5: within some thousand positions it moves no attention weight
+    /// Euclidean norm of every layer's key bias (Qwen2 shapes), all in the slowest quarter of the rotated pairs, as
+    /// in Qwen2.5: within some thousand positions it does not change attention weights
     #[arg(long, value_name = "NORM", default_value_t = 0.0, value_parser = not_negative)]
     pub(crate) key_bias: f32,
-    /// One value channel of every head at so many times the others (all shapes but gpt2); the columns behind it are
-    /// divided by the square root
+    /// Factor of one value channel of every head relative to the others (all shapes except gpt2); the columns that
+    /// read it are divided by its square root
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = positive)]
     pub(crate) value_channel: f32,
-    /// So many layers instead of all
+    /// Number of layers, instead of all
     #[arg(long, value_name = "N")]
     pub(crate) layers: Option<usize>,
-    /// Other weights of the same kind
+    /// Seed of the weights
     #[arg(long, value_name = "N", default_value_t = 1337)]
     pub(crate) seed: u64,
 }
@@ -87,12 +87,12 @@ pub(crate) struct Args {
     shape: Shape,
     #[command(flatten)]
     options: Options,
-    /// Where to put the model [default: a folder below target/bench named after shape and options]
+    /// The folder to write [default: a folder in target/bench named after shape and options]
     #[arg(short, long, value_name = "FOLDER")]
     output: Option<PathBuf>,
 }
 
-/// Makes the model that `args` describe and returns its folder.
+/// Creates the model that `args` describe and returns its folder.
 pub(crate) fn run(args: &Args) -> anyhow::Result<PathBuf> {
     match &args.output {
         None => make(args.shape, &args.options),
@@ -103,7 +103,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<PathBuf> {
     }
 }
 
-/// The model's folder below `target/bench`, made if it is not there as a whole.
+/// The model's folder in `target/bench`, created unless complete.
 pub(crate) fn make(shape: Shape, options: &Options) -> anyhow::Result<PathBuf> {
     let folder = root().join("target/bench").join(options.label(shape));
     make_in(&folder, shape, options)?;
@@ -111,7 +111,7 @@ pub(crate) fn make(shape: Shape, options: &Options) -> anyhow::Result<PathBuf> {
 }
 
 fn make_in(folder: &Path, shape: Shape, options: &Options) -> anyhow::Result<()> {
-    // Written last: says that all files are there, and what they hold.
+    // Written last: a marker that all files are complete, with their parameters.
     let stamp = folder.join("shape.json");
     let wanted = serde_json::to_vec_pretty(
         &serde_json::json!({ "version": VERSION, "shape": shape, "options": options }),
@@ -139,7 +139,7 @@ fn make_in(folder: &Path, shape: Shape, options: &Options) -> anyhow::Result<()>
 }
 
 impl Options {
-    /// A file name: the shape and every option that is not the default.
+    /// A file name: the shape and every non-default option.
     pub(crate) fn label(&self, shape: Shape) -> String {
         let mut label = shape.name();
         let default = Self::default();
