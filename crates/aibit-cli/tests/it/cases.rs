@@ -1,5 +1,5 @@
-//! `fixtures/cases`: models as people have them, each with what transformers, llama.cpp or jinja2 make of it.
-//! The README there says how a case is read.
+//! `fixtures/cases`: variants of published models, each with the result of transformers, llama.cpp or jinja2. The
+//! README there describes the format of a case.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,7 @@ enum Expect {
     One(Way),
 }
 
-/// One way of being right.
+/// An acceptable outcome.
 #[derive(Deserialize, Debug)]
 #[serde(deny_unknown_fields)]
 struct Way {
@@ -46,7 +46,7 @@ struct Way {
     run_refused_with: Option<Vec<String>>,
 }
 
-/// What became of a case.
+/// The outcome of a case.
 #[derive(Debug)]
 enum Found {
     Refused(String),
@@ -77,7 +77,7 @@ impl Way {
     }
 }
 
-/// Whether every word is in the message, in whatever case; `a|b` is either.
+/// Whether every word is in the message, ignoring case; `a|b` is either.
 fn holds(message: &str, words: &[String]) -> bool {
     let message = message.to_lowercase();
     words.iter().all(|word| word.split('|').any(|word| message.contains(&word.to_lowercase())))
@@ -134,7 +134,7 @@ fn found(case: &Case) -> Found {
     Found::Ran { notes, report: support::parse_json(&stdout) }
 }
 
-/// Runs the cases whose names begin with `group`.
+/// Runs the cases whose names start with `group`.
 fn check(group: &str) {
     let json = fs::read(fixtures().join("cases/cases.json")).expect("cases");
     let cases: Vec<Case> = serde_json::from_slice(&json).expect("cases");

@@ -16,7 +16,7 @@ const TEMPLATE: &str = "{% for message in messages %}{{ message.role }}: {{ mess
     {% endfor %}{% if add_generation_prompt %}assistant:{% endif %}";
 const GREEDY: [&str; 4] = ["-n", "12", "--temp", "0"];
 
-/// What the template makes of a conversation that the assistant continues.
+/// The template's output for a conversation that the assistant continues.
 fn rendered(messages: &[(&str, &str)]) -> String {
     let lines: String =
         messages.iter().map(|(role, content)| format!("{role}: {}\n", content.trim())).collect();
@@ -40,20 +40,20 @@ pub(crate) fn chat_int8() -> &'static str {
     })
 }
 
-/// The conversation that `input` leads to.
+/// The conversation for `input`.
 #[track_caller]
 fn chat(options: &[&str], input: &str) -> Outcome {
     run_with(shelf(), &[&["chat", chat_int8()], &GREEDY[..], options].concat(), input, &[])
 }
 
-/// What the model says after `prompt`.
+/// The model's continuation of `prompt`.
 #[track_caller]
 fn continuation(prompt: &str) -> String {
     let report = json(shelf(), &[&["run", chat_int8(), "-p", prompt], &GREEDY[..]].concat());
     text(&report["text"]).to_owned()
 }
 
-/// What is printed and complained about, without a single answer.
+/// Output and errors without any answer.
 #[track_caller]
 fn silent(input: &str) -> (String, String) {
     let Outcome { code, stdout, stderr } = chat(&[], input);
@@ -88,7 +88,7 @@ fn each_turn_says_what_run_says_of_the_whole_conversation() {
     let input = "Who are you?\nAnd what can you do?\nThank you.\n";
     let Outcome { code, stdout, stderr } = chat(&["--system", "Be brief."], input);
     assert_eq!((code, stdout.as_str(), stderr.as_str()), (Some(0), expected.as_str(), ""));
-    // Line ends of another system, empty lines, and no end of the last line change nothing.
+    // CRLF line ends, empty lines, and a missing newline at the end make no difference.
     let other = "Who are you?\r\n\r\n   \nAnd what can you do?\r\nThank you.";
     assert_eq!(chat(&["--system", "Be brief."], other).stdout, expected);
 
@@ -142,7 +142,7 @@ fn several_lines_begin_and_end_beside_text() {
     assert_eq!(chat(&[], "\"\"\"one line\"\"\"\n").stdout, format!("{expected}\n"));
 }
 
-/// The conversation that these bytes lead to.
+/// The conversation for these bytes.
 #[track_caller]
 fn chat_bytes(input: &[u8]) -> Outcome {
     let output = assert_cmd::Command::new(env!("CARGO_BIN_EXE_aibit"))
@@ -241,7 +241,7 @@ fn tiny_with(template: &str) -> (tempfile::TempDir, &'static str) {
     let model = Tiny::new().write("chat_template.jinja", template.as_bytes());
     let folder = temporary_folder();
     let source = model.path().to_str().expect("a UTF-8 path");
-    // A template that fails is noted, and packed.
+    // A template that fails is noted and packed.
     let Outcome { code, stderr, .. } =
         run_with(folder.path(), &["pack", source, "-o", "tiny.aibit", "-q", "int8"], "", &[]);
     assert_eq!(code, Some(0), "{stderr}");
@@ -250,7 +250,7 @@ fn tiny_with(template: &str) -> (tempfile::TempDir, &'static str) {
 
 #[test]
 fn special_tokens_in_messages_are_text_unless_they_are_allowed() {
-    // The vocabulary's only special token, of the template and of the message.
+    // The vocabulary's only special token, in the template and in the message.
     let (folder, archive) = tiny_with("<|endoftext|>{{ messages[0].content | trim }}!");
     let ids = |args: &[&str]| {
         json(folder.path(), &[&["run", archive, "-n", "1"], args].concat())["prompt_ids"].clone()
@@ -265,7 +265,7 @@ fn special_tokens_in_messages_are_text_unless_they_are_allowed() {
     let allowed = ids(&["-p", "a<|endoftext|>b", "--chat", "--allow-special"]);
     assert_eq!(allowed, ids(&["-p", "<|endoftext|>a<|endoftext|>b!"]));
     assert_eq!(count(&allowed), Some(2));
-    // Where nothing special is written, nothing changes.
+    // Without special tokens nothing changes.
     assert_eq!(ids(&["-p", " a b ", "--chat"]), ids(&["-p", "<|endoftext|>a b!"]));
     assert!(refuses(folder.path(), &["run", archive, "-p", "x", "--allow-special"]).contains("--chat"));
     let said = |options: &[&str]| {
@@ -355,7 +355,7 @@ fn a_hostile_template_is_an_error_message() {
     let (folder, archive) = tiny_with("{{ ''.__class__.__base__.__subclasses__() }}");
     assert_snapshot!(run(folder.path(), archive), @"error: chat_template.jinja, chat template: line 1: access to attribute '__class__' is unsafe");
 
-    // In a conversation it is a message for each turn, and nothing is kept of the turn.
+    // In a conversation the error is shown for each turn, and the turn is discarded.
     let (folder, archive) = tiny_with("{{ raise_exception('no\u{1b}[2J ' ~ messages | length) }}");
     let Outcome { code, stdout, stderr } =
         run_with(folder.path(), &["chat", archive], "hello\nhello\n/history\n", &[]);
@@ -422,7 +422,7 @@ fn an_interrupt_ends_a_program_that_waits_for_a_line() {
     stdin.write_all(b"/help\n").expect("written");
     let mut help = vec![0; 100];
     stdout.read_exact(&mut help).expect("the help");
-    // It may not wait yet; then the next one ends it.
+    // The signal handler may not be installed yet; then a later signal ends it.
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     let status = loop {
         let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status();

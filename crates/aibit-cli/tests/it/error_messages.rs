@@ -1,5 +1,4 @@
-//! Every way to be wrong has a message that says what, where and what to do; exit code 2; nothing on standard
-//! output.
+//! Every error has a message that says what is wrong, where, and what to do; exit code 2; nothing on standard output.
 
 use std::fs;
 use std::path::Path;
@@ -16,7 +15,7 @@ use crate::torch_file;
 // ---------------------------------------------------------------------------------------------
 // Archives.
 
-/// The message about a file of these bytes that is opened as an archive.
+/// The message for opening a file with these bytes as an archive.
 #[track_caller]
 fn inspect(bytes: &[u8]) -> String {
     let folder = temporary_folder();
@@ -120,7 +119,7 @@ fn a_flipped_byte_in_the_manifest() {
 // ---------------------------------------------------------------------------------------------
 // Models.
 
-/// The message about packing this model, which must leave no file.
+/// The message for packing this model, which must leave no file.
 #[track_caller]
 fn pack(model: &Tiny, options: &[&str]) -> String {
     let args = [&["pack", "tiny", "-o", "out.aibit"], options].concat();
@@ -255,7 +254,7 @@ fn integer_weights() {
     assert_snapshot!(pack(&model, &[]), @"error: tensor `transformer.h.0.mlp.c_fc.weight`: has element type I32; F32, F16 and BF16 can be packed");
 }
 
-/// The tiny model with one element of one tensor set.
+/// The tiny model with one element of one tensor changed.
 fn with_value(name: &str, index: usize, value: f32) -> Tiny {
     Tiny::new().edit_tensors(|tensors| {
         let tensor = tensors.get_mut(name).expect("a tensor");
@@ -290,7 +289,7 @@ fn a_tokenizer_larger_than_the_vocabulary() {
         table.shape[0] = 500;
         table.data.truncate(500 * 64 * 4);
     });
-    // The ids that have rows are right; a text that needs another is refused when it is met.
+    // Ids with a row in the embedding work; a text that contains another is refused when it occurs.
     let packed = run(model.around(), &["pack", "tiny", "-o", "out.aibit"]);
     assert_eq!(packed.code, Some(0));
     assert_snapshot!(packed.stderr, @r#"note: the embedding has 500 rows and none for ");" (500), "+=" (501), ".." (502), "//" (503), "04" (504) and 7 more: texts with such a token are refused"#);
@@ -549,7 +548,7 @@ fn an_unknown_instruction_set() {
 // ---------------------------------------------------------------------------------------------
 // Options of `eval`.
 
-/// The message about measuring the tiny model on `text`.
+/// The message for evaluating the tiny model on `text`.
 #[track_caller]
 fn eval(text: &str, options: &[&str]) -> String {
     let folder = temporary_folder();
@@ -595,9 +594,9 @@ fn a_base_of_a_shorter_context() {
 }
 
 // ---------------------------------------------------------------------------------------------
-// Where to write.
+// Output paths.
 
-/// Packs the tiny model into `folder`, which refuses it.
+/// Packs the tiny model into `folder`, which is not writable.
 #[track_caller]
 fn pack_into(model: &Tiny, folder: &Path) -> String {
     let target = folder.join("out.aibit");
@@ -627,7 +626,7 @@ fn a_target_in_a_folder_that_is_read_only() {
     fs::create_dir(&folder).expect("a folder");
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o555)).expect("permissions");
     if crate::support::is_writable(&folder).expect("a folder") {
-        // The superuser is not kept out by permissions, but nobody may create a file in /proc.
+        // Permissions do not stop root, but nobody can create a file in /proc.
         if cfg!(target_os = "linux") {
             assert!(pack_into(&model, Path::new("/proc")).contains("cannot create a file in /proc"));
         }

@@ -13,8 +13,8 @@ use crate::support::{json, refuses, shelf, small_f32, temporary_folder, text};
 const TEXT: &str = "The city lies on both banks of the river. Its market was held on the bridge until the flood, and \
     the merchants then moved to the square in front of the church, where they have remained to this day.";
 
-/// The mean of what the model loses on the tokens at `scored` of the text, each window computed on its own with
-/// `first` in the place of its first token: sums of probabilities in f64, one token at a time.
+/// The mean loss on the tokens at `scored` of the text, with each window computed on its own and `first` in place of
+/// its first token: sums of probabilities in f64, one token at a time.
 fn by_hand(
     windows: &[std::ops::Range<usize>],
     scored: impl Fn(usize) -> bool,
@@ -62,8 +62,8 @@ fn check(report: &Value, (mean, scored): (f64, usize)) {
 
 #[test]
 fn second_halves_are_those_of_llama_cpp() {
-    // tools/perplexity/perplexity.cpp: of a window of n tokens the logits of n/2 .. n-1 (exclusive) are scored, against
-    // the tokens one further; only whole windows count, and GPT-2's tokenizer adds no BOS.
+    // tools/perplexity/perplexity.cpp: of a window of n tokens the logits of n/2 .. n-1 (exclusive) are scored
+    // against the following tokens; only whole windows count, and GPT-2's tokenizer adds no BOS.
     let tokens = eval(&[])["tokens"].as_u64().expect("a number") as usize;
     for n in [8_usize, 11] {
         assert!(!tokens.is_multiple_of(n), "there is a rest to leave out");

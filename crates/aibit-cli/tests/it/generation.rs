@@ -1,4 +1,4 @@
-//! `aibit run`: which tokens, when it stops, and how it behaves as a process.
+//! `aibit run`: generated tokens, stop conditions, and behaviour as a process.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -66,7 +66,7 @@ fn a_stop_string_ends_the_text_before_it() {
     let args = ["run", small_int8(), "-p", PROMPT, "-n", "16"];
     let report = json(shelf(), &args);
     let whole = text(&report["text"]);
-    // From the middle of one word to the middle of the next: across a border of tokens.
+    // From the middle of one word to the middle of the next, across a token boundary.
     let (second, _) = whole.match_indices(' ').nth(4).expect("several words");
     let stop = &whole[second - 2..second + 2];
     let expected = &whole[..whole.find(stop).expect("it stands there")];
@@ -158,7 +158,7 @@ fn generation_ends_where_the_context_does() {
     let whole = json(shelf(), &args);
     assert_eq!(text(&whole["stop_reason"]), "context");
     let length = |report: &Value| ids(&report["prompt_ids"]).len() + ids(&report["generated_ids"]).len();
-    // The last token takes no position: nothing is computed from it.
+    // The last token needs no position: nothing is computed from it.
     assert_eq!(length(&whole), 128 + 1);
     let all = json(shelf(), &[&args[..], &["-c", "0"]].concat());
     assert_eq!(all["generated_ids"], whole["generated_ids"]);
@@ -210,7 +210,7 @@ fn profiles_and_threads_give_the_ids_that_they_promise() {
 fn random_bytes_of_a_model_become_whole_characters() {
     let mut replaced = BTreeSet::new();
     for seed in ["1", "2", "3", "4"] {
-        // The random model writes halves of characters all the time.
+        // The random model often generates partial characters.
         let sampling = ["--temp", "3", "--top-k", "0", "--top-p", "1", "--min-p", "0", "--seed", seed];
         let args = [&["run", tiny_int8(), "-p", "é", "-n", "100", "--ignore-eos"], &sampling[..]].concat();
         let printed = succeeds(shelf(), &args); // fails unless it is UTF-8
@@ -228,7 +228,7 @@ mod processes {
     use super::*;
     use crate::support::spawn;
 
-    /// Long enough to be interrupted: to the end of the context.
+    /// Long enough to be interrupted: up to the end of the context.
     const LONG: [&str; 6] = ["-p", PROMPT, "-n", "-1", "--ignore-eos", "-t1"];
 
     #[test]

@@ -1,4 +1,4 @@
-//! Archives whose graphs ask for far more memory than their weights have: results or errors, within bounds.
+//! Archives whose graphs need far more memory than their weights: results or errors, within limits.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 
 use crate::support::{Outcome, shelf, temporary_folder, tiny_int8};
 
-/// A stored tensor: its name, its scheme, its shape, and its bytes.
+/// A stored tensor: name, scheme, shape and bytes.
 type Stored = (&'static str, Scheme, Vec<usize>, Vec<u8>);
 
-/// Writes an archive of these parameters and this graph, with everything else of the tiny model.
+/// Writes an archive with these parameters and this graph, and everything else from the tiny model.
 fn write(target: &Path, parameters: &[Stored], graph: &Value) {
     let old = Archive::open(shelf().join(tiny_int8())).expect("an archive");
     let layout: Vec<(String, Dtype, Vec<usize>)> = parameters
@@ -50,7 +50,7 @@ fn write(target: &Path, parameters: &[Stored], graph: &Value) {
     writer.finish(manifest).expect("finish");
 }
 
-/// Runs the binary with an address space of `megabytes`.
+/// Runs the binary with an address space limited to `megabytes`.
 fn run_within(megabytes: usize, folder: &Path, args: &[&str]) -> Outcome {
     let script = format!("ulimit -v {} && exec \"$0\" \"$@\"", megabytes * 1024);
     let output = Command::new("sh")
@@ -67,7 +67,7 @@ fn run_within(megabytes: usize, folder: &Path, args: &[&str]) -> Outcome {
 const PROMPT: &str =
     "One two three four five six seven eight nine ten eleven twelve, and back again to where we were.";
 
-/// The rows of logits would take 480 MB, of an archive of 4 MB.
+/// The rows of logits would need 480 MB, for an archive of 4 MB.
 #[test]
 fn logits_of_a_huge_vocabulary_are_computed_row_by_row() {
     const VOCABULARY: usize = 1 << 21;
@@ -98,7 +98,7 @@ fn logits_of_a_huge_vocabulary_are_computed_row_by_row() {
     assert!(stderr.contains("no memory for the logits of a window: "), "{stderr}");
 }
 
-/// Eight tables of angles and the values would take 1.5 GB for the whole prompt.
+/// Eight tables of angles and the values would need 1.5 GB for the whole prompt.
 #[test]
 fn wide_values_and_tables_of_angles_shorten_a_pass() {
     const PAIRS: usize = 1 << 18;

@@ -1,4 +1,4 @@
-//! Models that come from other engines' formats and leave for them: no code changes on the way.
+//! Conversion from and to other engines' formats without changing codes.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,7 +24,7 @@ fn tiny(checkpoint: &str) -> TempDir {
     for from in [golden(checkpoint), golden("tokenizer")] {
         for file in fs::read_dir(from).expect("fixture") {
             let file = file.expect("file").path();
-            // Fixtures may be read-only; a copy of their content is not.
+            // Fixtures may be read-only, so their contents are copied.
             fs::write(folder.join(file.file_name().expect("name")), fs::read(&file).expect("file"))
                 .expect("written");
         }
@@ -32,7 +32,7 @@ fn tiny(checkpoint: &str) -> TempDir {
     around
 }
 
-/// Every tensor of one safetensors file in the other, byte for byte, and no other there.
+/// Checks that two safetensors files have the same tensors, byte for byte.
 pub(crate) fn same_tensors(found: &Path, expected: &Path) {
     let [found, expected] = [found, expected].map(|path| fs::read(path).expect("weights"));
     let found = SafeTensors::deserialize(&found).expect("safetensors");
@@ -69,7 +69,7 @@ fn checkpoints_of_bitsandbytes_come_and_go_without_a_change() {
         let key = "quantization_config";
         let is_eight = checkpoint == "int8";
         for (name, value) in theirs[key].as_object().expect("settings") {
-            // For 8 bits the settings of 4 bits mean nothing, and the other way round.
+            // For 8 bits the settings of 4 bits have no effect, and vice versa.
             if name.starts_with("bnb_4bit") == is_eight {
                 continue;
             }
@@ -140,11 +140,11 @@ fn gguf_files_come_and_go_byte_for_byte() {
         succeeds(folder, &["export", "again.aibit", "--to", "gguf", "-o", "again.gguf", "--force"]);
         let [first, second] = [&file, "again.gguf"].map(|name| fs::read(folder.join(name)).expect("file"));
         assert!(first == second, "{preset}: {} and {} bytes", first.len(), second.len());
-        // What cannot be read is said of the file that it is.
+        // An error about an unreadable file names the problem of its own format.
         fs::write(folder.join("cut.gguf"), &first[..first.len() / 2]).expect("written");
         let message = refuses(folder, &["diff", &archive, "cut.gguf"]);
         assert!(message.contains("the file is truncated"), "{message}");
-        // And it computes the same from either.
+        // Both compute the same.
         let ids = |archive: &str| {
             json(folder, &["run", archive, "-p", "Row by row", "-n", "8"])["generated_ids"].clone()
         };
@@ -163,7 +163,7 @@ fn a_folder_of_floats_holds_the_values() {
     for change in found["changed"].as_array().expect("changes") {
         assert_eq!(change["max_error"], 0.0, "{change}");
     }
-    // The plain model once more: Conv1D's orientation and names are those of its own folder.
+    // The plain model again: a folder has Conv1D's orientation and names.
     succeeds(folder, &["pack", "source", "-o", "f32.aibit", "-q", "f32"]);
     succeeds(folder, &["export", "f32.aibit", "--to", "hf", "--dtype", "f32", "-o", "same"]);
     same_tensors(&folder.join("same/model.safetensors"), &golden("fp32/model.safetensors"));
@@ -208,7 +208,7 @@ fn a_gguf_file_is_inspected() {
     {
         assert!(text.contains(expected), "{expected}: {text}");
     }
-    // The tokenizer of either splits text alike.
+    // Both tokenizers split text alike.
     for file in ["a.gguf", "a.aibit"] {
         let tokenizer = succeeds(folder, &["inspect", file, "--tokenizer"]);
         let tokenizer: Value = serde_json::from_str(&tokenizer).expect("JSON");
@@ -233,7 +233,7 @@ fn another_family_is_refused_by_name() {
     assert!(message.contains("the model is of the family \"bert\""), "{message}");
 }
 
-/// The refusal of a checkpoint of bitsandbytes after a change to its tensors.
+/// The error for a bitsandbytes checkpoint with modified tensors.
 fn after(checkpoint: &str, edit: impl FnOnce(&mut BTreeMap<String, SourceTensor>)) -> String {
     let around = tiny(checkpoint);
     let path = around.path().join("source/model.safetensors");
@@ -338,7 +338,7 @@ fn damaged_four_bit_checkpoints_are_refused() {
     assert!(message.contains("has element type U8"), "{message}");
 }
 
-/// The same bytes under another type, as `bnb_4bit_quant_storage` makes them, and absmax in fewer bits.
+/// The same bytes with another dtype, as created by `bnb_4bit_quant_storage`, and absmax in fewer bits.
 #[test]
 fn other_storage_types_of_four_bits_are_read() {
     let around = tiny("nf4");
@@ -435,7 +435,8 @@ fn the_archive_of_the_proof_of_concept_is_taken_over() {
     let [packed, converted] =
         ["b.aibit", "converted.aibit"].map(|name| fs::read(folder.join(name)).expect("file"));
     assert!(packed == converted);
-    // Without a configuration the sizes are those of the tensors, but heads are 64 wide in every GPT-2: here one of them.
+    // Without a configuration, sizes are taken from tensors, but heads have 64 elements in every GPT-2: here one
+    // head.
     make("without.aibit", None);
     succeeds(folder, &["pack", "without.aibit", "-o", "c.aibit"]);
     let text = succeeds(folder, &["diff", "a.aibit", "c.aibit", "--codes"]);
@@ -450,7 +451,7 @@ fn an_archive_is_written_anew() {
     succeeds(folder, &["convert", "a.aibit", "-o", "b.aibit"]);
     let mut file = fs::read(folder.join("a.aibit")).expect("file");
     assert!(file == fs::read(folder.join("b.aibit")).expect("file"), "the same version gives the same bytes");
-    // A changed byte of the weights is found and nothing is written.
+    // A changed byte of the weights is detected, and nothing is written.
     let at = file.windows(8).position(|bytes| bytes == b"{\"__meta").expect("weights") + 100_000;
     file[at] ^= 1;
     fs::write(folder.join("a.aibit"), file).expect("written");

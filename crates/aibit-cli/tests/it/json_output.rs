@@ -1,4 +1,4 @@
-//! What the commands print for programs: the fields and their types, which other programs rely on.
+//! JSON output of the commands: fields and types, on which other programs depend.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,7 +12,7 @@ use crate::support::{
 };
 use crate::text_output::TEXT;
 
-/// Every path in a value with the types found there, one a line.
+/// Every path in a value with the types found there, one per line.
 fn structure(value: &Value) -> String {
     fn walk(path: &str, value: &Value, lines: &mut BTreeSet<String>) {
         let kind = match value {
@@ -37,7 +37,7 @@ fn structure(value: &Value) -> String {
     lines.into_iter().filter(|line| line != ": object").collect::<Vec<_>>().join("\n")
 }
 
-/// Fails unless every path of the list, such as `timings.load_ms`, is there.
+/// Fails unless every path in the list, such as `timings.load_ms`, is present.
 #[track_caller]
 fn has(value: &Value, fields: &[&str]) {
     for field in fields {
@@ -64,7 +64,7 @@ fn pack() {
 #[test]
 fn run_greedy() {
     let mut report = json(shelf(), &["run", small_int8(), "-p", "Once upon a time", "-n", "4", "-t", "2"]);
-    // Only where the system tells.
+    // Only where the system reports it.
     report.as_object_mut().expect("an object").remove("peak_rss_bytes");
     insta::assert_snapshot!("run", structure(&report));
     has(
@@ -149,7 +149,7 @@ fn inspect_with_recipe() {
         (Some(25), Some(6)),
         "six blocks of four layers, and the head"
     );
-    // Nothing was measured, and nothing has a choice.
+    // Nothing was measured, and there was no choice.
     let report = json(shelf(), &["inspect", "--recipe", small_f32()]);
     assert_eq!(report.get("measured_tokens"), None);
     assert!(report["layers"].as_array().expect("layers").iter().all(|layer| layer["reason"] == "default"));
@@ -276,7 +276,7 @@ fn bench_in_other_forms() {
     assert!(csv.lines().all(|line| line.split(',').count() == 10), "{csv}");
 }
 
-/// The object that stands for the error of a run with `--json`, and what standard error says.
+/// The error object of a run with `--json`, and the text on standard error.
 #[track_caller]
 fn error(folder: &Path, args: &[&str]) -> (Value, String) {
     let outcome = run(folder, &[args, &["--json"]].concat());
@@ -336,7 +336,7 @@ fn errors_have_a_code() {
         if let Some(hint) = error["hint"].as_str() {
             assert!(stderr.contains(hint), "{args:?}: {stderr}");
         }
-        // The same text as without --json, but where it is about the arguments.
+        // The same text as without --json, except for errors in the arguments.
         let without = run(folder.path(), args).stderr;
         assert!(code == "usage" || without == stderr, "{args:?}: {without} against {stderr}");
     }

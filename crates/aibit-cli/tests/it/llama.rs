@@ -1,4 +1,4 @@
-//! Models of the Llama family come from one format and leave for another without a change.
+//! Conversion of Llama-family models between formats without changes.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,7 +26,7 @@ fn tiny(variant: &str) -> TempDir {
     for from in [golden(&format!("tiny-llama/{variant}")), golden("tiny-gpt2/tokenizer")] {
         for file in fs::read_dir(from).expect("fixture") {
             let file = file.expect("file").path();
-            // Fixtures may be read-only; a copy of their content is not.
+            // Fixtures may be read-only, so their contents are copied.
             fs::write(folder.join(file.file_name().expect("name")), fs::read(&file).expect("file"))
                 .expect("written");
         }
@@ -34,7 +34,7 @@ fn tiny(variant: &str) -> TempDir {
     around
 }
 
-/// Every tensor of a safetensors file of floats, as F32 bits.
+/// Every tensor of a floating-point safetensors file, as F32 bits.
 fn values(path: &Path) -> BTreeMap<String, (Vec<usize>, Vec<u32>)> {
     let file = fs::read(path).expect("weights");
     let tensors = SafeTensors::deserialize(&file).expect("safetensors").tensors();
@@ -61,7 +61,7 @@ fn same_values(found: &Path, expected: &Path) {
     }
 }
 
-/// The ids that transformers continues the variant's prompt by, after that prompt.
+/// The ids with which transformers continues the variant's prompt, after that prompt.
 fn sequence(variant: &str) -> Vec<u32> {
     let file = fs::read(golden("tiny-llama/expected.safetensors")).expect("golden file");
     let file = SafeTensors::deserialize(&file).expect("safetensors");
@@ -93,7 +93,7 @@ fn floats_leave_for_gguf_and_come_back() {
         succeeds(folder, &["pack", "a.gguf", "-o", "b.aibit", "-q", "keep"]);
         let text = succeeds(folder, &["diff", "a.aibit", "b.aibit", "--codes"]);
         assert!(text.trim().starts_with("no difference in "), "{variant}: {text}");
-        // Not by our own comparison alone: the values are those of the checkpoint, under its names.
+        // Not only by our own comparison: the values are the checkpoint's, under its names.
         succeeds(folder, &["export", "b.aibit", "--to", "hf", "--dtype", "f32", "-o", "out"]);
         same_values(
             &folder.join("out/model.safetensors"),
@@ -108,7 +108,7 @@ fn floats_leave_for_gguf_and_come_back() {
         assert_eq!(ids("a.aibit"), ids("b.aibit"), "{variant}");
         succeeds(folder, &["export", "b.aibit", "--to", "gguf", "-o", "b.gguf"]);
         if variant != "mistral" {
-            // Of a Mistral the file says that it is a Llama, as llama.cpp's own does.
+            // A GGUF file of a Mistral has the architecture `llama`, as from llama.cpp's converter.
             let [first, second] = ["a.gguf", "b.gguf"].map(|name| fs::read(folder.join(name)).expect("file"));
             assert!(first == second, "{variant}: {} and {} bytes", first.len(), second.len());
         }
@@ -117,7 +117,7 @@ fn floats_leave_for_gguf_and_come_back() {
 
 #[test]
 fn int8_leaves_for_gguf_with_its_codes() {
-    // Of each: matrices, two layers of seven and the embedding, and the head where it has one of its own.
+    // For each: matrices, two layers of seven and the embedding, and the head if untied.
     for (variant, matrices) in
         [("llama", 15), ("llama-mha", 16), ("llama3", 15), ("qwen2", 15), ("qwen3", 15)]
     {
@@ -137,7 +137,7 @@ fn int8_leaves_for_gguf_with_its_codes() {
             // Half a unit in the last place of an F16 scale.
             assert!(change["relative_error"].as_f64().expect("error") <= 1.01 / 2048.0, "{change}");
         }
-        // From there on nothing changes any more.
+        // From there on nothing changes.
         succeeds(folder, &["export", "b.aibit", "--to", "gguf", "-o", "b.gguf"]);
         let [first, second] = ["a.gguf", "b.gguf"].map(|name| fs::read(folder.join(name)).expect("file"));
         assert!(first == second, "{variant}: {} and {} bytes", first.len(), second.len());
@@ -149,7 +149,7 @@ fn int8_leaves_for_gguf_with_its_codes() {
     assert!(message.contains("rows of 48 are not whole blocks of 32"), "{message}");
 }
 
-/// The order that llama.cpp's converter gives the rows: `reshape(heads, 2, head_dim / 2, ...).swapaxes(1, 2)`.
+/// The row order of llama.cpp's converter: `reshape(heads, 2, head_dim / 2, ...).swapaxes(1, 2)`.
 #[test]
 fn queries_and_keys_have_the_order_of_rows_that_llama_cpp_expects() {
     for (variant, head_dim, is_reordered) in
@@ -215,7 +215,7 @@ fn a_folder_of_floats_holds_the_values() {
         succeeds(folder, &["export", "a.aibit", "--to", "hf", "--dtype", "f32", "-o", "out"]);
         let source = golden(&format!("tiny-llama/{variant}/model.safetensors"));
         same_values(&folder.join("out/model.safetensors"), &source);
-        // It is a checkpoint again, of the same model.
+        // It is a checkpoint of the same model again.
         succeeds(folder, &["pack", "out", "-o", "b.aibit", "-q", "f32"]);
         let ids = sequence(variant);
         let [before, after] = ["a.aibit", "b.aibit"].map(|name| logits(&folder.join(name), &ids));
@@ -223,10 +223,10 @@ fn a_folder_of_floats_holds_the_values() {
     }
 }
 
-/// What is joined in a package is what its parts are: their codes and scales, row by row.
+/// A joined tensor equals its parts: codes and scales, row by row.
 #[test]
 fn quantized_values_leave_under_the_names_of_the_checkpoint() {
-    // Blocks of 64 fit the rows of one of them only.
+    // Blocks of 64 divide the rows of only one of them.
     for (preset, variant) in [("int8", "qwen2"), ("int8-g32", "qwen2"), ("nf4", "llama")] {
         let around = tiny(variant);
         let folder = around.path();
@@ -245,13 +245,13 @@ fn quantized_values_leave_under_the_names_of_the_checkpoint() {
             if !name.contains("_proj.weight") {
                 continue;
             }
-            // Near the source row by row, which another part's rows would not be.
+            // Close to the source row by row, which rows of another part would not be.
             for (row, (a, b)) in bits.chunks(shape[1]).zip(out_bits.chunks(shape[1])).enumerate() {
                 let [a, b] =
                     [a, b].map(|bits| -> Vec<f32> { bits.iter().map(|b| f32::from_bits(*b)).collect() });
                 let absmax = a.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
-                // Half the widest gap: NF4's is 0.304 of its block's absmax, INT8's is 1/127. Scales of groups are rounded
-                // to F16, which moves a code of 127 by half a unit in the last place of its value.
+                // Half the widest gap: NF4's is 0.304 of its block's absmax, INT8's is 1/127. Group scales are
+                // rounded to F16, which moves a code of 127 by half a unit in the last place of its value.
                 let step = match preset {
                     "nf4" => 0.153,
                     "int8-g32" => 0.5 / 127.0 + 1.01 / 2048.0,

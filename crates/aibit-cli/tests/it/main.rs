@@ -1,4 +1,4 @@
-//! The `aibit` binary as its users meet it: what it prints, how it ends, and what its archives promise.
+//! Tests of the `aibit` binary: its output, exit codes and archives.
 
 mod cases;
 mod chat;

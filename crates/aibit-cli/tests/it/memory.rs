@@ -1,4 +1,4 @@
-//! What a run costs: the weights stay in the page cache and are never copied.
+//! Memory of a run: the weights stay in the page cache and are never copied.
 
 use std::fs;
 use std::io::Read;
@@ -6,10 +6,10 @@ use std::io::Read;
 use crate::models::Tiny;
 use crate::support::{Running, shelf, small_int8, spawn, temporary_folder};
 
-/// What a run may need besides the archive: the tokenizer's tables take most of it.
+/// Memory that a run may use besides the archive; most of it for the tokenizer's tables.
 const ALLOWANCE: u64 = 60 << 20;
 
-/// Starts a generation to the end of the context.
+/// Starts a generation up to the end of the context.
 fn generation(folder: &std::path::Path) -> Running {
     let archive = shelf().join(small_int8());
     let archive = archive.to_str().expect("a UTF-8 path");
@@ -45,12 +45,12 @@ fn peak_memory_is_the_archive_and_little_more() {
     assert!(peak <= archive + ALLOWANCE, "peak of {peak} bytes with an archive of {archive}");
 }
 
-/// Packs `tiny` of `model`, which must be refused with this problem, and gives the most memory that it took.
+/// Packs `tiny` of `model`, which must be refused with this problem, and returns the peak memory.
 fn peak_of_refusal(model: &Tiny, problem: &str) -> u64 {
     let mut running = spawn(model.around(), &["pack", "tiny", "-o", "out.aibit", "-t", "1"]);
     let status = format!("/proc/{}/status", running.child.id());
     let mut peak = 0;
-    // Of a process that has ended nothing is known: the last look is a fraction of a millisecond before.
+    // A process that has ended has no status: the last sample is a fraction of a millisecond older.
     while running.child.try_wait().expect("a child").is_none() {
         let status = fs::read_to_string(&status).unwrap_or_default();
         if let Some(line) = status.lines().find_map(|line| line.strip_prefix("VmHWM:")) {
@@ -63,7 +63,7 @@ fn peak_of_refusal(model: &Tiny, problem: &str) -> u64 {
     peak
 }
 
-/// What refusing a source may need besides its largest file.
+/// Memory that refusing a source may use besides its largest file.
 const REFUSAL: u64 = 100 << 20;
 
 #[test]

@@ -1,4 +1,4 @@
-//! Model folders: the trained one, and copies of the tiny one to break.
+//! Model folders: the trained one, and copies of the tiny one to modify.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,19 +15,19 @@ fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
 }
 
-/// The folder of the trained model. Nothing may be written to it.
+/// The folder of the trained model, which must not be written to.
 pub(crate) fn small() -> PathBuf {
     fixtures().join("aibit-small-gpt2")
 }
 
-/// What the reference implementation computes for the trained model.
+/// Results of the reference implementation for the trained model.
 pub(crate) fn small_expected() -> Value {
     serde_json::from_slice(&fs::read(small().join("expected.json")).expect("a fixture")).expect("JSON")
 }
 
 /// A copy of the tiny random model.
 pub(crate) struct Tiny {
-    /// Holds the model in the folder `tiny`, so that messages call it that.
+    /// The model's parent folder; the model is in `tiny`, which messages therefore show.
     folder: TempDir,
     path: PathBuf,
 }
@@ -59,7 +59,7 @@ impl Tiny {
             for from in fs::read_dir(fixtures().join("golden").join(golden)).expect("fixtures") {
                 let from = from.expect("a fixture").path();
                 let to = path.join(from.file_name().expect("a file name"));
-                // Written anew: a copy would carry over permissions.
+                // Written again, since a copy would keep permissions.
                 fs::write(to, fs::read(&from).expect("a fixture")).expect("write");
             }
         }
@@ -71,7 +71,7 @@ impl Tiny {
         &self.path
     }
 
-    /// The folder around it, to run the binary in.
+    /// The parent folder, in which the binary runs.
     pub(crate) fn around(&self) -> &Path {
         self.folder.path()
     }

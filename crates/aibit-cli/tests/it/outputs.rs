@@ -1,4 +1,4 @@
-//! What is written, and what never is: existing files, sources, devices, permissions, and what a signal leaves.
+//! Output files: existing files, sources, devices, permissions, and interruption by signals.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 use crate::models::{self, Tiny};
 use crate::support::{Outcome, json, refuses, run, shelf, small_f32, succeeds, temporary_folder, tiny_int8};
 
-/// The tiny model's folder `tiny`, and `a.aibit` made of it, beside each other.
+/// The tiny model's folder `tiny`, and `a.aibit` packed from it.
 fn tiny_with_archive() -> Tiny {
     let model = Tiny::new();
     fs::copy(shelf().join(tiny_int8()), model.around().join("a.aibit")).expect("an archive");
     model
 }
 
-/// Every command that writes, to `target`.
+/// Every command that writes, with `target` as output.
 fn writers(target: &str) -> Vec<Vec<&str>> {
     let export = |kind| vec!["export", "a.aibit", "--to", kind, "-o", target];
     vec![
@@ -126,14 +126,14 @@ fn a_file_of_the_source_is_never_the_target() {
         }
     }
     assert!(everything() == before, "a source has changed");
-    // A folder with the source in it.
+    // A folder that contains the source.
     fs::create_dir(folder.join("out")).expect("a folder");
     fs::write(folder.join("out/config.json"), "{}").expect("written");
     fs::rename(folder.join("a.aibit"), folder.join("out/a.aibit")).expect("moved");
     let message = refuses(folder, &["export", "out/a.aibit", "--to", "hf", "-o", "out", "--force"]);
     assert!(message.contains("it contains the source out/a.aibit"), "{message}");
     assert_eq!(names(&folder.join("out")), ["a.aibit", "config.json"]);
-    // An archive beside the files it is made of is no source, and is made again.
+    // An archive next to the files it was made from is not a source, and is replaced.
     for _ in 0..2 {
         let outcome = run(folder, &["pack", "tiny", "-o", "tiny/packed.aibit"]);
         assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
@@ -165,7 +165,7 @@ fn shards_and_their_index_are_files_of_the_source() {
     succeeds(model.around(), &["pack", "tiny", "-o", "a.aibit"]);
 }
 
-/// The mapped file keeps its bytes while another takes its name.
+/// The map keeps its bytes while another file takes its name.
 #[test]
 fn an_archive_is_converted_in_place() {
     let model = tiny_with_archive();
@@ -198,7 +198,7 @@ fn existing_files_and_folders_are_replaced_by_one_rule() {
             assert!(message.contains("it exists and is") && message.contains("--force"), "{message}");
             succeeds(folder, &forced);
             assert_ne!(fs::read(&out).expect("a file"), b"a letter", "{args:?}");
-            // An archive is made again, an export may be somebody's only file.
+            // An archive can be made again, an export may be the only copy.
             clear();
             fs::copy(folder.join("a.aibit"), &out).expect("an archive");
             if is_archive {
@@ -249,7 +249,7 @@ fn links_are_followed_and_stay() {
         let _ = fs::remove_file(folder.join("link"));
         let _ = fs::remove_dir_all(folder.join("disk"));
         fs::create_dir(folder.join("disk")).expect("a folder");
-        // To nothing, then to what is there.
+        // A dangling link, then an existing target.
         symlink("disk/real", folder.join("link")).expect("a link");
         succeeds(folder, &args);
         assert_eq!(names(&folder.join("disk")), ["real"]);
@@ -277,14 +277,14 @@ fn a_target_that_cannot_be_is_refused_before_any_work() {
         [(long.as_str(), "name too long"), ("a.aibit/b", "Not a directory"), ("no/b", "in no")]
     {
         for args in writers(target) {
-            // A source that is refused as well: the target is looked at first.
+            // The source would be refused as well: the target is checked first.
             fs::write(folder.join("tiny/config.json"), "[").expect("written");
             let message = refuses(folder, &args);
             assert!(message.contains(reason), "{args:?}: {message}");
         }
     }
     assert_eq!(names(folder), before);
-    // The longest that can be.
+    // The longest possible name.
     let name = "y".repeat(255);
     succeeds(folder, &["convert", "a.aibit", "-o", &name]);
 }
@@ -360,7 +360,7 @@ fn send(signal: &str, child: &Child) {
     assert!(status.expect("kill starts").success());
 }
 
-/// Runs `args`, which write `target`, and ends 20 runs by one of the signals at different moments.
+/// Runs `args`, which write `target`, and interrupts 20 runs at different times, each with one of the signals.
 #[track_caller]
 fn check_interrupted(folder: &Path, args: &[&str], target: &str) {
     let begun = Instant::now();
@@ -387,11 +387,11 @@ fn check_interrupted(folder: &Path, args: &[&str], target: &str) {
         let status = child.wait().expect("it ends");
         assert!(status.success() || status.signal() == Some(number), "{args:?}, {signal}: {status}");
         if status.success() {
-            whole = whole.min(begun.elapsed()); // other load on the machine may have gone since
+            whole = whole.min(begun.elapsed()); // load from other processes may have ended meanwhile
             remove().expect("it was written");
         } else {
             interrupted += 1;
-            let _ = remove(); // complete, and not yet said so
+            let _ = remove(); // complete, but the exit was interrupted
         }
         assert_eq!(names(folder), before, "{args:?}, {signal} at moment {moment} of {whole:?}");
         if interrupted == 20 {
@@ -417,14 +417,14 @@ fn a_signal_leaves_nothing_of_an_export() {
         check_interrupted(folder.path(), &["export", archive, "--to", kind, "-o", "out"], "out");
     }
     check_interrupted(folder.path(), &["convert", archive, "-o", "out"], "out");
-    // Inside a folder that exists.
+    // Inside an existing folder.
     fs::create_dir(folder.path().join("there")).expect("a folder");
     let args = ["export", archive, "--to", "hf", "-o", "there/out"];
     check_interrupted(folder.path(), &args, "there/out");
     assert_eq!(names(&folder.path().join("there")), [""; 0]);
 }
 
-/// `nohup` and shells start programs with signals ignored.
+/// `nohup` and shells start programs with ignored signals.
 #[test]
 fn a_hang_up_that_is_ignored_stays_so() {
     let folder = temporary_folder();
@@ -461,7 +461,7 @@ fn what_a_kill_leaves_is_named_and_removed_by_the_next_run() {
         while partials(folder.path()).is_empty() {
             assert!(child.try_wait().expect("a child").is_none(), "it ended without a partial file");
         }
-        // Another run leaves alone what a living process is writing.
+        // Another run does not touch files that a living process is writing.
         fs::write(folder.path().join(".aibit-letters.partial.txt"), "mine").expect("written");
         let living = partials(folder.path());
         succeeds(

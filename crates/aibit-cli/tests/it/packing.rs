@@ -1,4 +1,4 @@
-//! `aibit pack`: one source, one archive, whole or not at all.
+//! `aibit pack`: one archive per source, complete or absent.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -70,7 +70,7 @@ fn the_last_matching_exception_decides_a_scheme() {
     succeeds(model.around(), &["verify", "out.aibit", "--run"]);
 }
 
-/// What stands in the examples of `--help` must work.
+/// The examples in `--help` must work.
 #[test]
 fn examples_of_exceptions_work() {
     let help = succeeds(shelf(), &["pack", "--help"]);
@@ -115,7 +115,7 @@ fn names_of_other_tools_mean_the_same() {
 // ---------------------------------------------------------------------------------------------
 // The same model in other files.
 
-/// Packs the model and gives the digest of the archive's weights and the names of the source's files.
+/// Packs the model and returns the digest of the archive's weights and the names of the source's files.
 fn weights_digest(model: &Tiny) -> (String, Vec<String>) {
     succeeds(model.around(), &["pack", "tiny", "-o", "out.aibit"]);
     succeeds(model.around(), &["verify", "out.aibit", "--run"]);
@@ -200,7 +200,7 @@ fn vocabulary_and_merges_give_the_ids_of_the_tokenizer_file() {
 }
 
 // ---------------------------------------------------------------------------------------------
-// Whole or not at all.
+// Complete or absent.
 
 /// Starts packing the trained model to `out.aibit` in `folder`.
 fn start_packing(folder: &Path) -> std::process::Child {
@@ -268,7 +268,7 @@ fn an_earlier_file_stays_until_the_archive_is_complete() {
     child.kill().expect("SIGKILL");
     child.wait().expect("it ends");
     assert!(fs::read(&target).expect("an archive") == earlier);
-    // What was left behind is in nobody's way.
+    // Leftovers do not disturb later runs.
     succeeds(folder.path(), &["pack", models::small().to_str().expect("UTF-8"), "-o", "out.aibit"]);
     succeeds(folder.path(), &["verify", "out.aibit"]);
 }
@@ -282,7 +282,7 @@ fn a_failed_pack_leaves_the_earlier_archive() {
         let tensor = tensors.get_mut("transformer.h.1.mlp.c_fc.weight").expect("a tensor");
         tensor.data[..4].copy_from_slice(&f32::NAN.to_le_bytes());
     });
-    refuses(model.around(), &["pack", "tiny", "-o", "out.aibit"]); // found while weights are being written
+    refuses(model.around(), &["pack", "tiny", "-o", "out.aibit"]); // detected while weights are being written
     assert!(fs::read(model.around().join("out.aibit")).expect("an archive") == before);
     let mut left: Vec<_> =
         fs::read_dir(model.around()).expect("a folder").map(|e| e.expect("an entry").file_name()).collect();

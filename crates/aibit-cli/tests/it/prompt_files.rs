@@ -1,4 +1,4 @@
-//! Prompts and texts out of files and pipes.
+//! Prompts and texts from files and pipes.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use crate::support::{
     Outcome, ids, json, parse_json, refuses, run, run_with, shelf, temporary_folder, tiny_int8,
 };
 
-/// The ids of a prompt that comes from standard input.
+/// The ids of a prompt from standard input.
 fn prompt_ids(options: &[&str], input: &str) -> Vec<u64> {
     let args = [&["run", tiny_int8(), "-n", "1", "--json"], options].concat();
     let Outcome { code, stdout, stderr } = run_with(shelf(), &args, input, &[]);
@@ -53,7 +53,7 @@ fn what_has_no_end_is_not_read_for_ever() {
 #[test]
 fn a_file_that_is_too_long_is_not_read_at_all() {
     let folder = temporary_folder();
-    // Sparse: it takes no room, and would take all the memory there is.
+    // Sparse: it uses no disk space, but would not fit in memory.
     let file = fs::File::create(folder.path().join("long.txt")).expect("a file");
     file.set_len(1 << 40).expect("a length");
     let archive = shelf().join(tiny_int8());

@@ -1,4 +1,4 @@
-//! What the commands refuse by name, with a word on what to do instead.
+//! What the commands refuse by name, with advice.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use insta::assert_snapshot;
 use crate::models::Tiny;
 use crate::support::{refuses, run, run_with, shelf, temporary_folder, tiny_int8};
 
-/// Every command that takes an archive, given `file` in its place.
+/// Every command that takes an archive, applied to `file`.
 #[track_caller]
 fn commands(folder: &Path, file: &str) -> Vec<String> {
     fs::write(folder.join("text.txt"), "one two three").expect("written");
@@ -42,13 +42,13 @@ fn a_model_that_is_not_packed_comes_with_the_command_that_packs_it() {
             assert!(message.ends_with(&format!("{expected}\n")), "{message}");
         }
     }
-    // What it says can be typed.
+    // The suggested command works when typed.
     let command = expected.split_once("first: aibit ").expect("a command").1;
     let typed = format!("{} {command}", env!("CARGO_BIN_EXE_aibit"));
     let shell = std::process::Command::new("sh").current_dir(folder.path()).args(["-c", &typed]).output();
     assert!(shell.expect("a shell").status.success(), "{typed}");
     assert_eq!(run(folder.path(), &["run", "it's my model.aibit", "-p", "x", "-n", "1"]).code, Some(0));
-    // From within the folder as well.
+    // Also from inside the folder.
     let message = refuses(&copy, &["run", ".", "-p", "x"]);
     assert!(message.contains(r"aibit pack . -o 'it'\''s my model.aibit'"), "{message}");
     let message = refuses(&copy, &["run", "model.safetensors", "-p", "x"]);
@@ -137,7 +137,7 @@ fn options_of_other_programs() {
             ),
         ] {
             assert_eq!(of(&[command, &options].concat()), format!("error: {why}\n"));
-            // Also where the value has been forgotten.
+            // Also without a value.
             assert_eq!(of(&[command, &options[..1]].concat()), format!("error: {why}\n"));
         }
     }
@@ -159,7 +159,7 @@ fn numbers_of_threads_in_the_environment() {
             );
             assert_eq!(outcome.stderr, expected);
         }
-        // An option comes before it.
+        // An option takes precedence.
         assert_eq!(with(number, &[&args[..], &["-t", "2"]].concat()).code, Some(0));
     }
     for (number, threads) in [("3", 3), ("0", 0), ("", 0)] {

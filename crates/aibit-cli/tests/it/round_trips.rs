@@ -1,4 +1,4 @@
-//! Every kind of model through every export: what leaves comes back with its codes.
+//! Every kind of model through every export and back, with the same codes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("a folder");
     for file in fs::read_dir(from).expect("fixture") {
         let file = file.expect("file").path();
-        // Fixtures may be read-only; a copy of their content is not.
+        // Fixtures may be read-only, so their contents are copied.
         fs::write(to.join(file.file_name().expect("name")), fs::read(&file).expect("file")).expect("written");
     }
 }
@@ -34,12 +34,12 @@ fn edit_config(folder: &Path, edit: impl FnOnce(&mut Value)) {
     fs::write(path, config.to_string()).expect("written");
 }
 
-/// A model to send around: the folder `source`, or the file `source.gguf`.
+/// A model to export: the folder `source`, or the file `source.gguf`.
 struct Subject {
     name: &'static str,
     around: TempDir,
     source: &'static str,
-    /// Whether its layers are of the kind that compressed-tensors knows.
+    /// Whether its layers are supported by compressed-tensors.
     has_linear_layers: bool,
 }
 
@@ -55,7 +55,7 @@ impl Subject {
         Self { name, around, source: "source", has_linear_layers: !is_gpt2 }
     }
 
-    /// The same, where the head is made a matrix of its own.
+    /// The same with an untied head.
     fn untied(name: &'static str, base: &'static str) -> Self {
         let subject = Self { name, ..Self::golden(base) };
         let folder = subject.around.path().join("source");
@@ -67,7 +67,7 @@ impl Subject {
             (name, SourceTensor { dtype, shape, data })
         };
         let mut tensors: std::collections::BTreeMap<_, _> = file.tensors().into_iter().map(owned).collect();
-        // The embedding's rows in the opposite order.
+        // The embedding's rows in reverse order.
         let embedding = &tensors["model.embed_tokens.weight"];
         let row = embedding.data.len() / embedding.shape[0];
         let data = embedding.data.rchunks(row).flatten().copied().collect();
@@ -77,7 +77,7 @@ impl Subject {
         subject
     }
 
-    /// The GGUF file, in `preset`, of another.
+    /// Another model exported as a GGUF file in `preset`.
     fn born_from_gguf(self, name: &'static str, preset: &str) -> Self {
         let folder = self.around.path();
         succeeds(folder, &["pack", self.source, "-o", "parent.aibit", "-q", preset]);
@@ -101,7 +101,7 @@ impl Subject {
         assert!(text.trim().starts_with("no difference in "), "{}: {text}", self.name);
     }
 
-    /// What a run continues a prompt with.
+    /// The continuation of a prompt.
     fn ids(&self, archive: &str) -> Value {
         let args = ["run", archive, "-p", "Row by row", "-n", "12", "--temp", "0"];
         report(self.around.path(), &args)["generated_ids"].clone()
@@ -149,10 +149,10 @@ fn gguf_files_come_and_go_byte_for_byte() {
 
 #[test]
 fn layers_that_bitsandbytes_quantizes_come_back_with_their_codes() {
-    // Of one that was quantized in its GGUF file the embedding leaves in F32.
+    // A model quantized in its GGUF file is exported with an F32 embedding.
     for subject in subjects().into_iter().filter(|subject| subject.name != "llama3 from GGUF") {
         for preset in ["bnb-int8", "nf4", "nf4-dq", "fp4", "fp4-dq"] {
-            // Blocks of 64 are whole in models of 64 and 128 columns; these have 96.
+            // Models of 64 and 128 columns have whole blocks of 64; this one has 96 columns.
             if preset != "bnb-int8"
                 && !["gpt2", "llama", "llama from GGUF", "gpt2 from GGUF"].contains(&subject.name)
             {
@@ -205,7 +205,7 @@ fn folders_of_floats_come_back_with_their_values() {
             let found = parse_json(&outcome.stdout);
             assert_eq!((&found["removed"], &found["added"]), (&json!([]), &json!([])), "{}", subject.name);
             for change in found["changed"].as_array().expect("changes") {
-                // Vectors are F32 in every archive, and half a unit in the last place away in F16.
+                // Vectors are F32 in every archive, and differ by half a unit in the last place in F16.
                 let limit = if dtype == "f16" { 1.0 / 2048.0 } else { 0.0 };
                 let error = change["relative_error"].as_f64().expect("a number");
                 assert!(error <= limit, "{}, {preset}: {change}", subject.name);
@@ -243,7 +243,7 @@ fn compressed_tensors_and_own_tensors_hold_the_codes() {
     }
 }
 
-/// Transformers 4 reads `rope_theta`, `rope_scaling` and, in its older versions, `torch_dtype` alone.
+/// Transformers 4 reads only `rope_theta`, `rope_scaling` and, in its older versions, `torch_dtype`.
 #[test]
 fn configurations_are_those_of_transformers_4_and_5_at_once() {
     for subject in subjects() {
@@ -281,14 +281,14 @@ fn configurations_are_those_of_transformers_4_and_5_at_once() {
             } else {
                 assert!(config["rope_scaling"].is_null(), "{name}, {kind}");
             }
-            // The class is one that both know, and takes `tokenizer.json` as it is.
+            // Both versions know the class, which uses `tokenizer.json` unchanged.
             let tokenizer = read_json(&subject.around.path().join("out/tokenizer_config.json"));
             assert_ne!(tokenizer["tokenizer_class"], Value::Null, "{name}, {kind}");
         }
     }
 }
 
-/// What version 5 writes and version 4 stumbles over.
+/// What version 5 writes and version 4 cannot read.
 #[test]
 fn settings_of_a_tokenizer_have_names_that_transformers_4_knows() {
     let subject = Subject::golden("llama");
@@ -307,7 +307,7 @@ fn settings_of_a_tokenizer_have_names_that_transformers_4_knows() {
     assert_eq!(found["additional_special_tokens"], json!(["<|endoftext|>"]));
     assert_eq!(found.get("extra_special_tokens"), None);
     assert_eq!(found["eos_token"], "<|endoftext|>");
-    // A folder without the file gets one, or version 4 would take the tokenizer for that of Llama 2.
+    // A folder without the file gets one, otherwise version 4 would assume Llama 2's tokenizer.
     fs::remove_file(subject.around.path().join("source/tokenizer_config.json")).expect("removed");
     subject.pack("f16", "a.aibit");
     subject.run(&["export", "a.aibit", "--to", "hf", "-o", "out", "--force"]);
@@ -315,7 +315,7 @@ fn settings_of_a_tokenizer_have_names_that_transformers_4_knows() {
     assert_eq!(found, json!({ "tokenizer_class": "PreTrainedTokenizerFast" }));
 }
 
-/// Every token that ends a text has a key, or llama.cpp knows it by its text.
+/// Every end-of-text token has a key, or llama.cpp recognises it by its text.
 #[test]
 fn ends_of_texts_leave_for_gguf() {
     let subject = Subject::golden("llama");
@@ -344,7 +344,7 @@ fn ends_of_texts_leave_for_gguf() {
         assert_eq!(outcome.code, Some(0), "{ends}: {}", outcome.stderr);
         assert_eq!(["eos", "eot", "eom"].map(key), [eos, eot, eom], "{ends}");
         assert_eq!(key("padding"), Some(5), "{ends}");
-        // They end texts of what is made of the file.
+        // They end texts in the model made from the file.
         succeeds(folder, &["pack", "a.gguf", "-o", "b.aibit"]);
         let archive = aibit_format::Archive::open(folder.join("b.aibit")).expect("an archive");
         let generation = archive.entry("generation_config.json").expect("an entry").data;

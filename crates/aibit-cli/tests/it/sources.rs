@@ -1,4 +1,4 @@
-//! Checkpoints as people have them: in parts, wrapped, tied in every way, or none that can be packed.
+//! Checkpoints in all published forms: sharded, wrapped, tied in every way, or unsupported.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -28,7 +28,7 @@ fn weights_of(model: &Tiny, archive: &str) -> String {
     text(&weights["sha256"]).to_owned()
 }
 
-/// What packing says beside its report, which it must make.
+/// The messages of `pack` besides its report; it must succeed.
 #[track_caller]
 fn notes(model: &Tiny, options: &[&str]) -> String {
     let args = [&["pack", "tiny", "-o", "out.aibit"], options].concat();
@@ -51,7 +51,7 @@ fn renamed(tensors: &mut Tensors, name: impl Fn(&str) -> String) {
     *tensors = std::mem::take(tensors).into_iter().map(|(old, tensor)| (name(&old), tensor)).collect();
 }
 
-/// Puts tensors into two files, those that `is_first` into the first, with an index as `place` says.
+/// Splits tensors into two files, those for which `is_first` holds into the first, with an index by `place`.
 fn sharded(model: Tiny, first: &Tensors, second: &Tensors, place: impl Fn(&str) -> &'static str) -> Tiny {
     let map: BTreeMap<&String, &str> =
         first.keys().chain(second.keys()).map(|name| (name, place(name))).collect();
@@ -76,7 +76,7 @@ fn prefixes_that_wrappers_leave_on_every_name_are_taken_off() {
             assert_eq!(digest(&wrapped), expected, "{prefix}");
         }
     }
-    // GPT-2's own prefix may be missing behind them.
+    // GPT-2's own prefix may be missing after them.
     let bare = Tiny::new().edit_tensors(|tensors| {
         renamed(tensors, |name| format!("module.{}", name.trim_start_matches("transformer.")));
     });
@@ -111,7 +111,7 @@ fn either_tensor_of_a_tied_pair_is_enough() {
             tensors.insert("lm_head.weight".into(), table);
         });
         assert_eq!(digest(&only_head), expected, "{embedding}");
-        // With the note of `save_model`, in either direction.
+        // With the metadata of `save_model`, in either direction.
         for (kept, dropped) in [("lm_head.weight", embedding), (embedding, "lm_head.weight")] {
             let mut tensors = model().tensors();
             let table = tensors.remove(embedding).expect("an embedding");
@@ -129,7 +129,7 @@ fn a_head_is_not_tied_because_it_is_missing() {
         (Tiny::llama("llama").with_config("tie_word_embeddings", json!(false)), "model.embed_tokens.weight"),
     ] {
         refused(&model, &["`lm_head.weight`", "tie_word_embeddings"]);
-        // A note in the header says that the two were one tensor.
+        // Metadata in the header say that the two were one tensor.
         let file = safetensors_with(&model.tensors(), &[("lm_head.weight", embedding)]);
         let model = model.write("model.safetensors", &file);
         succeeds(model.around(), &["pack", "tiny", "-o", "out.aibit", "-q", "f32"]);
@@ -161,7 +161,7 @@ fn a_tie_of_tensors_that_differ_is_undone_with_a_note() {
         assert!(said.contains("lm_head.weight") && said.contains("tie_word_embeddings"), "{said}");
         let expected = digest(&with_head(model().with_config("tie_word_embeddings", json!(false))));
         assert_eq!(weights_of(&claimed, "out.aibit"), expected);
-        // Exports say it as well.
+        // Exports have the same setting.
         succeeds(claimed.around(), &["export", "out.aibit", "--to", "hf", "--dtype", "f32", "-o", "hf"]);
         succeeds(claimed.around(), &["export", "out.aibit", "--to", "gguf", "-o", "out.gguf"]);
         let config = fs::read(claimed.around().join("hf/config.json")).expect("config.json");
@@ -233,7 +233,7 @@ fn adapters_are_named_alone_and_beside_a_model() {
     refused(&alone, &["adapter_config.json", "merge_and_unload"]);
     let file = ["pack", "tiny/adapter_model.safetensors", "-o", "out.aibit"];
     assert!(refuses(alone.around(), &file).contains("merge_and_unload"));
-    // Not merged, under the names of a whole model.
+    // Not merged, but with the names of a complete model.
     let unmerged = Tiny::llama("llama").edit_tensors(|tensors| {
         renamed(tensors, |name| {
             format!("base_model.model.{}", name.replace("q_proj.weight", "q_proj.base_layer.weight"))
@@ -277,7 +277,7 @@ fn other_layouts_are_named() {
     refused(&meta, &["consolidated.00.pth", "convert_llama_weights_to_hf.py"]);
     let onnx = Tiny::llama("llama").remove("model.safetensors").write("model.onnx", b"\x08\x07");
     refused(&onnx, &["model.onnx", "ONNX"]);
-    // What a trainer saves beside weights is none.
+    // Files that a trainer saves next to the weights are not weights.
     let model = Tiny::new();
     let expected = digest(&model);
     let file = safetensors_file(&model.tensors());
@@ -323,7 +323,7 @@ fn pipes_devices_and_links_to_elsewhere_are_refused() {
         assert!(made.success());
         model
     };
-    // A pipe that is opened waits for ever, and `run` ends a program that does.
+    // Opening a pipe blocks, and `run` ends a program that blocks.
     for name in ["config.json", "tokenizer.json", "model.safetensors", "generation_config.json"] {
         refused(&fifo(Tiny::new(), name), &[name, "a device or pipe"]);
     }
@@ -341,7 +341,7 @@ fn pipes_devices_and_links_to_elsewhere_are_refused() {
     }
 }
 
-/// The folder of a model, packed as f32 and exported to the GGUF file `whole.gguf` beside it, with its weights' digest.
+/// The folder of a model, packed as f32 and exported to the GGUF file `whole.gguf`, with its weights' digest.
 fn as_gguf(model: Tiny) -> (Tiny, String) {
     digest(&model);
     succeeds(model.around(), &["export", "out.aibit", "--to", "gguf", "-o", "whole.gguf"]);
@@ -350,7 +350,7 @@ fn as_gguf(model: Tiny) -> (Tiny, String) {
     (model, digest)
 }
 
-/// Writes a GGUF file of these metadata and tensors of `file`.
+/// Writes a GGUF file with these metadata and tensors of `file`.
 fn write_gguf(path: &Path, metadata: &[(String, GgufValue)], tensors: &[&GgufTensor], file: &[u8]) {
     let mut keys = Metadata::default();
     for (key, value) in metadata {
@@ -366,7 +366,7 @@ fn write_gguf(path: &Path, metadata: &[(String, GgufValue)], tensors: &[&GgufTen
     fs::write(path, out).expect("written");
 }
 
-/// Splits `whole.gguf` as llama-gguf-split does: part `n` holds the tensors for which `part` is `n`.
+/// Splits `whole.gguf` like llama-gguf-split: part `n` has the tensors for which `part` is `n`.
 fn split(model: &Tiny, name: &str, count: u16, part: impl Fn(usize, &str) -> u16) {
     let file = fs::read(model.around().join("whole.gguf")).expect("a file");
     let gguf = Gguf::parse(&file).expect("GGUF");
@@ -395,7 +395,7 @@ fn split_gguf_files_are_read_whole_from_any_part() {
     for variant in ["llama-mha", "llama3", "qwen3"] {
         let (model, expected) = as_gguf(Tiny::llama(variant));
         split(&model, "even", 3, |index, _| (index % 3) as u16);
-        // No tensors in the first part, and what the configuration is computed from in the last.
+        // No tensors in the first part; those from which the configuration is derived in the last.
         split(
             &model,
             "late",
@@ -450,7 +450,7 @@ fn parts_that_are_missing_or_not_of_one_model_are_named() {
     split(&model, "m", 3, |index, _| (index % 3) as u16);
     fs::rename(path("m-00003-of-00003.gguf"), path("kept")).expect("renamed");
     refused("m-00001-of-00003.gguf", &["m-00003-of-00003.gguf", "missing", "part 3 of 3", "part 1"]);
-    // The second part in the place of the third.
+    // The second part in place of the third.
     fs::copy(path("m-00002-of-00003.gguf"), path("m-00003-of-00003.gguf")).expect("a copy");
     refused("m-00001-of-00003.gguf", &["part 2 of 3", "part 3 of 3"]);
     // A part of another model, with fewer tensors.
@@ -458,7 +458,7 @@ fn parts_that_are_missing_or_not_of_one_model_are_named() {
     fs::rename(path("less-00003-of-00003.gguf"), path("m-00003-of-00003.gguf")).expect("renamed");
     fs::copy(path("less-00002-of-00003.gguf"), path("m-00002-of-00003.gguf")).expect("a copy");
     refused("m-00001-of-00003.gguf", &["split.tensors.count"]);
-    // Without its name, a part is still none of a whole model.
+    // Without its name, it is still recognised as a part.
     fs::rename(path("less-00001-of-00003.gguf"), path("renamed.gguf")).expect("renamed");
     refused("renamed.gguf", &["part 1 of 3", "-00001-of-00003.gguf", "llama-gguf-split --merge"]);
 }

@@ -1,4 +1,4 @@
-//! Running the binary, and the archives that many tests read.
+//! Running the binary, and archives shared by tests.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -10,10 +10,10 @@ use serde_json::Value;
 
 use crate::models;
 
-/// Long past any run of a test, on any machine.
+/// Longer than any run of a test on any machine.
 const TIMEOUT: Duration = Duration::from_secs(300);
 
-/// How a run of the binary ended, and what it said.
+/// The exit code and output of a run.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) code: Option<i32>,
@@ -21,8 +21,8 @@ pub(crate) struct Outcome {
     pub(crate) stderr: String,
 }
 
-/// Runs the binary in `folder` with `input` on standard input and the variables `env` set. Files are named
-/// relative to the folder, so no message holds a path of the machine.
+/// Runs the binary in `folder` with `input` on standard input and the environment variables `env`. Files are named
+/// relative to the folder, so that messages contain no machine-specific path.
 #[track_caller]
 pub(crate) fn run_with(folder: &Path, args: &[&str], input: &str, env: &[(&str, &str)]) -> Outcome {
     let output = assert_cmd::Command::new(env!("CARGO_BIN_EXE_aibit"))
@@ -47,7 +47,7 @@ pub(crate) fn run(folder: &Path, args: &[&str]) -> Outcome {
     run_with(folder, args, "", &[])
 }
 
-/// Standard output of a run that must succeed and have nothing to complain of.
+/// Standard output of a run that must succeed without messages.
 #[track_caller]
 pub(crate) fn succeeds(folder: &Path, args: &[&str]) -> String {
     let Outcome { code, stdout, stderr } = run(folder, args);
@@ -63,7 +63,7 @@ pub(crate) fn refuses(folder: &Path, args: &[&str]) -> String {
     stderr
 }
 
-/// The one JSON object that a run with `--json` prints.
+/// The single JSON object of a run with `--json`.
 #[track_caller]
 pub(crate) fn json(folder: &Path, args: &[&str]) -> Value {
     parse_json(&succeeds(folder, &[args, &["--json"]].concat()))
@@ -103,14 +103,14 @@ pub(crate) fn spawn(folder: &Path, args: &[&str]) -> Running {
     Running { child, errors }
 }
 
-/// A run of the binary that has not ended; it is ended when the test is over.
+/// A running process, which is killed at the end of the test.
 pub(crate) struct Running {
     pub(crate) child: Child,
     errors: PathBuf,
 }
 
 impl Running {
-    /// What it has written to standard error.
+    /// Its standard error so far.
     pub(crate) fn stderr(&self) -> String {
         fs::read_to_string(&self.errors).expect("messages are UTF-8")
     }
@@ -123,8 +123,8 @@ impl Drop for Running {
     }
 }
 
-/// The folder of the archives that tests share. It lies in the build folder and not among the system's temporary
-/// files, because nobody would clear those away when a test binary ends.
+/// The folder of archives shared by tests. It is in the build folder rather than the system's temporary folder,
+/// because temporary files would not be removed when a test binary ends.
 pub(crate) fn shelf() -> &'static Path {
     static SHELF: OnceLock<PathBuf> = OnceLock::new();
     SHELF.get_or_init(|| {
@@ -134,8 +134,8 @@ pub(crate) fn shelf() -> &'static Path {
     })
 }
 
-/// Packs `source` as `name` on the shelf. An archive of an earlier run is replaced in one step, under the eyes of
-/// any process that still reads it.
+/// Packs `source` as `name` on the shelf. An existing archive is replaced atomically, while other processes may still
+/// read it.
 fn put_on_shelf(source: &Path, name: &'static str, preset: &str) -> &'static str {
     let source = source.to_str().expect("a UTF-8 path");
     succeeds(shelf(), &["pack", source, "-o", name, "-q", preset]);
@@ -160,13 +160,13 @@ pub(crate) fn tiny_int8() -> &'static str {
     NAME.get_or_init(|| put_on_shelf(models::Tiny::new().path(), "tiny-int8.aibit", "int8"))
 }
 
-/// A temporary folder of a test's own.
+/// A temporary folder for one test.
 #[track_caller]
 pub(crate) fn temporary_folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
 
-/// Whether this process may write into `folder`; the superuser may, whatever the permissions say.
+/// Whether this process may write into `folder`; root may, regardless of permissions.
 pub(crate) fn is_writable(folder: &Path) -> io::Result<bool> {
     match tempfile::tempfile_in(folder) {
         Ok(_) => Ok(true),
@@ -175,7 +175,7 @@ pub(crate) fn is_writable(folder: &Path) -> io::Result<bool> {
     }
 }
 
-/// Numbers that look random and are the same every time (splitmix64).
+/// Deterministic pseudo-random numbers (splitmix64).
 pub(crate) struct Numbers(pub(crate) u64);
 
 impl Numbers {

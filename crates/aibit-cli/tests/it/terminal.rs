@@ -1,5 +1,4 @@
-//! What a person at a terminal meets: nothing that comes out of a file steers the terminal, and every line that is
-//! typed or pasted is a message.
+//! Behaviour at a terminal: no content of a file controls the terminal, and every typed or pasted line is a message.
 
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -19,12 +18,12 @@ use crate::chat::chat_int8;
 use crate::models::Tiny;
 use crate::support::{ids, json, run, shelf, temporary_folder, tiny_int8};
 
-/// Long past any answer of a test's model, on any machine.
+/// Longer than any answer of a test's model on any machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 const TITLE: &str = "\u{1b}]0;owned\u{7}";
 const TITLE_SHOWN: &str = "\\u{1b}]0;owned\\u{7}";
 
-/// The binary at a terminal of its own.
+/// The binary at a pseudo-terminal.
 struct Terminal {
     child: Child,
     keyboard: File,
@@ -53,7 +52,7 @@ impl Terminal {
         let keyboard = File::from(controller);
         let screen = Arc::new(Mutex::new(Vec::new()));
         let (mut output, shared) = (keyboard.try_clone().expect("a second handle"), Arc::clone(&screen));
-        // Ends with an error when the last other end is closed.
+        // Ends with an error when the last slave end is closed.
         let reader = std::thread::spawn(move || {
             let mut piece = [0; 4096];
             while let Ok(read @ 1..) = output.read(&mut piece) {
@@ -80,7 +79,7 @@ impl Terminal {
         self.keyboard.write_all(keys).expect("typed");
     }
 
-    /// Waits for the end: the exit code, and all that was printed.
+    /// Waits for the end and returns the exit code and all output.
     #[track_caller]
     fn ends(mut self) -> (Option<i32>, String) {
         let deadline = Instant::now() + PATIENCE;
@@ -103,13 +102,13 @@ impl Drop for Terminal {
     }
 }
 
-/// What the binary prints at a terminal, which it must not steer.
+/// The output at a terminal, without control characters from files.
 #[track_caller]
 fn shows(folder: &Path, args: &[&str]) -> String {
     let (_, screen) = Terminal::start(folder, args).ends();
     let steers =
         |c: char| (c.is_control() && !"\r\n\t".contains(c)) || "\u{202e}\u{2028}\u{200b}".contains(c);
-    // A terminal makes a carriage return and a line break of each line break.
+    // A terminal converts line feeds to CR LF.
     let screen = screen.replace("\r\n", "\n");
     assert!(!screen.contains(steers) && !screen.contains('\r'), "{args:?}: {screen:?}");
     screen
@@ -143,11 +142,11 @@ fn inspect_shows_what_an_archive_says_of_itself() {
     let piped = run(folder.path(), &["inspect", "hostile.aibit"]).stdout;
     assert!(piped.contains(TITLE) && piped.contains('\u{202e}'), "a pipe gets the bytes: {piped:?}");
 
-    // JSON has escapes of its own.
+    // JSON has its own escapes.
     let screen = shows(folder.path(), &["inspect", "hostile.aibit", "--json"]);
     let report: serde_json::Value = serde_json::from_str(&screen.replace('\n', "")).expect("JSON");
     assert_eq!(report["architecture"], format!("gpt2{TITLE}"));
-    // Messages go to standard error, where nobody needs the bytes.
+    // Messages go to standard error, where nothing depends on exact bytes.
     for command in ["run", "diff"] {
         let args: &[&str] = if command == "run" {
             &["hostile.aibit", "-p", "x", "--chat"]
@@ -192,12 +191,12 @@ fn verify_and_arguments_show_names() {
         let screen = shows(folder.path(), args);
         assert!(screen.contains(TITLE_SHOWN), "{args:?}: {screen}");
     }
-    // The library that reads arguments leaves such sequences out by itself.
+    // The argument parser removes such sequences itself.
     shows(folder.path(), &["run", "sound.aibit", "-p", "x", "--profile", TITLE]);
     shows(folder.path(), &["pack", "sound.aibit", "-o", "x", "-q", "\u{202e}\u{9b}2J"]);
 }
 
-/// The tiny model with a tokenizer in which the token that it generates first after "x y" is an escape character.
+/// The tiny model with a tokenizer in which the first token generated after "x y" is an escape character.
 fn escaping(folder: &Path) {
     let report = json(shelf(), &["run", tiny_int8(), "-p", "x y", "-n", "1", "--ignore-eos"]);
     let generated = ids(&report["generated_ids"])[0];
@@ -206,7 +205,7 @@ fn escaping(folder: &Path) {
             let vocabulary = tokenizer["model"]["vocab"].as_object_mut().expect("a vocabulary");
             let token =
                 vocabulary.iter().find(|(_, id)| **id == json!(generated)).expect("a token").0.clone();
-            // What the byte alphabet of GPT-2 has for the byte 1b.
+            // The byte 1b in GPT-2's byte alphabet.
             let escape = vocabulary.insert("ě".to_owned(), json!(generated)).expect("a token for every byte");
             vocabulary.insert(token, escape);
         });
@@ -227,7 +226,7 @@ fn generated_text_is_shown() {
     }
 }
 
-/// A conversation at a terminal. The editor's own control sequences are on the screen as well.
+/// A conversation at a terminal. The screen includes the editor's own control sequences.
 fn chat(options: &[&str]) -> Terminal {
     let terminal = Terminal::start(shelf(), &[&["chat", chat_int8(), "--temp", "0"], options].concat());
     terminal.wait_for("> ", 1);

@@ -1,4 +1,4 @@
-//! What the commands print for people.
+//! Text output of the commands.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::models;
 use crate::support::{run, shelf, small_f32, small_int8, temporary_folder, tiny_int8};
 
-/// Standard output of a run that must succeed; its last line ends, and nothing follows.
+/// Standard output of a run that must succeed; it ends with a newline.
 #[track_caller]
 fn succeeds(folder: &Path, args: &[&str]) -> String {
     let stdout = crate::support::succeeds(folder, args);
@@ -14,8 +14,8 @@ fn succeeds(folder: &Path, args: &[&str]) -> String {
     stdout
 }
 
-/// Hides what may change without being noticed by a reader: versions, and sizes that depend on how many digits a
-/// recorded number has.
+/// Replaces what may change between versions: version numbers, and sizes that depend on the digits of recorded
+/// numbers.
 fn settings() -> insta::Settings {
     let mut settings = insta::Settings::clone_current();
     settings.add_filter(r"aibit \d+\.\d+\.\d+", "aibit [VERSION]");

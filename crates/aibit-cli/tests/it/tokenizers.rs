@@ -1,4 +1,4 @@
-//! Tokenizers that do not fit their model, and archives whose tokenizer is not what it says.
+//! Tokenizers that do not match their model, and archives with an altered tokenizer.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::support::{Outcome, refuses, run, run_with, shelf, small_int8, succeeds, temporary_folder};
 use crate::verification::rebuild;
 
-/// The Llama of the cases with a changed tokenizer, in the folder `source`.
+/// The Llama of the cases with a modified tokenizer, in the folder `source`.
 fn source(folder: &Path, change: impl FnOnce(&mut Value)) {
     let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/cases/base/llama");
     let source = folder.join("source");
@@ -105,7 +105,8 @@ fn packing_names_the_component_that_is_not_supported() {
     assert!(error.contains("normalizer \"Replace\"") && error.contains("empty"), "{error}");
 }
 
-/// One merge more in an empty slot, with digests that fit: only the comparison with `tokenizer.json` can find it.
+/// One additional merge in an empty slot, with correct digests: only the comparison with `tokenizer.json` can detect
+/// it.
 #[test]
 fn verify_finds_a_compiled_tokenizer_that_says_something_else() {
     let folder = temporary_folder();

@@ -1,4 +1,4 @@
-//! `pytorch_model.bin`, written as `torch.save` does it.
+//! `pytorch_model.bin`, written like `torch.save` does.
 
 use std::collections::BTreeMap;
 use std::io::{Cursor, Write};
@@ -9,7 +9,7 @@ use zip::{CompressionMethod, ZipWriter};
 
 use crate::models::SourceTensor;
 
-/// A state dict of `tensors`, each with a storage of its own.
+/// A state dict of `tensors`, each with its own storage.
 pub(crate) fn state_dict(tensors: &BTreeMap<String, SourceTensor>) -> Vec<u8> {
     let mut pickle = Pickle::new();
     pickle.global("collections", "OrderedDict").raw(b")R(");

@@ -1,4 +1,4 @@
-//! `aibit verify`: no change to an archive goes unnoticed.
+//! `aibit verify` detects every change to an archive.
 
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
@@ -12,7 +12,7 @@ use crate::support::{
     Numbers, Outcome, refuses, run, shelf, small_int8, succeeds, temporary_folder, tiny_int8,
 };
 
-/// Writes an archive of the entries of another, each changed by `edit`, with digests that fit.
+/// Copies an archive with its entries changed by `edit` and correct digests.
 pub(crate) fn rebuild(from: &Path, to: &Path, mut edit: impl FnMut(&str, &mut Vec<u8>)) {
     let old = Archive::open(from).expect("an archive");
     let mut writer = ArchiveWriter::create(to).expect("a new archive");
@@ -25,7 +25,7 @@ pub(crate) fn rebuild(from: &Path, to: &Path, mut edit: impl FnMut(&str, &mut Ve
     writer.finish(old.manifest().clone()).expect("finish");
 }
 
-/// An archive in a file of its own, of which single bytes are changed and restored.
+/// An archive in a file, of which single bytes are changed and restored.
 struct Victim {
     file: fs::File,
     bytes: Vec<u8>,
@@ -38,7 +38,7 @@ impl Victim {
         Self { file: fs::File::options().write(true).open(path).expect("open"), bytes }
     }
 
-    /// Runs `look` while the byte at `position` is another.
+    /// Runs `look` while the byte at `position` is changed.
     fn with_flip<R>(&mut self, position: usize, mask: u8, look: impl FnOnce() -> R) -> R {
         self.set(position, self.bytes[position] ^ mask);
         let result = look();
@@ -78,7 +78,7 @@ fn any_flipped_byte_is_found_in_its_entry() {
     let mut numbers = Numbers(20_240_601);
     let mut positions: Vec<_> = (0..64).chain(length - 64..length).collect();
     positions.extend((0..1_000).map(|_| numbers.below(length)));
-    // Where the random ones seldom fall: every entry's first and last byte, and its neighbours.
+    // Positions that random ones seldom hit: every entry's first and last byte, and its neighbours.
     for (_, range) in &entries {
         positions.extend([range.start, range.end - 1, range.start - 1, range.end]);
     }
@@ -98,7 +98,7 @@ fn any_flipped_byte_is_found_in_its_entry() {
             Err(FormatError::Digest { entry, .. }) => {
                 assert_eq!((entry.as_str(), name.as_str()), ("manifest.json", "manifest.json"), "{context}");
             }
-            // The index of tensors is read before anything is digested.
+            // The index of tensors is parsed before any digest is computed.
             Err(_) => assert!(weights_header.contains(&position), "{context}"),
         }
     }
@@ -133,7 +133,7 @@ fn the_command_names_the_entry_that_was_changed() {
 }
 
 // ---------------------------------------------------------------------------------------------
-// Changes that no digest shows, because the digests were made after them.
+// Changes that digests do not show, because they were computed afterwards.
 
 #[test]
 fn a_run_with_check_refuses_what_verify_refuses_and_says_the_same() {
@@ -170,7 +170,7 @@ fn a_run_with_check_refuses_what_verify_refuses_and_says_the_same() {
     assert_eq!((missing.code, missing.stdout.as_str()), (Some(2), ""));
 }
 
-/// Names of the checks that fail when an archive is verified with a replay, after one of its entries was changed.
+/// Names of the failed checks of a verification with replay, after one entry was changed.
 #[track_caller]
 fn replay_after(archive: &str, entry: &str, edit: impl Fn(&mut Vec<u8>)) -> Vec<String> {
     let folder = temporary_folder();
@@ -243,7 +243,7 @@ fn merge_rules_in_another_order() {
 
 #[test]
 fn one_merge_rule_replaced() {
-    // The same token, from a pair that never forms: the token itself can no longer be reached.
+    // The same token, from a pair that never occurs: the token can no longer be produced.
     let failing = replay_after(tiny_int8(), entry_names::TOKENIZER, |data| {
         edit_json(data, |tokenizer| {
             let merges = tokenizer["model"]["merges"].as_array_mut().expect("merges");
@@ -290,12 +290,12 @@ fn edit_json(data: &mut Vec<u8>, edit: impl FnOnce(&mut Value)) {
     *data = json.to_string().into_bytes();
 }
 
-/// How the names of scales and tables of codes end.
+/// Suffixes of the names of scales and code tables.
 const SUFFIXES: [&str; 6] =
     [".SCB", ".scales", ".absmax", ".nested_absmax", ".nested_quant_map", ".nested_offset"];
 
-/// Whoever makes an archive may name scales and tables of codes wherever a tensor is named. `verify` says so without
-/// a run, and nothing is computed with them.
+/// A hostile archive may name scales and code tables wherever a tensor is named. `verify` reports it without a run,
+/// and nothing is computed with them.
 #[test]
 fn a_graph_that_names_scales_as_parameters() {
     let folder = temporary_folder();
