@@ -242,10 +242,7 @@ impl WeightsIndex {
         let mut joined_names = HashSet::new();
         for (name, record) in &manifest.tensors {
             let Some(tensor) = self.get(name) else {
-                return Err(wrong(
-                    name,
-                    "the manifest lists it, but weights.safetensors lacks it".into(),
-                ));
+                return Err(wrong(name, "the manifest lists it, but weights.safetensors lacks it".into()));
             };
             let scheme = record.scheme;
             if tensor.dtype != scheme.dtype() {
@@ -260,10 +257,8 @@ impl WeightsIndex {
                 }
                 let rows = record.joined.iter().try_fold(0_usize, |sum, part| sum.checked_add(part.rows));
                 if rows != tensor.shape.first().copied() || record.joined.iter().any(|part| part.rows == 0) {
-                    let problem = format!(
-                        "the rows of its parts do not add up to its shape {:?}",
-                        tensor.shape
-                    );
+                    let problem =
+                        format!("the rows of its parts do not add up to its shape {:?}", tensor.shape);
                     return Err(wrong(name, problem));
                 }
                 for JoinedRows { name: part, .. } in &record.joined {

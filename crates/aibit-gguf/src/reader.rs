@@ -115,9 +115,8 @@ fn header(cursor: &mut Cursor<'_>) -> Result<u32, GgufError> {
     let found = cursor.number(u32::from_le_bytes, "the version")?;
     let problem = match found {
         2 | 3 => return Ok(found),
-        1 => {
-            "version 1, which has 32-bit lengths, is not supported any more; convert the model again".to_owned()
-        }
+        1 => "version 1, which has 32-bit lengths, is not supported any more; convert the model again"
+            .to_owned(),
         _ if matches!(found.swap_bytes(), 1..=3) => {
             format!("the file is big-endian, version {}", found.swap_bytes())
         }

@@ -285,10 +285,8 @@ impl<'s, F: Fn(&str) -> Option<StoredTensor<'s>>> NodeCheck<'_, F> {
         let tensor = self.parameter(name)?;
         match *tensor.shape {
             [length] if length > 0 => self.in_f32(name, tensor).map(|()| length),
-            ref shape => {
-                Err(self
-                    .attribute(format!("tensor `{name:.80}` has shape {shape:?}, the node requires a vector")))
-            }
+            ref shape => Err(self
+                .attribute(format!("tensor `{name:.80}` has shape {shape:?}, the node requires a vector"))),
         }
     }
 

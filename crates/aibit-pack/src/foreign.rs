@@ -60,10 +60,7 @@ const LAYOUTS: [(Mark, &str); 18] = [
         "an adapter (LoRA, PEFT) without its base model; merge it into its base model first (in peft: \
              `merge_and_unload`, then `save_pretrained`) and pack the result",
     ),
-    (
-        Mark::Is("model_index.json"),
-        "a diffusers pipeline; only language models can be packed",
-    ),
+    (Mark::Is("model_index.json"), "a diffusers pipeline; only language models can be packed"),
     (
         Mark::Starts("consolidated."),
         "in the original layout of Meta and Mistral; convert it with transformers' \
@@ -78,16 +75,10 @@ const LAYOUTS: [(Mark, &str); 18] = [
         "a distributed torch checkpoint; consolidate it first (accelerate merge-weights)",
     ),
     (Mark::Starts("mp_rank_"), "a DeepSpeed checkpoint; consolidate it with its zero_to_fp32.py first"),
-    (
-        Mark::Starts("zero_pp_rank_"),
-        "a DeepSpeed checkpoint; consolidate it with its zero_to_fp32.py first",
-    ),
+    (Mark::Starts("zero_pp_rank_"), "a DeepSpeed checkpoint; consolidate it with its zero_to_fp32.py first"),
     (Mark::Is("zero_to_fp32.py"), "a DeepSpeed checkpoint; consolidate it with that script first"),
     (Mark::Ends(&[".onnx"]), "an ONNX model; pack the checkpoint that it was exported from"),
-    (
-        Mark::Ends(&[".msgpack"]),
-        "a Flax checkpoint; save it with transformers in torch or safetensors first",
-    ),
+    (Mark::Ends(&[".msgpack"]), "a Flax checkpoint; save it with transformers in torch or safetensors first"),
     (
         Mark::Ends(&[".h5"]),
         "a TensorFlow checkpoint; save it with transformers in torch or safetensors first",
@@ -126,10 +117,7 @@ pub(crate) fn beside(folder: &Path) -> Vec<String> {
         ));
     }
     if has("modules.json") && has("1_Pooling") {
-        notes.push(
-            "modules.json: a text-embedding model, of which only the language model is packed"
-                .into(),
-        );
+        notes.push("modules.json: a text-embedding model, of which only the language model is packed".into());
     }
     notes
 }

@@ -54,10 +54,7 @@ pub(crate) fn unpack(path: &Path) -> Result<Unpacked, PackError> {
     if zip.index_for_name(entry_names::MANIFEST).is_some()
         && zip.index_for_name(entry_names::WEIGHTS).is_some()
     {
-        return Err(bad(
-            path,
-            "it is already an .aibit archive; use `aibit run` or `aibit export`",
-        ));
+        return Err(bad(path, "it is already an .aibit archive; use `aibit run` or `aibit export`"));
     }
     let known = [
         entry_names::CONFIG,

@@ -63,10 +63,8 @@ impl ModelSource {
             other => {
                 let problem = match other.stand_in() {
                     Some(found) => found.to_owned(),
-                    None => {
-                        "its format is unknown; folders, safetensors, torch and GGUF files can be packed"
-                            .to_owned()
-                    }
+                    None => "its format is unknown; folders, safetensors, torch and GGUF files can be packed"
+                        .to_owned(),
                 };
                 Err(PackError::NotAModel { path, problem })
             }

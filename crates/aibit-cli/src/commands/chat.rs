@@ -58,8 +58,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     args.unsupported.refuse()?;
     if out.is_json() {
-        let message =
-            "`chat` has no JSON output; `aibit run FILE -p TEXT --chat --json` answers one message";
+        let message = "`chat` has no JSON output; `aibit run FILE -p TEXT --chat --json` answers one message";
         return Err(Advised::new("usage", message).into());
     }
     let threads = args.generation.threads.start()?;

@@ -99,8 +99,7 @@ impl fmt::Display for Report {
 pub(crate) fn run(args: &Args, out: &mut Output) -> anyhow::Result<ExitCode> {
     args.unsupported.refuse()?;
     if args.chat {
-        let message =
-            "--chat is not supported by `eval`: a text is scored without the chat template";
+        let message = "--chat is not supported by `eval`: a text is scored without the chat template";
         return Err(Advised::new("unsupported", message).into());
     }
     let threads = args.threads.start_all()?;
@@ -164,7 +163,6 @@ fn first_token(args: &Args, archive: &Archive, tokenizer: &Tokenizer) -> anyhow:
     }
     let config: serde_json::Value = serde_json::from_slice(archive.entry(entry_names::CONFIG)?.data)?;
     let named = config["bos_token_id"].as_u64().and_then(|id| u32::try_from(id).ok());
-    let message =
-        "--bos-per-window: the tokenizer adds no BOS token, and config.json has no bos_token_id";
+    let message = "--bos-per-window: the tokenizer adds no BOS token, and config.json has no bos_token_id";
     Ok(Some(named.ok_or_else(|| Advised::new("usage", message))?))
 }

@@ -38,7 +38,9 @@ fn read_escape(text: &str) -> Result<(char, &str), String> {
             let braced = chars.as_str().strip_prefix('{').and_then(|rest| rest.split_once('}'));
             return match braced.and_then(|(digits, after)| Some((character(digits)?, after))) {
                 Some(read) => Ok(read),
-                None => Err(format!(r"\u must be followed by a code point in braces, as in \u{{2028}}; {KNOWN}")),
+                None => {
+                    Err(format!(r"\u must be followed by a code point in braces, as in \u{{2028}}; {KNOWN}"))
+                }
             };
         }
         Some(other) => return Err(format!(r"\{} is not an escape; {KNOWN}", other.escape_debug())),

@@ -32,10 +32,8 @@ pub(crate) fn read(path: &Path, limit: u64) -> anyhow::Result<String> {
     };
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
-        let message = format!(
-            "cannot read {name}: byte {at} is {:#04x}, which is not UTF-8",
-            error.as_bytes()[at]
-        );
+        let message =
+            format!("cannot read {name}: byte {at} is {:#04x}, which is not UTF-8", error.as_bytes()[at]);
         Advised::new("not_utf8", message)
             .hint("convert it, for instance with `iconv -f latin1 -t utf-8`")
             .into()
@@ -57,10 +55,7 @@ fn read_bytes(reader: impl Read, length: Option<u64>, name: &str, limit: u64) ->
 
 /// The error for a text of more than `limit` bytes.
 pub(crate) fn too_long(name: &str, limit: u64) -> Advised {
-    Advised::new(
-        "text_too_long",
-        format!("{name} has more than {limit} bytes, the maximum"),
-    )
+    Advised::new("text_too_long", format!("{name} has more than {limit} bytes, the maximum"))
 }
 
 /// `text` without trailing newlines.

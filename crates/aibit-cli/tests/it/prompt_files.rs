@@ -34,20 +34,14 @@ fn what_has_no_end_is_not_read_for_ever() {
     let eval = ["eval", tiny_int8(), "--ppl"];
     for (command, limit) in [(run, 16 << 20), (eval, 64 << 20)] {
         let message = refuses(shelf(), &[&command[..], &["/dev/zero"]].concat());
-        assert_eq!(
-            message,
-            format!("error: /dev/zero has more than {limit} bytes, the maximum\n")
-        );
+        assert_eq!(message, format!("error: /dev/zero has more than {limit} bytes, the maximum\n"));
         let message = refuses(shelf(), &[&command[..], &["/"]].concat());
         assert!(message.starts_with("error: cannot read /\n"), "{message}");
     }
     let args = ["run", tiny_int8(), "-f", "-"];
     let Outcome { code, stderr, .. } = run_with(shelf(), &args, &"x".repeat((16 << 20) + 1), &[]);
     assert_eq!(code, Some(2));
-    assert_eq!(
-        stderr,
-        "error: standard input has more than 16777216 bytes, the maximum\n"
-    );
+    assert_eq!(stderr, "error: standard input has more than 16777216 bytes, the maximum\n");
 }
 
 #[test]

@@ -35,8 +35,7 @@ fn a_model_that_is_not_packed_comes_with_the_command_that_packs_it() {
     for file in fs::read_dir(Tiny::new().path()).expect("a folder").flatten() {
         fs::copy(file.path(), copy.join(file.file_name())).expect("a copy");
     }
-    let expected =
-        r"hint: pack it first: aibit pack 'it'\''s my model' -o 'it'\''s my model.aibit'";
+    let expected = r"hint: pack it first: aibit pack 'it'\''s my model' -o 'it'\''s my model.aibit'";
     for file in [name.to_owned(), format!("{name}/model.safetensors")] {
         for message in commands(folder.path(), &file) {
             assert!(message.ends_with(&format!("{expected}\n")), "{message}");

@@ -332,7 +332,9 @@ fn pipes_devices_and_links_to_elsewhere_are_refused() {
     assert!(message.contains("a device or pipe"), "{message}");
     assert!(refuses(model.around(), &["inspect", "tiny/a.gguf"]).contains("a device or pipe"));
     for name in ["tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json"] {
-        for (target, problem) in [("/dev/zero", "a device or pipe"), ("/etc/passwd", "link out of the folder")] {
+        for (target, problem) in
+            [("/dev/zero", "a device or pipe"), ("/etc/passwd", "link out of the folder")]
+        {
             let model = Tiny::new();
             let _ = fs::remove_file(model.path().join(name));
             symlink(target, model.path().join(name)).expect("a link");

@@ -81,8 +81,9 @@ fn codes_are_symmetric() {
 
 #[test]
 fn scales_are_positive_or_belong_to_rows_of_zeros() {
-    let problem =
-        |scale: &str| format!("the scale {scale}: a scale must not be negative, and may be zero only for a row of zeros");
+    let problem = |scale: &str| {
+        format!("the scale {scale}: a scale must not be negative, and may be zero only for a row of zeros")
+    };
     for (scale, shown) in
         [(-1.0_f32, "-1"), (-f32::MIN_POSITIVE, "-0.000000000000000000000000000000000000011754944")]
     {

@@ -126,7 +126,7 @@ pub(super) fn keys(file: &from_json::File, vocabulary: usize) -> Result<Keys, St
     let model = &file.model;
     if model.ignore_merges || !model.byte_fallback || !bytes().all(|token| model.vocab.contains_key(&token)) {
         return Err(
-            "the model has ignore_merges, or lacks a token for some byte; llama.cpp needs all of them".into()
+            "the model has ignore_merges, or lacks a token for some byte; llama.cpp needs all of them".into(),
         );
     }
     let (tokens, mut types) = from_json::tokens(file, vocabulary, is_written_in_it, ALPHABET)?;

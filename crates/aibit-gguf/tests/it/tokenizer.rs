@@ -620,7 +620,10 @@ fn what_gguf_cannot_say_is_refused() {
         |json| json["pre_tokenizer"] = by_expression("(a*)*$"),
         "splits by \"(a*)*$\", which is not an expression",
     );
-    check_json_error(|json| json["pre_tokenizer"] = by_expression(""), "splits by \"\", which is not an expression");
+    check_json_error(
+        |json| json["pre_tokenizer"] = by_expression(""),
+        "splits by \"\", which is not an expression",
+    );
     for option in ["lstrip", "rstrip", "single_word"] {
         check_json_error(
             |json| json["added_tokens"][0][option] = true.into(),

@@ -160,8 +160,9 @@ fn ropes_turn_heads_that_fit_the_row() {
         );
     }
     for shape in [&[1, 2][..], &[2, 1], &[], &[0]] {
-        let expected =
-            format!("graph node 7 (rope): tensor `frequencies` has shape {shape:?}, the node requires a vector");
+        let expected = format!(
+            "graph node 7 (rope): tensor `frequencies` has shape {shape:?}, the node requires a vector"
+        );
         check_shape("frequencies", shape, &expected);
     }
     // As many heads as fit, heads that are turned in part, and of an odd length.
