@@ -296,7 +296,7 @@ fn every_attention_has_a_slot_of_its_own_and_every_slot_an_attention() {
             );
             g.plan_buffers();
         },
-        &["graph node 6 (attention): KV slot 0 belongs to an earlier node"],
+        &["graph node 6 (attention): KV slot 0 is used by an earlier node"],
     );
     // A cache would be allocated for it.
     check_refused(
