@@ -170,12 +170,16 @@ const DOCUMENT_FOLDERS: [&str; 6] = ["benches", "crates", "docs", "fixtures", "i
 
 /// Links, files and tasks in documents must exist, and `docs/README.md` must list every document beside it.
 fn check_documents(problems: &mut Vec<String>) -> anyhow::Result<()> {
-    let mut documents: Vec<PathBuf> =
-        ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"].iter().map(|name| root().join(name)).collect();
-    documents.extend(files_below(&root().join("docs"), "md")?);
-    documents.extend(files_below(&root().join("crates"), "md")?);
-    for document in documents {
-        let text = fs::read_to_string(&document).with_context(|| document.display().to_string())?;
+    let mut documents = Vec::new();
+    for entry in fs::read_dir(root())? {
+        documents.extend(Some(entry?.path()).filter(|path| path.extension().is_some_and(|e| e == "md")));
+    }
+    for folder in DOCUMENT_FOLDERS {
+        documents.extend(files_below(&root().join(folder), "md")?);
+    }
+    documents.sort();
+    for document in &documents {
+        let text = fs::read_to_string(document).with_context(|| document.display().to_string())?;
         let folder = document.parent().context("a folder")?;
         let shown = document.strip_prefix(root()).unwrap_or(document).display().to_string();
         for (target, anchor) in links(&text) {

@@ -94,7 +94,9 @@ fn library_hint(error: &anyhow::Error) -> Option<&'static str> {
                 RuntimeError::Format(e) | RuntimeError::Tokenizer(TokenizerError::Format(e)) => {
                     format_hint(e)
                 }
-                RuntimeError::ContextFull { .. } => Some("shorten the prompt; nothing is cut off silently"),
+                RuntimeError::ContextFull { .. } => {
+                    Some("shorten the prompt; it is never truncated silently")
+                }
                 RuntimeError::EmptyPrompt => Some("give a prompt with -p TEXT or -f FILE"),
                 _ => None,
             };
