@@ -43,7 +43,7 @@ pub(crate) fn int8<'a>(
         return Err(wrong(name, "has element type I8, which only a matrix can have"));
     };
     if tensor.shape != shape {
-        return Err(wrong(name, format!("has shape {:?}, config.json calls for {shape:?}", tensor.shape)));
+        return Err(wrong(name, format!("has shape {:?}, config.json requires {shape:?}", tensor.shape)));
     }
     let Some((scales_name, absmax)) = find("SCB") else {
         return Err(wrong(name, format!("has element type I8, but its scales `{module}.SCB` are missing")));
@@ -133,7 +133,7 @@ impl QuantState {
             }
         };
         if self.shape != shape {
-            return Err(wrong(format!("is of shape {:?}, config.json calls for {shape:?}", self.shape)));
+            return Err(wrong(format!("is of shape {:?}, config.json requires {shape:?}", self.shape)));
         }
         let elements: usize = shape.iter().product();
         // The same bytes in every storage type.

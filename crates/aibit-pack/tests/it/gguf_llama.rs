@@ -544,7 +544,7 @@ fn tensors_that_are_no_whole_heads_are_refused() {
     for shape in [&[12, WIDTH][..], &[4, WIDTH], &[64], &[8, WIDTH, 1], &[8, 2, 4]] {
         check_refused(
             |parts| parts.add("blk.0.attn_q.weight", shape),
-            &["q_proj.weight", &format!("has shape {shape:?}"), "calls for [8, 8]"],
+            &["q_proj.weight", &format!("has shape {shape:?}"), "requires [8, 8]"],
         );
     }
     // Blocks of 32 do not fit rows of 8.
