@@ -475,8 +475,8 @@ fn gguf_files_that_hold_no_model_are_named() {
     for (metadata, word) in [
         (vec![("general.type", text("adapter")), ("general.architecture", text("qwen2"))], "adapter"),
         (vec![("general.type", text("imatrix"))], "importance"),
-        (vec![("general.type", text("mmproj")), ("general.architecture", text("clip"))], "images"),
-        (vec![("general.architecture", text("clip"))], "images"),
+        (vec![("general.type", text("mmproj")), ("general.architecture", text("clip"))], "image"),
+        (vec![("general.architecture", text("clip"))], "image"),
         (
             vec![("general.architecture", text("llama")), ("tokenizer.ggml.tokens", strings(&["a", "b"]))],
             "a vocabulary and no model",
