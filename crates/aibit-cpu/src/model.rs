@@ -6,8 +6,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use aibit_format::{Archive, Dtype, FormatError, Manifest, Part, Scheme, Weights, entry_names};
+use aibit_graph::ops::{
+    self, Add, Attention, Concat, Embed, GatedActivation, LayerNorm, Linear, Logits, PositionEmbed, RmsNorm,
+    Rope,
+};
 use aibit_graph::{
-    ActivationFunction, Graph, LongFrequencies, Op, RopePairing, StoredTensor, TensorKind, ValueId,
+    ActivationFunction, Graph, LongFrequencies, Op, RopeStyle, StoredTensor, TensorKind, ValueId,
 };
 use aibit_kernels::{
     Activation, ActivationPrecision, BlockMatrix, BlockScales, Context, FloatMatrix, FourBit, Int8Rowwise,
@@ -401,7 +405,7 @@ struct AnglesKey<'a> {
 
 impl<'a> AnglesKey<'a> {
     fn of(op: &'a Op) -> Option<Self> {
-        let Op::Rope { frequencies, long, attention_factor, .. } = op else { return None };
+        let Op::Rope(Rope { frequencies, long, attention_factor, .. }) = op else { return None };
         let factor = attention_factor.unwrap_or(1.0).to_bits();
         Some(Self { frequencies, long: long.as_ref(), factor })
     }
@@ -410,31 +414,31 @@ impl<'a> AnglesKey<'a> {
 impl Binder<'_> {
     fn bind(&self, op: &Op) -> Result<Step, LoadError> {
         Ok(match *op {
-            Op::Embed { ref table, output } => Step::Embed { table: self.matrix(table)?, output },
-            Op::PositionEmbed { ref table, output } => {
+            Op::Embed(Embed { ref table, output }) => Step::Embed { table: self.matrix(table)?, output },
+            Op::PositionEmbed(PositionEmbed { ref table, output }) => {
                 Step::PositionEmbed { table: self.matrix(table)?, output }
             }
-            Op::Add { a, b, output } => Step::Add { a, b, output },
-            Op::LayerNorm { input, ref weight, ref bias, epsilon, output } => Step::LayerNorm {
+            Op::Add(Add { a, b, output }) => Step::Add { a, b, output },
+            Op::LayerNorm(LayerNorm { input, ref weight, ref bias, epsilon, output }) => Step::LayerNorm {
                 input,
                 weight: self.vector(weight),
                 bias: self.optional_vector(bias),
                 epsilon,
                 output,
             },
-            Op::RmsNorm { input, ref weight, epsilon, range, output } => {
+            Op::RmsNorm(RmsNorm { input, ref weight, epsilon, range, output }) => {
                 Step::RmsNorm { input, weight: self.vector(weight), epsilon, range, output }
             }
-            Op::Rope { input, heads, head_dim, pairing, output, .. } => {
+            Op::Rope(Rope { input, heads, head_dim, style, output, .. }) => {
                 let angles = AnglesKey::of(op).and_then(|key| self.angles.get(&key).copied());
                 let angles = angles.expect("every rotary embedding was looked at first");
                 let width = self.graph.values[input].width;
-                let is_adjacent = pairing == RopePairing::Adjacent;
+                let is_adjacent = style == RopeStyle::GptJ;
                 let shape = RopeShape { width, heads, head_dim, is_adjacent };
                 Step::Rope { input, angles, shape, output }
             }
-            Op::Concat { ref parts, output } => Step::Concat { parts: parts.clone(), output },
-            Op::Linear {
+            Op::Concat(Concat { ref parts, output }) => Step::Concat { parts: parts.clone(), output },
+            Op::Linear(Linear {
                 input,
                 ref weight,
                 ref bias,
@@ -444,7 +448,7 @@ impl Binder<'_> {
                 gate,
                 residual,
                 output,
-            } => Step::Linear {
+            }) => Step::Linear {
                 input,
                 weight: self.int8_operand(weight, activations)?,
                 bias: self.optional_vector(bias),
@@ -454,16 +458,16 @@ impl Binder<'_> {
                 residual,
                 output,
             },
-            Op::Activation { input, function, output } => {
+            Op::Activation(ops::Activation { input, function, output }) => {
                 Step::Activation { input, function: kernel_of(function), output }
             }
-            Op::GatedActivation { input, function, output } => {
+            Op::GatedActivation(GatedActivation { input, function, output }) => {
                 Step::GatedActivation { input, function: kernel_of(function), output }
             }
-            Op::Attention { qkv, slot, n_head, scale, output } => {
+            Op::Attention(Attention { qkv, slot, n_head, scale, output }) => {
                 Step::Attention { qkv, slot, n_head, scale, output }
             }
-            Op::Logits { input, ref weight, activations, outlier_threshold } => Step::Logits {
+            Op::Logits(Logits { input, ref weight, activations, outlier_threshold }) => Step::Logits {
                 input,
                 weight: self.int8_operand(weight, activations)?,
                 activations: Activations { precision: precision_of(activations), outlier_threshold },

@@ -4,6 +4,7 @@
 //! `quantizers/quantizer_bnb_8bit.py`; section 5.3 of `docs/format.md` has the layout.
 
 use aibit_format::{OutputFolder, Scheme, entry_names};
+use aibit_graph::ops::Linear;
 use aibit_graph::{Graph, Op, Role};
 use aibit_quant::{FOUR_BIT_BLOCK, FourBit, NESTED_BLOCK};
 use safetensors::Dtype;
@@ -172,7 +173,7 @@ fn outlier_threshold(model: &Model<'_>) -> Result<f32, ExportError> {
     let tensors = &model.archive.manifest().tensors;
     let is_int8 = |weight: &String| tensors.get(weight).is_some_and(|record| record.scheme == Scheme::Int8);
     let mut thresholds = graph.nodes.iter().filter_map(|op| match op {
-        Op::Linear { weight, outlier_threshold, .. } if is_int8(weight) => {
+        Op::Linear(Linear { weight, outlier_threshold, .. }) if is_int8(weight) => {
             Some(outlier_threshold.unwrap_or(0.0))
         }
         _ => None,

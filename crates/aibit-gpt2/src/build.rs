@@ -1,6 +1,7 @@
 //! Builds the graph and the list of tensors from a configuration.
 
-use aibit_graph::{GraphBuilder, KvPrecision, KvSlot, LinearLayer, ModelDescription, Op, Role, ValueId};
+use aibit_graph::ops::{Activation, Attention, Embed, LayerNorm, PositionEmbed};
+use aibit_graph::{GraphBuilder, KvPrecision, KvSlot, LinearLayer, ModelDescription, Role, ValueId};
 
 use crate::Gpt2Config;
 
@@ -17,9 +18,9 @@ pub fn describe(config: &Gpt2Config) -> ModelDescription {
     let wte = b.matrix("transformer.wte.weight", [config.vocab_size, n_embd], Role::Embedding);
     let wpe = b.matrix("transformer.wpe.weight", [config.n_ctx, n_embd], Role::PositionEmbedding);
     let tokens = b.value("tokens", n_embd);
-    b.push(Op::Embed { table: wte.clone(), output: tokens });
+    b.push(Embed { table: wte.clone(), output: tokens });
     let positions = b.value("positions", n_embd);
-    b.push(Op::PositionEmbed { table: wpe, output: positions });
+    b.push(PositionEmbed { table: wpe, output: positions });
     let mut hidden = b.add("hidden", tokens, positions);
 
     for layer in 0..config.n_layer {
@@ -32,14 +33,14 @@ pub fn describe(config: &Gpt2Config) -> ModelDescription {
         let normed = layer_norm(&mut b, &format!("{h}.ln_1"), hidden, config);
         let qkv = conv1d(&mut b, &format!("{h}.attn.c_attn"), normed, 3 * n_embd);
         let mixed = b.value(&format!("{h}.attn"), n_embd);
-        b.push(Op::Attention { qkv, slot, n_head: config.n_head, scale, output: mixed });
+        b.push(Attention { qkv, slot, n_head: config.n_head, scale, output: mixed });
         let projected = conv1d(&mut b, &format!("{h}.attn.c_proj"), mixed, n_embd);
         hidden = b.add(&format!("{h}.attn.residual"), hidden, projected);
 
         let normed = layer_norm(&mut b, &format!("{h}.ln_2"), hidden, config);
         let up = conv1d(&mut b, &format!("{h}.mlp.c_fc"), normed, n_inner);
         let active = b.value(&format!("{h}.mlp.act"), n_inner);
-        b.push(Op::Activation { input: up, function: config.activation, output: active });
+        b.push(Activation { input: up, function: config.activation, output: active });
         let down = conv1d(&mut b, &format!("{h}.mlp.c_proj"), active, n_embd);
         hidden = b.add(&format!("{h}.mlp.residual"), hidden, down);
     }
@@ -53,7 +54,7 @@ fn layer_norm(b: &mut GraphBuilder, name: &str, input: ValueId, config: &Gpt2Con
     let weight = b.vector(&format!("{name}.weight"), width);
     let bias = Some(b.vector(&format!("{name}.bias"), width));
     let output = b.value(name, width);
-    b.push(Op::LayerNorm { input, weight, bias, epsilon: config.layer_norm_epsilon, output });
+    b.push(LayerNorm { input, weight, bias, epsilon: config.layer_norm_epsilon, output });
     output
 }
 
@@ -65,7 +66,7 @@ fn conv1d(b: &mut GraphBuilder, name: &str, input: ValueId, out_features: usize)
 
 #[cfg(test)]
 mod tests {
-    use aibit_graph::{Graph, StoredTensor};
+    use aibit_graph::{Graph, Op, StoredTensor};
 
     use super::*;
 
@@ -104,7 +105,9 @@ mod tests {
             let nodes = check(json).graph.nodes;
             nodes
                 .iter()
-                .filter_map(|n| if let Op::Attention { scale, .. } = n { Some(*scale) } else { None })
+                .filter_map(
+                    |n| if let Op::Attention(Attention { scale, .. }) = n { Some(*scale) } else { None },
+                )
                 .collect()
         };
         let base = r#""model_type": "gpt2", "n_layer": 2, "n_head": 12, "n_embd": 768"#;

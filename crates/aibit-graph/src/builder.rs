@@ -1,5 +1,6 @@
 //! Builds a graph node by node, together with its parameters.
 
+use crate::ops::{Add, Linear, Logits};
 use crate::{
     ActivationPrecision, BufferPlan, Graph, KvSlot, ModelDescription, Op, Origin, Parameter, Role, Value,
     ValueId,
@@ -62,14 +63,14 @@ impl GraphBuilder {
     }
 
     /// Appends a node.
-    pub fn push(&mut self, op: Op) {
-        self.nodes.push(op);
+    pub fn push(&mut self, op: impl Into<Op>) {
+        self.nodes.push(op.into());
     }
 
     /// Appends the sum of two values.
     pub fn add(&mut self, name: &str, a: ValueId, b: ValueId) -> ValueId {
         let output = self.value(name, self.width(a));
-        self.push(Op::Add { a, b, output });
+        self.push(Add { a, b, output });
         output
     }
 
@@ -81,7 +82,7 @@ impl GraphBuilder {
         let weight = self.parameter(&format!("{name}.weight"), &shape, Role::Linear, origin);
         let bias = has_bias.then(|| self.vector(&format!("{name}.bias"), out_features));
         let output = self.value(name, out_features);
-        self.push(Op::Linear {
+        self.push(Linear {
             input,
             weight,
             bias,
@@ -119,7 +120,7 @@ impl GraphBuilder {
             }
             None => self.matrix(head, [vocabulary, self.width(input)], Role::Head),
         };
-        self.push(Op::Logits {
+        self.push(Logits {
             input,
             weight,
             activations: ActivationPrecision::default(),

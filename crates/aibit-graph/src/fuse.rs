@@ -1,9 +1,10 @@
 //! Fusion: linear layers with the same input are joined, and element-wise ops after a linear layer become part of it.
 
+use crate::ops::{Activation, Add, Concat, GatedActivation, Linear};
 use crate::{Graph, ModelDescription, Op, Origin, Parameter, ValueId};
 
 impl ModelDescription {
-    /// Joins linear layers whose outputs are only read by one [`Op::Concat`] into one layer, and then applies
+    /// Joins linear layers whose outputs are only read by one [`Concat`] into one layer, and then applies
     /// [`Graph::fuse`].
     ///
     /// The joined layer's weight is the concatenation of the parts' weights by rows; its name is that of the
@@ -33,22 +34,22 @@ impl ModelDescription {
 
     /// The joined layer for the linear layers whose outputs node `at` concatenates, if any.
     fn joined(&self, at: usize, may_join: &impl Fn(&[&Parameter]) -> bool) -> Option<Joined> {
-        let Op::Concat { parts, output } = &self.graph.nodes[at] else { return None };
+        let Op::Concat(Concat { parts, output }) = &self.graph.nodes[at] else { return None };
         let mut linears: Vec<_> =
             parts.iter().map(|part| self.graph.sole_linear(*part)).collect::<Option<_>>()?;
-        let mut op = self.graph.nodes[linears[0]].clone();
+        let Op::Linear(mut first) = self.graph.nodes[linears[0]].clone() else { return None };
         let (mut weights, mut biases) = (Vec::new(), Vec::new());
         for linear in &linears {
-            let Op::Linear { weight, bias, .. } = &self.graph.nodes[*linear] else { return None };
-            weights.push(self.parameter(weight)?);
-            biases.extend(bias.as_deref().and_then(|bias| self.parameter(bias)));
-            if !self.graph.nodes[*linear].differs_in_tensors_only(&op) {
+            let Op::Linear(linear) = &self.graph.nodes[*linear] else { return None };
+            weights.push(self.parameter(&linear.weight)?);
+            biases.extend(linear.bias.as_deref().and_then(|bias| self.parameter(bias)));
+            if !linear.differs_in_tensors_only(&first) {
                 return None;
             }
         }
         // A tensor that another layer also uses is not joined.
         let is_used_once = |parameter: &&Parameter| {
-            self.graph.nodes.iter().flat_map(Op::tensors).filter(|name| *name == parameter.name).count() == 1
+            self.graph.nodes.iter().flat_map(Op::tensors).filter(|name| **name == parameter.name).count() == 1
         };
         if !weights.iter().chain(&biases).all(is_used_once) {
             return None;
@@ -57,19 +58,19 @@ impl ModelDescription {
         if !may_join(&weights) || !(biases.is_empty() || all_have_biases && may_join(&biases)) {
             return None;
         }
-        let Op::Linear { weight, bias, output: own_output, gate: None, residual: None, .. } = &mut op else {
+        if first.gate.is_some() || first.residual.is_some() {
             return None;
-        };
+        }
         let module = &self.graph.values[*output].name;
-        *own_output = *output;
-        *weight = format!("{module}.weight");
-        let mut parameters = vec![join(weight.clone(), &weights)?];
-        if let Some(bias) = bias {
+        first.output = *output;
+        first.weight = format!("{module}.weight");
+        let mut parameters = vec![join(first.weight.clone(), &weights)?];
+        if let Some(bias) = &mut first.bias {
             *bias = format!("{module}.bias");
             parameters.push(join(bias.clone(), &biases)?);
         }
         linears.sort_unstable();
-        Some(Joined { linears, op, parameters })
+        Some(Joined { linears, op: first.into(), parameters })
     }
 
     fn parameter(&self, name: &str) -> Option<&Parameter> {
@@ -110,18 +111,14 @@ fn join(name: String, parts: &[&Parameter]) -> Option<Parameter> {
     Some(Parameter { name, shape, role: first.role, origin: Origin::Joined(parts) })
 }
 
-impl Op {
+impl Linear {
     /// Whether two linear layers differ only in their tensors and outputs.
     fn differs_in_tensors_only(&self, other: &Self) -> bool {
-        let plain = |op: &Self| {
-            let mut op = op.clone();
-            let Self::Linear { weight, bias, output, .. } = &mut op else { return None };
-            weight.clear();
-            bias.iter_mut().for_each(String::clear);
-            *output = 0;
-            Some(op)
+        let plain = |linear: &Self| {
+            let bias = linear.bias.as_ref().map(|_| String::new());
+            Self { weight: String::new(), bias, output: 0, ..linear.clone() }
         };
-        plain(self).is_some_and(|op| Some(op) == plain(other))
+        plain(self) == plain(other)
     }
 }
 
@@ -151,44 +148,30 @@ impl Graph {
 
     /// The linear node with which node `at` can be fused, and the fused node, which replaces `at`.
     fn fused(&self, at: usize) -> Option<(usize, Op)> {
+        let fused_into = |value: ValueId, fuse: &dyn Fn(&mut Linear) -> bool| {
+            let at = self.sole_linear(value)?;
+            let Op::Linear(mut linear) = self.nodes[at].clone() else { return None };
+            // Nothing comes after a gate or a residual.
+            let is_fused = linear.gate.is_none() && linear.residual.is_none() && fuse(&mut linear);
+            is_fused.then_some((at, linear.into()))
+        };
         match self.nodes[at] {
-            Op::Activation { input, function, output } => {
-                let linear = self.sole_linear(input)?;
-                let mut fused = self.nodes[linear].clone();
-                let Op::Linear {
-                    function: own @ None, gate: None, residual: None, output: own_output, ..
-                } = &mut fused
-                else {
-                    return None;
-                };
-                *own = Some(function);
-                *own_output = output;
-                Some((linear, fused))
-            }
-            Op::GatedActivation { input, function, output } => {
-                let linear = self.sole_linear(input)?;
-                let mut fused = self.nodes[linear].clone();
-                let Op::Linear {
-                    function: None, gate: own @ None, residual: None, output: own_output, ..
-                } = &mut fused
-                else {
-                    return None;
-                };
-                *own = Some(function);
-                *own_output = output;
-                Some((linear, fused))
+            Op::Activation(Activation { input, function, output }) => fused_into(input, &|linear| {
+                linear.output = output;
+                linear.function.replace(function).is_none()
+            }),
+            Op::GatedActivation(GatedActivation { input, function, output }) => {
+                fused_into(input, &|linear| {
+                    (linear.gate, linear.output) = (Some(function), output);
+                    linear.function.is_none()
+                })
             }
             // Prefer the later operand: the earlier one is then the residual stream.
-            Op::Add { a, b, output } => [(b, a), (a, b)].into_iter().find_map(|(sum, rest)| {
-                let linear = self.sole_linear(sum)?;
-                let mut fused = self.nodes[linear].clone();
-                let Op::Linear { gate: None, residual: own @ None, output: own_output, .. } = &mut fused
-                else {
-                    return None;
-                };
-                *own = Some(rest);
-                *own_output = output;
-                Some((linear, fused))
+            Op::Add(Add { a, b, output }) => [(b, a), (a, b)].into_iter().find_map(|(sum, rest)| {
+                fused_into(sum, &|linear| {
+                    (linear.residual, linear.output) = (Some(rest), output);
+                    true
+                })
             }),
             _ => None,
         }
@@ -199,7 +182,7 @@ impl Graph {
         let reads: usize =
             self.nodes.iter().map(|node| node.inputs().filter(|input| *input == value).count()).sum();
         let writer = self.nodes.iter().position(|node| node.output() == Some(value))?;
-        (reads == 1 && matches!(self.nodes[writer], Op::Linear { .. })).then_some(writer)
+        (reads == 1 && matches!(self.nodes[writer], Op::Linear(_))).then_some(writer)
     }
 
     fn drop_unwritten_values(&mut self) {
@@ -214,7 +197,7 @@ impl Graph {
         }
         self.values = kept;
         for node in &mut self.nodes {
-            node.for_each_value(|value| *value = new_ids[*value]);
+            node.for_each_value(&mut |value| *value = new_ids[*value]);
         }
     }
 }

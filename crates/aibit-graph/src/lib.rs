@@ -17,6 +17,7 @@ mod config_fields;
 mod error;
 mod fuse;
 mod graph;
+pub mod ops;
 mod parameter;
 mod place;
 mod plan;
@@ -27,10 +28,8 @@ pub use builder::{GraphBuilder, LinearLayer};
 pub use config_error::ConfigError;
 pub use config_fields::ConfigFields;
 pub use error::GraphError;
-pub use graph::{
-    ActivationFunction, ActivationPrecision, ContextLimit, Graph, KvPrecision, KvSlot, LongFrequencies, Op,
-    RopePairing, Value, ValueId,
-};
+pub use graph::{ContextLimit, Graph, KvPrecision, KvSlot, Value, ValueId};
+pub use ops::{ActivationFunction, ActivationPrecision, LongFrequencies, Op, RopeStyle, TensorUse};
 pub use parameter::{CheckpointName, ModelDescription, Origin, Parameter, Role};
 pub use place::Place;
 pub use plan::BufferPlan;

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ops::Linear;
 use crate::{Graph, Op};
 
 /// The place of a linear layer, determined by the node that writes its input, on which the distribution of
@@ -67,17 +68,17 @@ impl Graph {
         let mut places = Vec::with_capacity(self.nodes.len());
         for node in &self.nodes {
             places.push(match node {
-                Op::Linear { input, .. } => behind.get(*input).copied(),
-                Op::Logits { .. } => Some(Place::Head),
+                Op::Linear(linear) => behind.get(linear.input).copied(),
+                Op::Logits(_) => Some(Place::Head),
                 _ => None,
             });
             let place = match node {
-                Op::LayerNorm { .. } | Op::RmsNorm { .. } => Place::Norm,
-                Op::Attention { .. } => Place::Attention,
-                Op::Activation { .. }
-                | Op::GatedActivation { .. }
-                | Op::Linear { function: Some(_), .. }
-                | Op::Linear { gate: Some(_), .. } => Place::Gate,
+                Op::LayerNorm(_) | Op::RmsNorm(_) => Place::Norm,
+                Op::Attention(_) => Place::Attention,
+                Op::Activation(_)
+                | Op::GatedActivation(_)
+                | Op::Linear(Linear { function: Some(_), .. })
+                | Op::Linear(Linear { gate: Some(_), .. }) => Place::Gate,
                 _ => Place::Other,
             };
             if let Some(written) = node.output().and_then(|output| behind.get_mut(output)) {

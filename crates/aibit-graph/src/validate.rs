@@ -1,5 +1,6 @@
 //! Validation of a graph from a file, after which it can be executed.
 
+use crate::ops::Attention;
 use crate::{Graph, GraphError, KvPrecision, Op, StoredTensor, TensorKind, ValueId};
 
 /// Limits on a file's values, far above those of current models.
@@ -49,13 +50,13 @@ impl Graph {
                     "has attributes of graph version {needed}, this is version {found}"
                 )));
             }
-            check.tensors_and_attributes()?;
-            if let Op::Attention { slot, .. } = *op
+            op.check(&check)?;
+            if let Op::Attention(Attention { slot, .. }) = *op
                 && std::mem::replace(&mut slot_used[slot], true)
             {
                 return Err(check.attribute(format!("KV slot {slot} is used by an earlier node")));
             }
-            if matches!(op, Op::Logits { .. }) != (node + 1 == self.nodes.len()) {
+            if matches!(op, Op::Logits(_)) != (node + 1 == self.nodes.len()) {
                 return Err(check.attribute("`logits` is the last node and stands nowhere else".into()));
             }
         }
@@ -107,166 +108,22 @@ impl Graph {
     }
 }
 
-struct NodeCheck<'g, F> {
+/// One node of a graph that is being validated: what its op's shape rule is checked with.
+pub(crate) struct NodeCheck<'g, 's> {
     graph: &'g Graph,
     node: usize,
     op: &'g Op,
-    tensor_of: F,
+    tensor_of: &'g dyn Fn(&str) -> Option<StoredTensor<'s>>,
 }
 
-impl<'s, F: Fn(&str) -> Option<StoredTensor<'s>>> NodeCheck<'_, F> {
-    fn tensors_and_attributes(&self) -> Result<(), GraphError> {
-        let width = |value: ValueId| self.graph.values[value].width;
-        match *self.op {
-            Op::Embed { ref table, output } => self.matrix(table, [self.graph.vocabulary, width(output)]),
-            Op::PositionEmbed { ref table, output } => {
-                self.matrix(table, [self.graph.context, width(output)])
-            }
-            Op::Add { a, b, output } => {
-                self.equal_widths(a, output)?;
-                self.equal_widths(b, output)?;
-                if a == b {
-                    return Err(self.value_error(a, "is added to itself"));
-                }
-                Ok(())
-            }
-            Op::LayerNorm { input, ref weight, ref bias, epsilon, output } => {
-                self.equal_widths(input, output)?;
-                self.epsilon(epsilon)?;
-                self.vector_of(weight, width(input))?;
-                bias.iter().try_for_each(|bias| self.vector_of(bias, width(input)))
-            }
-            Op::RmsNorm { input, ref weight, epsilon, range, output } => {
-                self.equal_widths(input, output)?;
-                self.epsilon(epsilon)?;
-                let [start, end] = range.unwrap_or([0, width(input)]);
-                if start >= end || end > width(input) {
-                    return Err(self.attribute(format!("range {start}..{end} of {} elements", width(input))));
-                }
-                let run = self.vector(weight)?;
-                if !(end - start).is_multiple_of(run) {
-                    return Err(self.attribute(format!(
-                        "{} elements are not whole runs of {run}, the length of `{weight:.80}`",
-                        end - start
-                    )));
-                }
-                Ok(())
-            }
-            Op::Rope {
-                input,
-                ref frequencies,
-                ref long,
-                attention_factor,
-                heads,
-                head_dim,
-                output,
-                pairing: _,
-            } => {
-                self.equal_widths(input, output)?;
-                let turned = heads.checked_mul(head_dim).filter(|turned| (1..=width(input)).contains(turned));
-                if turned.is_none() {
-                    return Err(self.attribute(format!(
-                        "{heads} heads of {head_dim} elements do not fit the width {}",
-                        width(input)
-                    )));
-                }
-                let pairs = self.vector(frequencies)?;
-                if pairs.checked_mul(2).is_none_or(|elements| elements > head_dim) {
-                    return Err(self.attribute(format!(
-                        "{pairs} pairs, the length of `{frequencies:.80}`, do not fit heads of {head_dim} elements"
-                    )));
-                }
-                if let Some(long) = long {
-                    if long.above == 0 {
-                        return Err(self.attribute("`above` is 0, it must be positive".into()));
-                    }
-                    self.vector_of(&long.frequencies, pairs)?;
-                }
-                if let Some(factor) = attention_factor
-                    && !factor.is_finite()
-                {
-                    return Err(self.attribute(format!("attention_factor is {factor}, it must be finite")));
-                }
-                Ok(())
-            }
-            Op::Concat { ref parts, output } => {
-                if parts.len() < 2 {
-                    return Err(self.attribute(format!("{} parts, two or more are required", parts.len())));
-                }
-                let sum = parts.iter().try_fold(0_usize, |sum, part| sum.checked_add(width(*part)));
-                if sum != Some(width(output)) {
-                    return Err(self.attribute(format!(
-                        "the widths of its parts do not add up to the width {} of value {output}",
-                        width(output)
-                    )));
-                }
-                Ok(())
-            }
-            Op::Linear {
-                input,
-                ref weight,
-                ref bias,
-                outlier_threshold,
-                function,
-                gate,
-                residual,
-                output,
-                activations: _,
-            } => {
-                self.outlier_threshold(outlier_threshold)?;
-                if gate.is_some() && (function.is_some() || residual.is_some()) {
-                    let other = if function.is_some() { "function" } else { "residual" };
-                    return Err(self.attribute(format!("a gate and a {other}, which exclude each other")));
-                }
-                residual.map_or(Ok(()), |residual| self.equal_widths(residual, output))?;
-                let rows = if gate.is_some() { width(output).saturating_mul(2) } else { width(output) };
-                self.matrix(weight, [rows, width(input)])?;
-                bias.iter().try_for_each(|bias| self.vector_of(bias, rows))
-            }
-            Op::Activation { input, output, function: _ } => self.equal_widths(input, output),
-            Op::GatedActivation { input, output, function: _ } => {
-                if width(output).checked_mul(2) != Some(width(input)) {
-                    return Err(self.attribute(format!(
-                        "value {input} of width {} is not twice as wide as value {output} of width {}",
-                        width(input),
-                        width(output)
-                    )));
-                }
-                Ok(())
-            }
-            Op::Attention { qkv, slot, n_head, scale, output } => {
-                let Some(kv) = self.graph.kv_slots.get(slot) else {
-                    let slots = self.graph.kv_slots.len();
-                    return Err(self.attribute(format!("KV slot {slot} of {slots}")));
-                };
-                if !scale.is_finite() {
-                    return Err(self.attribute(format!("scale is {scale}, it must be finite")));
-                }
-                if n_head == 0 || !n_head.is_multiple_of(kv.n_kv_head) {
-                    return Err(self.attribute(format!(
-                        "n_head {n_head} is not a positive multiple of n_kv_head {}",
-                        kv.n_kv_head
-                    )));
-                }
-                let heads = n_head.checked_add(2 * kv.n_kv_head);
-                let expected =
-                    (heads.and_then(|h| h.checked_mul(kv.head_dim)), n_head.checked_mul(kv.head_dim));
-                if expected != (Some(width(qkv)), Some(width(output))) {
-                    return Err(self.attribute(format!(
-                        "{n_head} query heads and {} key-value heads of {} elements do not fit widths {} and {}",
-                        kv.n_kv_head,
-                        kv.head_dim,
-                        width(qkv),
-                        width(output)
-                    )));
-                }
-                Ok(())
-            }
-            Op::Logits { input, ref weight, outlier_threshold, activations: _ } => {
-                self.outlier_threshold(outlier_threshold)?;
-                self.matrix(weight, [self.graph.vocabulary, width(input)])
-            }
-        }
+impl<'g, 's> NodeCheck<'g, 's> {
+    pub(crate) fn graph(&self) -> &'g Graph {
+        self.graph
+    }
+
+    /// Elements per token of a value.
+    pub(crate) fn width(&self, value: ValueId) -> usize {
+        self.graph.values[value].width
     }
 
     /// The parameter called `name`.
@@ -281,7 +138,7 @@ impl<'s, F: Fn(&str) -> Option<StoredTensor<'s>>> NodeCheck<'_, F> {
     }
 
     /// The length of a vector whose length is not fixed by the graph.
-    fn vector(&self, name: &str) -> Result<usize, GraphError> {
+    pub(crate) fn vector(&self, name: &str) -> Result<usize, GraphError> {
         let tensor = self.parameter(name)?;
         match *tensor.shape {
             [length] if length > 0 => self.in_f32(name, tensor).map(|()| length),
@@ -290,13 +147,13 @@ impl<'s, F: Fn(&str) -> Option<StoredTensor<'s>>> NodeCheck<'_, F> {
         }
     }
 
-    fn vector_of(&self, name: &str, length: usize) -> Result<(), GraphError> {
+    pub(crate) fn vector_of(&self, name: &str, length: usize) -> Result<(), GraphError> {
         let tensor = self.parameter(name)?;
         self.has_shape(name, tensor, &[length])?;
         self.in_f32(name, tensor)
     }
 
-    fn matrix(&self, name: &str, shape: [usize; 2]) -> Result<(), GraphError> {
+    pub(crate) fn matrix(&self, name: &str, shape: [usize; 2]) -> Result<(), GraphError> {
         self.has_shape(name, self.parameter(name)?, &shape)
     }
 
@@ -322,14 +179,14 @@ impl<'s, F: Fn(&str) -> Option<StoredTensor<'s>>> NodeCheck<'_, F> {
         GraphError::TensorKind { node: self.node, op: self.op.name(), tensor: name.to_owned(), problem }
     }
 
-    fn epsilon(&self, epsilon: f32) -> Result<(), GraphError> {
+    pub(crate) fn epsilon(&self, epsilon: f32) -> Result<(), GraphError> {
         if !(epsilon.is_finite() && epsilon > 0.0) {
             return Err(self.attribute(format!("epsilon is {epsilon}, it must be positive and finite")));
         }
         Ok(())
     }
 
-    fn outlier_threshold(&self, threshold: Option<f32>) -> Result<(), GraphError> {
+    pub(crate) fn outlier_threshold(&self, threshold: Option<f32>) -> Result<(), GraphError> {
         match threshold {
             Some(t) if !(t.is_finite() && t > 0.0) => {
                 Err(self.attribute(format!("outlier_threshold is {t}, it must be positive and finite")))
@@ -338,7 +195,7 @@ impl<'s, F: Fn(&str) -> Option<StoredTensor<'s>>> NodeCheck<'_, F> {
         }
     }
 
-    fn equal_widths(&self, a: ValueId, b: ValueId) -> Result<(), GraphError> {
+    pub(crate) fn equal_widths(&self, a: ValueId, b: ValueId) -> Result<(), GraphError> {
         let (width_a, width_b) = (self.graph.values[a].width, self.graph.values[b].width);
         if width_a != width_b {
             return Err(
@@ -356,11 +213,11 @@ impl<'s, F: Fn(&str) -> Option<StoredTensor<'s>>> NodeCheck<'_, F> {
         Ok(())
     }
 
-    fn value_error(&self, value: ValueId, problem: &str) -> GraphError {
+    pub(crate) fn value_error(&self, value: ValueId, problem: &str) -> GraphError {
         GraphError::Value { node: self.node, op: self.op.name(), value, problem: problem.to_owned() }
     }
 
-    fn attribute(&self, problem: String) -> GraphError {
+    pub(crate) fn attribute(&self, problem: String) -> GraphError {
         GraphError::Attribute { node: self.node, op: self.op.name(), problem }
     }
 }

@@ -1,8 +1,9 @@
 //! Builds the graph and the list of tensors from a configuration.
 
+use aibit_graph::ops::{Attention, Concat, Embed, GatedActivation, RmsNorm, Rope};
 use aibit_graph::{
-    Graph, GraphBuilder, KvPrecision, KvSlot, LinearLayer, LongFrequencies, ModelDescription, Op, Origin,
-    Role, RopePairing, ValueId,
+    Graph, GraphBuilder, KvPrecision, KvSlot, LinearLayer, LongFrequencies, ModelDescription, Origin, Role,
+    RopeStyle, ValueId,
 };
 
 use crate::LlamaConfig;
@@ -38,7 +39,7 @@ pub fn describe(config: &LlamaConfig) -> ModelDescription {
     });
     let attention_factor = Some(config.rope.attention_factor()).filter(|factor| *factor != 1.0);
     let mut hidden = b.value("hidden", n_embd);
-    b.push(Op::Embed { table: embedding.clone(), output: hidden });
+    b.push(Embed { table: embedding.clone(), output: hidden });
 
     for layer in 0..config.n_layer {
         let block = format!("model.layers.{layer}");
@@ -58,24 +59,24 @@ pub fn describe(config: &LlamaConfig) -> ModelDescription {
                 let name = module(&format!("self_attn.{name}"));
                 let weight = b.vector(&format!("{name}.weight"), head_dim);
                 let output = b.value(&name, queries + 2 * keys);
-                b.push(Op::RmsNorm { input: qkv, weight, epsilon, range: Some(range), output });
+                b.push(RmsNorm { input: qkv, weight, epsilon, range: Some(range), output });
                 qkv = output;
             }
         }
         let turned = b.value(&module("self_attn.rope"), queries + 2 * keys);
-        b.push(Op::Rope {
+        b.push(Rope {
             input: qkv,
             frequencies: frequencies.clone(),
             long: long.clone(),
             attention_factor,
             heads: n_head + n_kv_head,
             head_dim,
-            pairing: RopePairing::Half,
+            style: RopeStyle::NeoX,
             output: turned,
         });
         let mixed = b.value(&module("self_attn"), queries);
         let scale = (head_dim as f32).sqrt().recip();
-        b.push(Op::Attention { qkv: turned, slot, n_head, scale, output: mixed });
+        b.push(Attention { qkv: turned, slot, n_head, scale, output: mixed });
         let output = linear(&mut b, &module("self_attn.o_proj"), mixed, n_embd, config.has_output_bias);
         hidden = b.add(&module("self_attn.residual"), hidden, output);
 
@@ -86,7 +87,7 @@ pub fn describe(config: &LlamaConfig) -> ModelDescription {
         });
         let gate_up = concat(&mut b, &module("mlp.gate_up_proj"), &parts);
         let gated = b.value(&module("mlp.act"), n_inner);
-        b.push(Op::GatedActivation { input: gate_up, function: config.activation, output: gated });
+        b.push(GatedActivation { input: gate_up, function: config.activation, output: gated });
         let down = linear(&mut b, &module("mlp.down_proj"), gated, n_embd, config.has_mlp_bias);
         hidden = b.add(&module("mlp.residual"), hidden, down);
     }
@@ -105,7 +106,7 @@ fn rms_norm(b: &mut GraphBuilder, name: &str, input: ValueId, epsilon: f32) -> V
     let width = b.width(input);
     let weight = b.vector(&format!("{name}.weight"), width);
     let output = b.value(name, width);
-    b.push(Op::RmsNorm { input, weight, epsilon, range: None, output });
+    b.push(RmsNorm { input, weight, epsilon, range: None, output });
     output
 }
 
@@ -118,7 +119,7 @@ fn linear(b: &mut GraphBuilder, name: &str, input: ValueId, out_features: usize,
 fn concat(b: &mut GraphBuilder, name: &str, parts: &[ValueId]) -> ValueId {
     let width = parts.iter().map(|part| b.width(*part)).sum();
     let output = b.value(name, width);
-    b.push(Op::Concat { parts: parts.to_vec(), output });
+    b.push(Concat { parts: parts.to_vec(), output });
     output
 }
 
@@ -126,7 +127,7 @@ fn concat(b: &mut GraphBuilder, name: &str, parts: &[ValueId]) -> ValueId {
 mod tests {
     use std::collections::HashMap;
 
-    use aibit_graph::{Graph, StoredTensor};
+    use aibit_graph::{Graph, Op, StoredTensor};
 
     use super::*;
 

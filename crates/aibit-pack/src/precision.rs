@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use aibit_cpu::{LayerError, Measurement, Model, SlotError};
+use aibit_graph::ops::{Linear, Logits};
 use aibit_graph::{ActivationPrecision, Graph, KvPrecision, KvSlot, Op, Place};
 use aibit_runtime::RuntimeError;
 use aibit_tokenizer::Tokenizer;
@@ -83,8 +84,8 @@ impl PrecisionRecipe {
     /// `is_int8`, take two bytes per activation and get LLM.int8()'s threshold.
     pub(crate) fn prepare(&self, graph: &mut Graph, is_int8: impl Fn(&str) -> bool) {
         for op in &mut graph.nodes {
-            if let Op::Linear { weight, activations, outlier_threshold, .. }
-            | Op::Logits { weight, activations, outlier_threshold, .. } = op
+            if let Op::Linear(Linear { weight, activations, outlier_threshold, .. })
+            | Op::Logits(Logits { weight, activations, outlier_threshold, .. }) = op
                 && is_int8(weight)
             {
                 *activations = ActivationPrecision::Int8x2;
@@ -102,7 +103,8 @@ impl PrecisionRecipe {
         progress: &mut dyn FnMut(f64),
     ) -> Result<Option<Measured>, RuntimeError> {
         let graph = model.graph();
-        let is_int8 = |op: &Op| matches!(op, Op::Linear { activations: ActivationPrecision::Int8x2, .. });
+        let is_int8 =
+            |op: &Op| matches!(op, Op::Linear(Linear { activations: ActivationPrecision::Int8x2, .. }));
         let is_cached_in_less = self.kv_cache.is_none() && self.preset_kv_cache != KvPrecision::F32;
         let most = usize::try_from(PRODUCTS / model.weights_bytes().max(1)).unwrap_or(TOKENS);
         let mut ids = tokenizer.encode_prompt(TEXT)?;
@@ -131,12 +133,12 @@ impl PrecisionRecipe {
         let places = graph.places();
         for (op, place) in graph.nodes.iter_mut().zip(places) {
             let (activations, error) = match op {
-                Op::Linear { activations: activations @ ActivationPrecision::Int8x2, .. } => {
+                Op::Linear(Linear { activations: activations @ ActivationPrecision::Int8x2, .. }) => {
                     (activations, layers.next())
                 }
                 // Logits are computed for one token of a prompt, and decode is bound by memory: the second byte is
                 // free.
-                Op::Logits { activations: activations @ ActivationPrecision::Int8x2, .. } => {
+                Op::Logits(Logits { activations: activations @ ActivationPrecision::Int8x2, .. }) => {
                     (activations, None)
                 }
                 _ => continue,

@@ -5,6 +5,7 @@ use std::fmt;
 
 use aibit_cpu::LayerError;
 use aibit_format::{Archive, FormatError, Recipe, Scheme, entry_names};
+use aibit_graph::ops::{Linear, Logits};
 use aibit_graph::{ActivationPrecision, Graph, KvPrecision, Op, Place};
 use aibit_pack::Measured;
 use serde::Serialize;
@@ -101,15 +102,15 @@ impl Report {
         let recipe = manifest.recipe.clone();
         let mut layers = Vec::new();
         for (op, place) in graph.nodes.iter().zip(graph.places()) {
-            let (Op::Linear { weight, activations, outlier_threshold, .. }
-            | Op::Logits { weight, activations, outlier_threshold, .. }) = op
+            let (Op::Linear(Linear { weight, activations, outlier_threshold, .. })
+            | Op::Logits(Logits { weight, activations, outlier_threshold, .. })) = op
             else {
                 continue;
             };
             let scheme = manifest.tensors.get(weight).map_or(Scheme::F32, |record| record.scheme);
             let place = place.unwrap_or(Place::Other);
             let is_int8 = scheme == Scheme::Int8;
-            let error = by_weight.get(weight.as_str()).filter(|_| matches!(op, Op::Linear { .. }));
+            let error = by_weight.get(weight.as_str()).filter(|_| matches!(op, Op::Linear(_)));
             let is_asked = is_int8 && recipe.activations.contains_key(place.name());
             layers.push(Layer {
                 weight: weight.clone(),

@@ -1,5 +1,6 @@
 //! Fused graphs mean what the plain ones mean, and hold what they should.
 
+use aibit_graph::ops::{Add, Linear, Logits};
 use aibit_graph::{ActivationFunction, Graph, Op};
 
 use crate::interpreter::last_logits;
@@ -36,7 +37,7 @@ fn activations_and_residuals_become_part_of_their_linear_layers() {
         .nodes
         .iter()
         .filter_map(|node| match node {
-            Op::Linear { function, residual, .. } => {
+            Op::Linear(Linear { function, residual, .. }) => {
                 Some((*function, residual.map(|value| fused.values[value].name.as_str())))
             }
             _ => None,
@@ -57,13 +58,13 @@ fn activations_and_residuals_become_part_of_their_linear_layers() {
 fn a_sum_that_something_else_reads_stays_apart() {
     let (mut plain, shapes) = sample();
     // The head reads the feed-forward's own output beside the residual sum's.
-    let Op::Add { b: down, .. } = plain.nodes[node::LOGITS - 1] else { panic!("the residual sum") };
-    let Op::Logits { input, .. } = &mut plain.nodes[node::LOGITS] else { panic!("the logits") };
+    let Op::Add(Add { b: down, .. }) = plain.nodes[node::LOGITS - 1] else { panic!("the residual sum") };
+    let Op::Logits(Logits { input, .. }) = &mut plain.nodes[node::LOGITS] else { panic!("the logits") };
     *input = down;
     plain.plan_buffers();
     let mut fused = plain.clone();
     fused.fuse();
-    let adds = |graph: &Graph| graph.nodes.iter().filter(|node| matches!(node, Op::Add { .. })).count();
+    let adds = |graph: &Graph| graph.nodes.iter().filter(|node| matches!(node, Op::Add(_))).count();
     assert_eq!((adds(&plain), adds(&fused)), (3, 2));
     assert_eq!(same_meaning(&plain, &fused, &shapes), Ok(()));
 }

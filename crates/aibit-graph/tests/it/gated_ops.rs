@@ -1,29 +1,30 @@
 //! The ops of models of the Llama family: rules of their shapes, their JSON, and what may be done in place.
 
-use aibit_graph::{ActivationFunction, ContextLimit, Graph, LongFrequencies, Op, RopePairing, Value};
+use aibit_graph::ops::{Activation, Concat, Linear, RmsNorm, Rope};
+use aibit_graph::{ActivationFunction, ContextLimit, Graph, LongFrequencies, Op, RopeStyle, Value};
 
 use crate::support::{Shapes, check_gated_refused, gated, gated_node, shapes_of, validate};
 
 fn rope(heads: usize, head_dim: usize) -> Op {
     let frequencies = "frequencies".to_owned();
-    Op::Rope {
+    Op::Rope(Rope {
         input: 6,
         frequencies,
         long: None,
         attention_factor: None,
         heads,
         head_dim,
-        pairing: RopePairing::Adjacent,
+        style: RopeStyle::GptJ,
         output: 7,
-    }
+    })
 }
 
 fn head_norm(range: Option<[usize; 2]>) -> Op {
-    Op::RmsNorm { input: 5, weight: "head_norm.weight".to_owned(), epsilon: 1e-5, range, output: 6 }
+    Op::RmsNorm(RmsNorm { input: 5, weight: "head_norm.weight".to_owned(), epsilon: 1e-5, range, output: 6 })
 }
 
 fn concat(parts: Vec<usize>) -> Op {
-    Op::Concat { parts, output: 5 }
+    Op::Concat(Concat { parts, output: 5 })
 }
 
 /// Checks that the gated model's graph is valid after an edit.
@@ -76,7 +77,7 @@ fn rms_norms_keep_the_width_and_have_an_epsilon() {
             format!("graph node 17 (rms_norm): epsilon is {epsilon}, it must be positive and finite");
         check_gated_refused(
             |g, _| {
-                let Op::RmsNorm { epsilon: own, .. } = &mut g.nodes[gated_node::LAST_NORM] else {
+                let Op::RmsNorm(RmsNorm { epsilon: own, .. }) = &mut g.nodes[gated_node::LAST_NORM] else {
                     panic!("the norm")
                 };
                 *own = epsilon;
@@ -209,7 +210,7 @@ fn a_concat_of_very_many_parts_is_checked_like_any_other() {
             g.values[gated_node::UP].width = 1;
             shapes.insert("up.weight".to_owned(), vec![1, 8]);
             g.nodes[gated_node::GATE_UP] =
-                Op::Concat { parts: vec![gated_node::UP; parts], output: gated_node::GATE_UP };
+                Op::Concat(Concat { parts: vec![gated_node::UP; parts], output: gated_node::GATE_UP });
             g.values[gated_node::GATE_UP].width = width;
             g.values[gated_node::GATED].width = width / 2;
             shapes.insert("down.weight".to_owned(), vec![8, width / 2]);
@@ -263,7 +264,7 @@ fn a_gated_layer_has_twice_the_rows_and_neither_function_nor_residual() {
         let error = validate(&graph, &shapes).expect_err("edited").to_string();
         assert!(error.contains(message), "{error}");
     };
-    let is_gated = |op: &Op| matches!(op, Op::Linear { gate: Some(ActivationFunction::Silu), .. });
+    let is_gated = |op: &Op| matches!(op, Op::Linear(Linear { gate: Some(ActivationFunction::Silu), .. }));
     assert!(is_gated(&model.graph.nodes[GATED]), "{:?}", model.graph.nodes[GATED]);
     assert_eq!(Graph::from_json(&model.graph.to_json()).expect("read"), model.graph);
     for rows in [6, 11, 13, 24] {
@@ -272,7 +273,7 @@ fn a_gated_layer_has_twice_the_rows_and_neither_function_nor_residual() {
     }
     check(
         &|op, shapes| {
-            let Op::Linear { bias, .. } = op else { unreachable!() };
+            let Op::Linear(Linear { bias, .. }) = op else { unreachable!() };
             *bias = Some("gate_up.bias".to_owned());
             shapes.insert("gate_up.bias".to_owned(), vec![6]);
         },
@@ -280,14 +281,14 @@ fn a_gated_layer_has_twice_the_rows_and_neither_function_nor_residual() {
     );
     check(
         &|op, _| {
-            let Op::Linear { function, .. } = op else { unreachable!() };
+            let Op::Linear(Linear { function, .. }) = op else { unreachable!() };
             *function = Some(ActivationFunction::Relu);
         },
         "node 7 (linear): a gate and a function, which exclude each other",
     );
     check(
         &|op, _| {
-            let Op::Linear { residual, input, .. } = op else { unreachable!() };
+            let Op::Linear(Linear { residual, input, .. }) = op else { unreachable!() };
             *residual = Some(*input);
         },
         "node 7 (linear): a gate and a residual, which exclude each other",
@@ -327,20 +328,22 @@ fn they_are_written_and_read_back() {
     }
     let adjacent = json.replacen("\"half\"", "\"adjacent\"", 1);
     let read = Graph::from_json(adjacent.as_bytes()).expect("read");
-    assert!(matches!(read.nodes[gated_node::ROPE], Op::Rope { pairing: RopePairing::Adjacent, .. }));
+    assert!(matches!(read.nodes[gated_node::ROPE], Op::Rope(Rope { style: RopeStyle::GptJ, .. })));
 }
 
 #[test]
 fn ropes_may_have_frequencies_for_long_contexts_and_a_factor() {
-    let scaled = |above: usize, attention_factor: f32| Op::Rope {
-        input: 6,
-        frequencies: "frequencies".to_owned(),
-        long: Some(LongFrequencies { frequencies: "long".to_owned(), above }),
-        attention_factor: Some(attention_factor),
-        heads: 3,
-        head_dim: 4,
-        pairing: RopePairing::Half,
-        output: 7,
+    let scaled = |above: usize, attention_factor: f32| {
+        Op::Rope(Rope {
+            input: 6,
+            frequencies: "frequencies".to_owned(),
+            long: Some(LongFrequencies { frequencies: "long".to_owned(), above }),
+            attention_factor: Some(attention_factor),
+            heads: 3,
+            head_dim: 4,
+            style: RopeStyle::NeoX,
+            output: 7,
+        })
     };
     check_gated_refused(
         |g, _| g.context_limit = Some(ContextLimit::DynamicRope),
@@ -562,8 +565,11 @@ fn an_argument_that_is_needed_later_is_not_worked_on_in_place() {
     // The unturned row is needed once more.
     let edit = |g: &mut Graph| {
         g.values.push(Value { name: "again".to_owned(), width: 16 });
-        let again =
-            Op::Activation { input: gated_node::HEAD_NORM, function: ActivationFunction::Relu, output: 18 };
+        let again = Op::Activation(Activation {
+            input: gated_node::HEAD_NORM,
+            function: ActivationFunction::Relu,
+            output: 18,
+        });
         g.nodes.insert(gated_node::ROPE + 1, again);
     };
     check_valid(|g, _| edit(g));

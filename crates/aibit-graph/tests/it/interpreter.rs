@@ -1,6 +1,10 @@
 //! The meaning of a graph, in the plainest form: f32, one buffer per value, one loop per op, no plan.
 
-use aibit_graph::{ActivationFunction, Graph, ModelDescription, Op, Origin, Parameter, RopePairing, ValueId};
+use aibit_graph::ops::{
+    Activation, Add, Attention, Concat, Embed, GatedActivation, LayerNorm, Linear, Logits, PositionEmbed,
+    RmsNorm, Rope,
+};
+use aibit_graph::{ActivationFunction, Graph, ModelDescription, Op, Origin, Parameter, RopeStyle, ValueId};
 
 use crate::support::Shapes;
 
@@ -38,12 +42,16 @@ fn logits_with(graph: &Graph, tensor: &dyn Fn(&str) -> Vec<f32>, ids: &[usize]) 
     };
     for node in &graph.nodes {
         let (output, result) = match node {
-            Op::Embed { table, output } => (*output, rows(table, width(*output), &mut ids.iter().copied())),
-            Op::PositionEmbed { table, output } => (*output, rows(table, width(*output), &mut (0..m))),
-            Op::Add { a, b, output } => {
+            Op::Embed(Embed { table, output }) => {
+                (*output, rows(table, width(*output), &mut ids.iter().copied()))
+            }
+            Op::PositionEmbed(PositionEmbed { table, output }) => {
+                (*output, rows(table, width(*output), &mut (0..m)))
+            }
+            Op::Add(Add { a, b, output }) => {
                 (*output, values[*a].iter().zip(&values[*b]).map(|(a, b)| a + b).collect())
             }
-            Op::LayerNorm { input, weight, bias, epsilon, output } => {
+            Op::LayerNorm(LayerNorm { input, weight, bias, epsilon, output }) => {
                 let (weight, bias) = (tensor(weight), optional(bias));
                 let mut result = Vec::new();
                 for x in values[*input].chunks(width(*input)) {
@@ -56,7 +64,7 @@ fn logits_with(graph: &Graph, tensor: &dyn Fn(&str) -> Vec<f32>, ids: &[usize]) 
                 }
                 (*output, result)
             }
-            Op::RmsNorm { input, weight, epsilon, range, output } => {
+            Op::RmsNorm(RmsNorm { input, weight, epsilon, range, output }) => {
                 let weight = tensor(weight);
                 let [start, end] = range.unwrap_or([0, width(*input)]);
                 let mut result = values[*input].clone();
@@ -68,7 +76,7 @@ fn logits_with(graph: &Graph, tensor: &dyn Fn(&str) -> Vec<f32>, ids: &[usize]) 
                 }
                 (*output, result)
             }
-            Op::Rope { input, frequencies, long, attention_factor, heads, head_dim, pairing, output } => {
+            Op::Rope(Rope { input, frequencies, long, attention_factor, heads, head_dim, style, output }) => {
                 let frequencies = match long {
                     Some(long) if m > long.above => tensor(&long.frequencies),
                     _ => tensor(frequencies),
@@ -78,9 +86,9 @@ fn logits_with(graph: &Graph, tensor: &dyn Fn(&str) -> Vec<f32>, ids: &[usize]) 
                 for (position, x) in result.chunks_mut(width(*input)).enumerate() {
                     for head in x.chunks_mut(*head_dim).take(*heads) {
                         for (pair, frequency) in frequencies.iter().enumerate() {
-                            let (a, b) = match pairing {
-                                RopePairing::Half => (pair, pair + frequencies.len()),
-                                RopePairing::Adjacent => (2 * pair, 2 * pair + 1),
+                            let (a, b) = match style {
+                                RopeStyle::NeoX => (pair, pair + frequencies.len()),
+                                RopeStyle::GptJ => (2 * pair, 2 * pair + 1),
                             };
                             let (sin, cos) = (position as f32 * frequency).sin_cos();
                             let (sin, cos) = (sin * factor, cos * factor);
@@ -91,17 +99,17 @@ fn logits_with(graph: &Graph, tensor: &dyn Fn(&str) -> Vec<f32>, ids: &[usize]) 
                 }
                 (*output, result)
             }
-            Op::Concat { parts, output } => {
+            Op::Concat(Concat { parts, output }) => {
                 let row = |t: usize| {
                     let part = |part: &ValueId| values[*part][t * width(*part)..][..width(*part)].to_vec();
                     parts.iter().flat_map(part).collect::<Vec<_>>()
                 };
                 (*output, (0..m).flat_map(row).collect())
             }
-            Op::GatedActivation { input, function, output } => {
+            Op::GatedActivation(GatedActivation { input, function, output }) => {
                 (*output, gated(&values[*input], width(*input), *function))
             }
-            Op::Linear { input, weight, bias, function, gate, residual, output, .. } => {
+            Op::Linear(Linear { input, weight, bias, function, gate, residual, output, .. }) => {
                 let mut y = product(&values[*input], width(*input), &tensor(weight));
                 if let Some(bias) = optional(bias) {
                     y.iter_mut().zip(bias.iter().cycle()).for_each(|(y, bias)| *y += bias);
@@ -117,15 +125,15 @@ fn logits_with(graph: &Graph, tensor: &dyn Fn(&str) -> Vec<f32>, ids: &[usize]) 
                 }
                 (*output, y)
             }
-            Op::Activation { input, function, output } => {
+            Op::Activation(Activation { input, function, output }) => {
                 (*output, values[*input].iter().map(|x| apply(*function, *x)).collect())
             }
-            Op::Attention { qkv, slot, n_head, scale, output } => {
+            Op::Attention(Attention { qkv, slot, n_head, scale, output }) => {
                 let kv = graph.kv_slots[*slot];
                 let result = attention(&values[*qkv], *n_head, kv.n_kv_head, kv.head_dim, *scale);
                 (*output, result)
             }
-            Op::Logits { input, weight, .. } => {
+            Op::Logits(Logits { input, weight, .. }) => {
                 let k = width(*input);
                 return product(&values[*input][(m - 1) * k..], k, &tensor(weight));
             }

@@ -1,5 +1,6 @@
 //! Linear layers that read the same become one: when they do, what they become, and that no bit of a result changes.
 
+use aibit_graph::ops::{Activation, Add, Concat, Embed, Linear};
 use aibit_graph::{
     ActivationFunction, ActivationPrecision, GraphBuilder, ModelDescription, Op, Origin, Parameter, Role,
 };
@@ -28,7 +29,7 @@ fn ops(model: &ModelDescription) -> Vec<&'static str> {
 }
 
 fn concats(model: &ModelDescription) -> usize {
-    model.graph.nodes.iter().filter(|op| matches!(op, Op::Concat { .. })).count()
+    model.graph.nodes.iter().filter(|op| matches!(op, Op::Concat(_))).count()
 }
 
 /// Checks that the [`gated`] model, edited, keeps this many of its two `concat` nodes.
@@ -44,7 +45,7 @@ fn check_kept(edit: impl FnOnce(&mut ModelDescription), kept: usize) -> ModelDes
 
 fn linear(model: &mut ModelDescription, node: usize) -> &mut Op {
     let op = &mut model.graph.nodes[node];
-    assert!(matches!(op, Op::Linear { .. }), "{op:?}");
+    assert!(matches!(op, Op::Linear(_)), "{op:?}");
     op
 }
 
@@ -132,7 +133,7 @@ fn the_packer_has_a_say() {
 fn layers_that_read_different_values_stay_apart() {
     check_kept(
         |model| {
-            let Op::Linear { input, .. } = linear(model, gated_node::K) else { unreachable!() };
+            let Op::Linear(Linear { input, .. }) = linear(model, gated_node::K) else { unreachable!() };
             *input = 0; // before the norm
         },
         1,
@@ -144,7 +145,7 @@ fn a_part_that_something_else_reads_stays() {
     let fused = check_kept(
         |model| {
             // The queries are added to the attention's output instead of the residual stream.
-            let Op::Add { a, .. } = &mut model.graph.nodes[10] else { panic!("the residual") };
+            let Op::Add(Add { a, .. }) = &mut model.graph.nodes[10] else { panic!("the residual") };
             *a = gated_node::Q;
         },
         1,
@@ -153,8 +154,10 @@ fn a_part_that_something_else_reads_stays() {
     // Twice in the same row.
     check_kept(
         |model| {
-            model.graph.nodes[gated_node::GATE_UP] =
-                Op::Concat { parts: vec![gated_node::UP, gated_node::UP], output: gated_node::GATE_UP };
+            model.graph.nodes[gated_node::GATE_UP] = Op::Concat(Concat {
+                parts: vec![gated_node::UP, gated_node::UP],
+                output: gated_node::GATE_UP,
+            });
             // The gate goes nowhere, which is allowed.
         },
         1,
@@ -165,7 +168,7 @@ fn a_part_that_something_else_reads_stays() {
 fn biases_on_some_keep_all_apart() {
     let fused = check_kept(
         |model| {
-            let Op::Linear { bias, .. } = linear(model, gated_node::V) else { unreachable!() };
+            let Op::Linear(Linear { bias, .. }) = linear(model, gated_node::V) else { unreachable!() };
             *bias = None;
             model.parameters.retain(|parameter| parameter.name != "v.bias");
         },
@@ -176,7 +179,7 @@ fn biases_on_some_keep_all_apart() {
     let fused = check_kept(
         |model| {
             for node in [gated_node::Q, gated_node::K, gated_node::V] {
-                let Op::Linear { bias, .. } = linear(model, node) else { unreachable!() };
+                let Op::Linear(Linear { bias, .. }) = linear(model, node) else { unreachable!() };
                 *bias = None;
             }
             model.parameters.retain(|parameter| !parameter.name.ends_with(".bias"));
@@ -190,19 +193,19 @@ fn biases_on_some_keep_all_apart() {
 fn layers_that_differ_in_anything_but_tensors_stay_apart() {
     let edits: [fn(&mut Op); 4] = [
         |op| {
-            let Op::Linear { activations, .. } = op else { unreachable!() };
+            let Op::Linear(Linear { activations, .. }) = op else { unreachable!() };
             *activations = ActivationPrecision::Int8x2;
         },
         |op| {
-            let Op::Linear { outlier_threshold, .. } = op else { unreachable!() };
+            let Op::Linear(Linear { outlier_threshold, .. }) = op else { unreachable!() };
             *outlier_threshold = Some(6.0);
         },
         |op| {
-            let Op::Linear { function, .. } = op else { unreachable!() };
+            let Op::Linear(Linear { function, .. }) = op else { unreachable!() };
             *function = Some(ActivationFunction::Relu);
         },
         |op| {
-            let Op::Linear { residual, .. } = op else { unreachable!() };
+            let Op::Linear(Linear { residual, .. }) = op else { unreachable!() };
             *residual = Some(gated_node::GATE);
         },
     ];
@@ -223,7 +226,7 @@ fn layers_that_differ_in_anything_but_tensors_stay_apart() {
                 }
             }
             for node in [gated_node::GATE, gated_node::UP] {
-                let Op::Linear { residual, .. } = linear(model, node) else { unreachable!() };
+                let Op::Linear(Linear { residual, .. }) = linear(model, node) else { unreachable!() };
                 *residual = Some(0);
             }
         },
@@ -241,7 +244,7 @@ fn layers_that_differ_in_anything_but_tensors_stay_apart() {
 }
 
 fn change_all(op: &mut Op) {
-    let Op::Linear { activations, outlier_threshold, function, .. } = op else { unreachable!() };
+    let Op::Linear(Linear { activations, outlier_threshold, function, .. }) = op else { unreachable!() };
     *activations = ActivationPrecision::Int8x2;
     *outlier_threshold = Some(6.0);
     *function = Some(ActivationFunction::Relu);
@@ -251,7 +254,9 @@ fn change_all(op: &mut Op) {
 fn what_is_no_linear_layer_stays_apart() {
     check_kept(
         |model| {
-            let Op::Concat { parts, .. } = &mut model.graph.nodes[gated_node::QKV] else { panic!("qkv") };
+            let Op::Concat(Concat { parts, .. }) = &mut model.graph.nodes[gated_node::QKV] else {
+                panic!("qkv")
+            };
             assert_eq!(parts[0], gated_node::Q);
             parts[0] = gated_node::INPUT_NORM;
         },
@@ -265,7 +270,7 @@ fn a_parameter_that_something_else_uses_stays() {
     let fused = check_kept(
         |model| {
             // The output projection is the query projection once more.
-            let Op::Linear { weight, .. } = linear(model, 9) else { unreachable!() };
+            let Op::Linear(Linear { weight, .. }) = linear(model, 9) else { unreachable!() };
             *weight = "q.weight".to_owned();
             model.parameters.retain(|parameter| parameter.name != "o.weight");
         },
@@ -275,7 +280,7 @@ fn a_parameter_that_something_else_uses_stays() {
     // One weight for both halves: a manifest cannot name a part twice.
     check_kept(
         |model| {
-            let Op::Linear { weight, .. } = linear(model, gated_node::UP) else { unreachable!() };
+            let Op::Linear(Linear { weight, .. }) = linear(model, gated_node::UP) else { unreachable!() };
             *weight = "gate.weight".to_owned();
             model.parameters.retain(|parameter| parameter.name != "up.weight");
         },
@@ -287,7 +292,7 @@ fn a_parameter_that_something_else_uses_stays() {
 fn parts_keep_their_order_in_the_row_not_in_the_graph() {
     let fused = check_kept(
         |model| {
-            let Op::Concat { parts, .. } = &mut model.graph.nodes[gated_node::GATE_UP] else {
+            let Op::Concat(Concat { parts, .. }) = &mut model.graph.nodes[gated_node::GATE_UP] else {
                 panic!("gate, up")
             };
             parts.reverse();
@@ -329,15 +334,15 @@ fn nodes_between_the_parts_stay_where_they_are() {
     let mut b = GraphBuilder::default();
     let table = b.matrix("embed.weight", [50, 8], Role::Embedding);
     let hidden = b.value("hidden", 8);
-    b.push(Op::Embed { table: table.clone(), output: hidden });
+    b.push(Embed { table: table.clone(), output: hidden });
     let first = b.linear(layer("first", hidden, 3, false));
     let between = b.linear(layer("between", hidden, 8, true));
     let active = b.value("active", 8);
-    b.push(Op::Activation { input: between, function: ActivationFunction::Relu, output: active });
+    b.push(Activation { input: between, function: ActivationFunction::Relu, output: active });
     let second = b.linear(layer("second", hidden, 5, false));
     let sum = b.add("sum", hidden, active);
     let both = b.value("both", 8);
-    b.push(Op::Concat { parts: vec![second, first], output: both });
+    b.push(Concat { parts: vec![second, first], output: both });
     let end = b.add("end", sum, both);
     let plain = b.finish("test", [32, 50], end, "head.weight", Some(table));
     let fused = fused(&plain, |_| true);

@@ -1,8 +1,12 @@
 //! Graphs as JSON: one text per graph, and nothing unknown in it.
 
+use aibit_graph::ops::{
+    Activation, Add, Attention, Concat, Embed, GatedActivation, LayerNorm, Linear, Logits, PositionEmbed,
+    RmsNorm, Rope,
+};
 use aibit_graph::{
     ActivationFunction, ActivationPrecision, BufferPlan, ContextLimit, Graph, GraphError, KvPrecision,
-    KvSlot, LongFrequencies, Op, RopePairing, StoredTensor, Value,
+    KvSlot, LongFrequencies, Op, RopeStyle, StoredTensor, Value,
 };
 use proptest::prelude::*;
 
@@ -37,7 +41,7 @@ fn a_graph_is_read_back_as_it_was() {
 fn absent_options_are_not_written() {
     let mut graph = sample().0;
     graph.nodes = vec![
-        Op::Linear {
+        Op::Linear(Linear {
             input: 0,
             weight: "w".to_owned(),
             bias: None,
@@ -47,14 +51,14 @@ fn absent_options_are_not_written() {
             gate: None,
             residual: None,
             output: 1,
-        },
-        Op::LayerNorm { input: 0, weight: "w".to_owned(), bias: None, epsilon: 1.0, output: 1 },
-        Op::Logits {
+        }),
+        Op::LayerNorm(LayerNorm { input: 0, weight: "w".to_owned(), bias: None, epsilon: 1.0, output: 1 }),
+        Op::Logits(Logits {
             input: 0,
             weight: "w".to_owned(),
             activations: ActivationPrecision::Int8,
             outlier_threshold: None,
-        },
+        }),
     ];
     let json = String::from_utf8(graph.to_json()).expect("UTF-8");
     assert!(
@@ -235,28 +239,51 @@ fn any_op() -> impl Strategy<Value = Op> {
         ActivationFunction::Sigmoid,
     ];
     prop_oneof![
-        (text(), id()).prop_map(|(table, output)| Op::Embed { table, output }),
-        (text(), id()).prop_map(|(table, output)| Op::PositionEmbed { table, output }),
-        (id(), id(), id()).prop_map(|(a, b, output)| Op::Add { a, b, output }),
+        (text(), id()).prop_map(|(table, output)| Op::Embed(Embed { table, output })),
+        (text(), id()).prop_map(|(table, output)| Op::PositionEmbed(PositionEmbed { table, output })),
+        (id(), id(), id()).prop_map(|(a, b, output)| Op::Add(Add { a, b, output })),
         (id(), text(), prop::option::of(text()), any_float(), id()).prop_map(
-            |(input, weight, bias, epsilon, output)| Op::LayerNorm { input, weight, bias, epsilon, output }
+            |(input, weight, bias, epsilon, output)| Op::LayerNorm(LayerNorm {
+                input,
+                weight,
+                bias,
+                epsilon,
+                output
+            })
         ),
         (id(), text(), any_float(), prop::option::of(any::<[usize; 2]>()), id()).prop_map(
-            |(input, weight, epsilon, range, output)| Op::RmsNorm { input, weight, epsilon, range, output }
+            |(input, weight, epsilon, range, output)| Op::RmsNorm(RmsNorm {
+                input,
+                weight,
+                epsilon,
+                range,
+                output
+            })
         ),
         (
             (id(), text(), id(), id(), prop::sample::select(PAIRINGS.to_vec()), id()),
             (prop::option::of((text(), id())), prop::option::of(any_float())),
         )
             .prop_map(
-                |((input, frequencies, heads, head_dim, pairing, output), (long, attention_factor))| {
+                |((input, frequencies, heads, head_dim, style, output), (long, attention_factor))| {
                     let long = long.map(|(frequencies, above)| LongFrequencies { frequencies, above });
-                    Op::Rope { input, frequencies, long, attention_factor, heads, head_dim, pairing, output }
+                    Op::Rope(Rope {
+                        input,
+                        frequencies,
+                        long,
+                        attention_factor,
+                        heads,
+                        head_dim,
+                        style,
+                        output,
+                    })
                 }
             ),
-        (prop::collection::vec(id(), 0..5), id()).prop_map(|(parts, output)| Op::Concat { parts, output }),
-        (id(), prop::sample::select(functions.clone()), id())
-            .prop_map(|(input, function, output)| { Op::GatedActivation { input, function, output } }),
+        (prop::collection::vec(id(), 0..5), id())
+            .prop_map(|(parts, output)| Op::Concat(Concat { parts, output })),
+        (id(), prop::sample::select(functions.clone()), id()).prop_map(|(input, function, output)| {
+            Op::GatedActivation(GatedActivation { input, function, output })
+        }),
         (
             (id(), text(), prop::option::of(text()), prop::option::of(any_float()), id()),
             (
@@ -267,7 +294,7 @@ fn any_op() -> impl Strategy<Value = Op> {
         )
             .prop_map(
                 |((input, weight, bias, outlier_threshold, output), (function, gate, residual))| {
-                    Op::Linear {
+                    Op::Linear(Linear {
                         input,
                         weight,
                         bias,
@@ -277,28 +304,21 @@ fn any_op() -> impl Strategy<Value = Op> {
                         gate,
                         residual,
                         output,
-                    }
+                    })
                 }
             ),
-        (id(), prop::sample::select(functions), id()).prop_map(|(input, function, output)| Op::Activation {
-            input,
-            function,
-            output
-        }),
-        (id(), id(), id(), any_float(), id()).prop_map(|(qkv, slot, n_head, scale, output)| Op::Attention {
-            qkv,
-            slot,
-            n_head,
-            scale,
-            output
-        }),
+        (id(), prop::sample::select(functions), id())
+            .prop_map(|(input, function, output)| Op::Activation(Activation { input, function, output })),
+        (id(), id(), id(), any_float(), id()).prop_map(|(qkv, slot, n_head, scale, output)| Op::Attention(
+            Attention { qkv, slot, n_head, scale, output }
+        )),
         (id(), text(), prop::option::of(any_float())).prop_map(|(input, weight, outlier_threshold)| {
-            Op::Logits { input, weight, activations: ActivationPrecision::Int8, outlier_threshold }
+            Op::Logits(Logits { input, weight, activations: ActivationPrecision::Int8, outlier_threshold })
         }),
     ]
 }
 
-const PAIRINGS: [RopePairing; 2] = [RopePairing::Half, RopePairing::Adjacent];
+const PAIRINGS: [RopeStyle; 2] = [RopeStyle::NeoX, RopeStyle::GptJ];
 const LIMITS: [ContextLimit; 2] = [ContextLimit::DynamicRope, ContextLimit::SlidingWindow];
 const KV: [KvPrecision; 3] = [KvPrecision::F32, KvPrecision::F16, KvPrecision::Int8];
 

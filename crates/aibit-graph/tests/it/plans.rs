@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 
-use aibit_graph::{
-    ActivationFunction, ActivationPrecision, BufferPlan, Graph, KvSlot, Op, RopePairing, Value,
+use aibit_graph::ops::{
+    Activation, Add, Concat, Embed, GatedActivation, LayerNorm, Linear, Logits, RmsNorm, Rope,
 };
+use aibit_graph::{ActivationFunction, ActivationPrecision, BufferPlan, Graph, KvSlot, Op, RopeStyle, Value};
 use proptest::prelude::*;
 
 use crate::fusion::same_meaning;
@@ -137,8 +138,8 @@ fn an_input_that_is_needed_later_is_not_worked_on_in_place() {
     let edit = |g: &mut Graph| {
         // The residual adds x0 once more at the end.
         g.values.push(Value { name: "x3".to_owned(), width: 8 });
-        g.nodes.insert(12, Op::Add { a: 11, b: 2, output: 12 });
-        let Op::Logits { input, .. } = &mut g.nodes[13] else { panic!("the logits") };
+        g.nodes.insert(12, Op::Add(Add { a: 11, b: 2, output: 12 }));
+        let Op::Logits(Logits { input, .. }) = &mut g.nodes[13] else { panic!("the logits") };
         *input = 12;
         g.plan_buffers();
     };
@@ -160,7 +161,10 @@ fn an_input_that_is_needed_later_is_not_worked_on_in_place() {
 fn a_value_that_nothing_reads_does_no_harm() {
     let edit = |g: &mut Graph| {
         g.values.push(Value { name: "unread".to_owned(), width: 8 });
-        g.nodes.insert(3, Op::Activation { input: 2, function: ActivationFunction::Relu, output: 12 });
+        g.nodes.insert(
+            3,
+            Op::Activation(Activation { input: 2, function: ActivationFunction::Relu, output: 12 }),
+        );
     };
     let (mut graph, shapes) = sample();
     edit(&mut graph);
@@ -181,16 +185,17 @@ fn a_value_that_nothing_reads_does_no_harm() {
 fn the_largest_graph_is_valid() {
     let half = 1 << 15;
     let value = |i: usize| Value { name: i.to_string(), width: 1 };
-    let mut nodes: Vec<_> = (0..half).map(|output| Op::Embed { table: "e".to_owned(), output }).collect();
-    nodes.push(Op::Add { a: 0, b: 1, output: half });
-    nodes.extend((2..half).map(|i| Op::Add { a: half + i - 2, b: i, output: half + i - 1 }));
+    let mut nodes: Vec<_> =
+        (0..half).map(|output| Op::Embed(Embed { table: "e".to_owned(), output })).collect();
+    nodes.push(Op::Add(Add { a: 0, b: 1, output: half }));
+    nodes.extend((2..half).map(|i| Op::Add(Add { a: half + i - 2, b: i, output: half + i - 1 })));
     let last = 2 * half - 2;
-    nodes.push(Op::Logits {
+    nodes.push(Op::Logits(Logits {
         input: last,
         weight: "e".to_owned(),
         activations: ActivationPrecision::Int8,
         outlier_threshold: None,
-    });
+    }));
     assert_eq!(nodes.len(), 1 << 16);
     let offsets = (0..=last).map(|v| if v < half { v } else { 0 }).collect();
     let graph = Graph {
@@ -223,11 +228,11 @@ fn check_no_clobbering(graph: &Graph) -> Result<(), String> {
             let (read, written) = (place(input), place(output));
             let apart = read.end <= written.start || written.end <= read.start;
             let first = match op {
-                Op::Add { a, .. } => Some(*a),
-                Op::Activation { input, .. }
-                | Op::Rope { input, .. }
-                | Op::RmsNorm { input, range: Some(_), .. } => Some(*input),
-                Op::Linear { input, residual, .. } => residual.filter(|residual| residual != input),
+                Op::Add(Add { a, .. }) => Some(*a),
+                Op::Activation(Activation { input, .. })
+                | Op::Rope(Rope { input, .. })
+                | Op::RmsNorm(RmsNorm { input, range: Some(_), .. }) => Some(*input),
+                Op::Linear(Linear { input, residual, .. }) => residual.filter(|residual| residual != input),
                 _ => None,
             };
             let in_place = first == Some(input) && read == written;
@@ -265,7 +270,7 @@ fn random_graph(steps: &[(u8, u16, u16)]) -> (Graph, Shapes) {
     let embed = |graph: &mut Graph, width: usize| {
         let output = graph.values.len();
         graph.values.push(Value { name: format!("v{output}"), width });
-        graph.nodes.push(Op::Embed { table: format!("table{width}"), output });
+        graph.nodes.push(Op::Embed(Embed { table: format!("table{width}"), output }));
     };
     embed(&mut graph, 8);
     for &(kind, first, second) in steps {
@@ -282,12 +287,12 @@ fn random_graph(steps: &[(u8, u16, u16)]) -> (Graph, Shapes) {
                 let others: Vec<_> =
                     (0..output).filter(|&v| v != input && graph.values[v].width == width).collect();
                 let Some(&b) = others.get(usize::from(second) % others.len().max(1)) else { continue };
-                (Op::Add { a: input, b, output }, width)
+                (Op::Add(Add { a: input, b, output }), width)
             }
-            3 => (Op::Activation { input, function: ActivationFunction::Relu, output }, width),
+            3 => (Op::Activation(Activation { input, function: ActivationFunction::Relu, output }), width),
             4 => {
                 let weight = format!("norm{width}");
-                (Op::LayerNorm { input, weight, bias: None, epsilon: 1.0, output }, width)
+                (Op::LayerNorm(LayerNorm { input, weight, bias: None, epsilon: 1.0, output }), width)
             }
             5 => {
                 // Rows as a whole, or one run of them.
@@ -295,19 +300,28 @@ fn random_graph(steps: &[(u8, u16, u16)]) -> (Graph, Shapes) {
                 let start = usize::from(first) % (width - run + 1);
                 let range = (second % 3 > 0).then_some([start, start + run]);
                 let weight = format!("norm{}", if range.is_some() { run } else { width });
-                (Op::RmsNorm { input, weight, epsilon: 1.0, range, output }, width)
+                (Op::RmsNorm(RmsNorm { input, weight, epsilon: 1.0, range, output }), width)
             }
             6 => {
                 let pairs = usize::from(second) % width + 1;
                 let (heads, head_dim) = (width / (2 * pairs), 2 * pairs);
-                let pairing = if second % 2 == 0 { RopePairing::Half } else { RopePairing::Adjacent };
+                let style = if second % 2 == 0 { RopeStyle::NeoX } else { RopeStyle::GptJ };
                 if heads == 0 {
                     continue;
                 }
                 let frequencies = format!("norm{pairs}");
                 let (long, attention_factor) = (None, None);
                 (
-                    Op::Rope { input, frequencies, long, attention_factor, heads, head_dim, pairing, output },
+                    Op::Rope(Rope {
+                        input,
+                        frequencies,
+                        long,
+                        attention_factor,
+                        heads,
+                        head_dim,
+                        style,
+                        output,
+                    }),
                     width,
                 )
             }
@@ -317,19 +331,26 @@ fn random_graph(steps: &[(u8, u16, u16)]) -> (Graph, Shapes) {
                 if both > WIDEST {
                     continue;
                 }
-                (Op::Concat { parts: vec![input, other], output }, both)
+                (Op::Concat(Concat { parts: vec![input, other], output }), both)
             }
             8 => {
                 if width % 2 == 1 {
                     continue;
                 }
-                (Op::GatedActivation { input, function: ActivationFunction::Relu, output }, width / 2)
+                (
+                    Op::GatedActivation(GatedActivation {
+                        input,
+                        function: ActivationFunction::Relu,
+                        output,
+                    }),
+                    width / 2,
+                )
             }
             _ => {
                 let wide = WIDTHS[usize::from(second) % 4];
                 let weight = format!("matrix{wide}x{width}");
                 (
-                    Op::Linear {
+                    Op::Linear(Linear {
                         input,
                         weight,
                         bias: None,
@@ -339,7 +360,7 @@ fn random_graph(steps: &[(u8, u16, u16)]) -> (Graph, Shapes) {
                         gate: None,
                         residual: None,
                         output,
-                    },
+                    }),
                     wide,
                 )
             }
@@ -349,12 +370,12 @@ fn random_graph(steps: &[(u8, u16, u16)]) -> (Graph, Shapes) {
     }
     let input = graph.values.len() - 1;
     let weight = format!("table{}", graph.values[input].width);
-    graph.nodes.push(Op::Logits {
+    graph.nodes.push(Op::Logits(Logits {
         input,
         weight,
         activations: ActivationPrecision::Int8,
         outlier_threshold: None,
-    });
+    }));
     (graph, shapes)
 }
 

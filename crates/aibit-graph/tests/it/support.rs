@@ -2,9 +2,13 @@
 
 use std::collections::HashMap;
 
+use aibit_graph::ops::{
+    Activation, Add, Attention, Concat, Embed, GatedActivation, LayerNorm, Linear, Logits, PositionEmbed,
+    RmsNorm, Rope,
+};
 use aibit_graph::{
     ActivationFunction, ActivationPrecision, BufferPlan, Graph, GraphBuilder, GraphError, KvPrecision,
-    KvSlot, LinearLayer, ModelDescription, Op, Origin, Role, RopePairing, StoredTensor, Value,
+    KvSlot, LinearLayer, ModelDescription, Op, Origin, Role, RopeStyle, StoredTensor, Value,
 };
 
 pub(crate) const CONTEXT: usize = 32;
@@ -33,42 +37,44 @@ pub(crate) fn sample() -> (Graph, Shapes) {
     let widths = [WIDTH, WIDTH, WIDTH, WIDTH, 16, WIDTH, WIDTH, WIDTH, 32, 32, WIDTH, WIDTH];
     let values =
         names.iter().zip(widths).map(|(name, width)| Value { name: (*name).to_owned(), width }).collect();
-    let linear = |name: &str, input, output, outlier_threshold| Op::Linear {
-        input,
-        weight: format!("{name}.weight"),
-        bias: Some(format!("{name}.bias")),
-        activations: aibit_graph::ActivationPrecision::Int8,
-        outlier_threshold,
-        function: None,
-        gate: None,
-        residual: None,
-        output,
+    let linear = |name: &str, input, output, outlier_threshold| {
+        Op::Linear(Linear {
+            input,
+            weight: format!("{name}.weight"),
+            bias: Some(format!("{name}.bias")),
+            activations: aibit_graph::ActivationPrecision::Int8,
+            outlier_threshold,
+            function: None,
+            gate: None,
+            residual: None,
+            output,
+        })
     };
     let nodes = vec![
-        Op::Embed { table: "wte".to_owned(), output: 0 },
-        Op::PositionEmbed { table: "wpe".to_owned(), output: 1 },
-        Op::Add { a: 0, b: 1, output: 2 },
-        Op::LayerNorm {
+        Op::Embed(Embed { table: "wte".to_owned(), output: 0 }),
+        Op::PositionEmbed(PositionEmbed { table: "wpe".to_owned(), output: 1 }),
+        Op::Add(Add { a: 0, b: 1, output: 2 }),
+        Op::LayerNorm(LayerNorm {
             input: 2,
             weight: "ln.weight".to_owned(),
             bias: Some("ln.bias".to_owned()),
             epsilon: 1e-5,
             output: 3,
-        },
+        }),
         linear("qkv", 3, 4, Some(6.0)),
-        Op::Attention { qkv: 4, slot: 0, n_head: 2, scale: 0.5, output: 5 },
+        Op::Attention(Attention { qkv: 4, slot: 0, n_head: 2, scale: 0.5, output: 5 }),
         linear("proj", 5, 6, None),
-        Op::Add { a: 2, b: 6, output: 7 },
+        Op::Add(Add { a: 2, b: 6, output: 7 }),
         linear("up", 7, 8, None),
-        Op::Activation { input: 8, function: ActivationFunction::GeluTanh, output: 9 },
+        Op::Activation(Activation { input: 8, function: ActivationFunction::GeluTanh, output: 9 }),
         linear("down", 9, 10, None),
-        Op::Add { a: 7, b: 10, output: 11 },
-        Op::Logits {
+        Op::Add(Add { a: 7, b: 10, output: 11 }),
+        Op::Logits(Logits {
             input: 11,
             weight: "wte".to_owned(),
             activations: ActivationPrecision::Int8,
             outlier_threshold: None,
-        },
+        }),
     ];
     let mut graph = Graph {
         version: Graph::VERSION,
@@ -142,41 +148,41 @@ pub(crate) fn gated() -> ModelDescription {
     let mut b = GraphBuilder::default();
     let table = b.matrix("embed.weight", [VOCABULARY, WIDTH], Role::Embedding);
     let hidden = b.value("hidden", WIDTH);
-    b.push(Op::Embed { table: table.clone(), output: hidden });
+    b.push(Embed { table: table.clone(), output: hidden });
     let norm = |b: &mut GraphBuilder, name: &str, input: usize| {
         let (weight, output) = (b.vector(&format!("{name}.weight"), WIDTH), b.value(name, WIDTH));
-        b.push(Op::RmsNorm { input, weight, epsilon: 1e-5, range: None, output });
+        b.push(RmsNorm { input, weight, epsilon: 1e-5, range: None, output });
         output
     };
     let normed = norm(&mut b, "input_norm", hidden);
     let parts =
         [("q", 8), ("k", 4), ("v", 4)].map(|(name, width)| b.linear(layer(name, normed, width, true)));
     let qkv = b.value("qkv", 16);
-    b.push(Op::Concat { parts: parts.to_vec(), output: qkv });
+    b.push(Concat { parts: parts.to_vec(), output: qkv });
     let (weight, queries_normed) = (b.vector("head_norm.weight", 4), b.value("head_norm", 16));
-    b.push(Op::RmsNorm { input: qkv, weight, epsilon: 1e-5, range: Some([0, 8]), output: queries_normed });
+    b.push(RmsNorm { input: qkv, weight, epsilon: 1e-5, range: Some([0, 8]), output: queries_normed });
     let frequencies = b.parameter("frequencies", &[2], Role::Vector, Origin::Constant(vec![1.0, 0.01]));
     let turned = b.value("rope", 16);
-    b.push(Op::Rope {
+    b.push(Rope {
         input: queries_normed,
         frequencies,
         long: None,
         attention_factor: None,
         heads: 3,
         head_dim: 4,
-        pairing: RopePairing::Half,
+        style: RopeStyle::NeoX,
         output: turned,
     });
     let slot = b.kv_slot(KvSlot { n_kv_head: 1, head_dim: 4, precision: KvPrecision::F32 });
     let heads = b.value("heads", WIDTH);
-    b.push(Op::Attention { qkv: turned, slot, n_head: 2, scale: 0.5, output: heads });
+    b.push(Attention { qkv: turned, slot, n_head: 2, scale: 0.5, output: heads });
     let attended = b.linear(layer("o", heads, WIDTH, false));
     let hidden = b.add("attention_residual", hidden, attended);
     let parts = ["gate", "up"].map(|name| b.linear(layer(name, hidden, 6, false)));
     let gate_up = b.value("gate_up", 12);
-    b.push(Op::Concat { parts: parts.to_vec(), output: gate_up });
+    b.push(Concat { parts: parts.to_vec(), output: gate_up });
     let gated = b.value("gated", 6);
-    b.push(Op::GatedActivation { input: gate_up, function: ActivationFunction::Silu, output: gated });
+    b.push(GatedActivation { input: gate_up, function: ActivationFunction::Silu, output: gated });
     let down = b.linear(layer("down", gated, WIDTH, false));
     let hidden = b.add("residual", hidden, down);
     let normed = norm(&mut b, "last_norm", hidden);

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use aibit_graph::ops::{
+    Activation, Add, Attention, Embed, LayerNorm, Linear, Logits, PositionEmbed, RmsNorm, Rope,
+};
 use aibit_graph::{
     ActivationFunction, ActivationPrecision, Graph, GraphBuilder, GraphError, KvPrecision, KvSlot,
-    LinearLayer, LongFrequencies, ModelDescription, Op, Role, RopePairing, StoredTensor, TensorKind, Value,
+    LinearLayer, LongFrequencies, ModelDescription, Op, Role, RopeStyle, StoredTensor, TensorKind, Value,
 };
 
 use crate::support::{CONTEXT, VOCABULARY, check_refused, node, sample, validate};
@@ -66,7 +69,7 @@ fn values_are_written_before_they_are_read() {
         &["graph node 3 (layer_norm): value 7 is read before it is written"],
     );
     check_refused(
-        |g, _| g.nodes[node::ADD] = Op::Add { a: 0, b: 2, output: 2 },
+        |g, _| g.nodes[node::ADD] = Op::Add(Add { a: 0, b: 2, output: 2 }),
         &["graph node 2 (add): value 2 is read before it is written"],
     );
     check_refused(
@@ -86,11 +89,13 @@ fn values_are_written_before_they_are_read() {
 #[test]
 fn values_are_written_once() {
     check_refused(
-        |g, _| g.nodes[node::POSITIONS] = Op::PositionEmbed { table: "wpe".to_owned(), output: 0 },
+        |g, _| {
+            g.nodes[node::POSITIONS] = Op::PositionEmbed(PositionEmbed { table: "wpe".to_owned(), output: 0 })
+        },
         &["graph node 1 (position_embed): value 0 is written twice"],
     );
     check_refused(
-        |g, _| g.nodes[node::ADD] = Op::Add { a: 0, b: 1, output: 0 },
+        |g, _| g.nodes[node::ADD] = Op::Add(Add { a: 0, b: 1, output: 0 }),
         &["graph node 2 (add): value 0 is written twice"],
     );
 }
@@ -98,15 +103,15 @@ fn values_are_written_once() {
 #[test]
 fn values_exist() {
     check_refused(
-        |g, _| g.nodes[node::EMBED] = Op::Embed { table: "wte".to_owned(), output: 12 },
+        |g, _| g.nodes[node::EMBED] = Op::Embed(Embed { table: "wte".to_owned(), output: 12 }),
         &["graph node 0 (embed): value 12 does not exist, the graph has 12"],
     );
     check_refused(
-        |g, _| g.nodes[node::ADD] = Op::Add { a: 0, b: 99, output: 2 },
+        |g, _| g.nodes[node::ADD] = Op::Add(Add { a: 0, b: 99, output: 2 }),
         &["graph node 2 (add): value 99 does not exist, the graph has 12"],
     );
     check_refused(
-        |g, _| g.nodes[node::ADD] = Op::Add { a: 0, b: 1, output: usize::MAX },
+        |g, _| g.nodes[node::ADD] = Op::Add(Add { a: 0, b: 1, output: usize::MAX }),
         &["graph node 2 (add): value 18446744073709551615 does not exist"],
     );
     check_refused(
@@ -168,11 +173,11 @@ fn element_wise_ops_keep_the_width() {
         &["graph node 1 (position_embed): tensor `wpe` has shape [32, 8], the node requires [32, 9]"],
     );
     check_refused(
-        |g, _| g.nodes[node::RESIDUAL] = Op::Add { a: 2, b: 4, output: 7 },
+        |g, _| g.nodes[node::RESIDUAL] = Op::Add(Add { a: 2, b: 4, output: 7 }),
         &["graph node 7 (add): value 4 has width 16, value 7 has width 8"],
     );
     check_refused(
-        |g, _| g.nodes[node::RESIDUAL] = Op::Add { a: 4, b: 2, output: 7 },
+        |g, _| g.nodes[node::RESIDUAL] = Op::Add(Add { a: 4, b: 2, output: 7 }),
         &["graph node 7 (add): value 4 has width 16, value 7 has width 8"],
     );
     check_refused(
@@ -188,7 +193,7 @@ fn element_wise_ops_keep_the_width() {
 #[test]
 fn a_value_is_not_added_to_itself() {
     check_refused(
-        |g, _| g.nodes[node::ADD] = Op::Add { a: 1, b: 1, output: 2 },
+        |g, _| g.nodes[node::ADD] = Op::Add(Add { a: 1, b: 1, output: 2 }),
         &["graph node 2 (add): value 1 is added to itself"],
     );
 }
@@ -208,7 +213,7 @@ fn outlier_thresholds_are_positive_and_finite() {
         let expected = format!("outlier_threshold is {threshold}, it must be positive and finite");
         check_refused(
             |g, _| {
-                let Op::Linear { activations: ActivationPrecision::Int8, outlier_threshold, .. } =
+                let Op::Linear(Linear { activations: ActivationPrecision::Int8, outlier_threshold, .. }) =
                     &mut g.nodes[node::QKV]
                 else {
                     panic!("a linear node")
@@ -219,7 +224,7 @@ fn outlier_thresholds_are_positive_and_finite() {
         );
         check_refused(
             |g, _| {
-                let Op::Logits { activations: ActivationPrecision::Int8, outlier_threshold, .. } =
+                let Op::Logits(Logits { activations: ActivationPrecision::Int8, outlier_threshold, .. }) =
                     &mut g.nodes[node::LOGITS]
                 else {
                     panic!("the logits")
@@ -232,7 +237,7 @@ fn outlier_thresholds_are_positive_and_finite() {
 }
 
 fn attention(slot: usize, n_head: usize, scale: f32) -> Op {
-    Op::Attention { qkv: 4, slot, n_head, scale, output: 5 }
+    Op::Attention(Attention { qkv: 4, slot, n_head, scale, output: 5 })
 }
 
 #[test]
@@ -292,7 +297,7 @@ fn every_attention_has_a_slot_of_its_own_and_every_slot_an_attention() {
             g.values.push(Value { name: "again".to_owned(), width: 8 });
             g.nodes.insert(
                 node::ATTENTION + 1,
-                Op::Attention { qkv: 4, slot: 0, n_head: 2, scale: 0.5, output: 12 },
+                Op::Attention(Attention { qkv: 4, slot: 0, n_head: 2, scale: 0.5, output: 12 }),
             );
             g.plan_buffers();
         },
@@ -326,7 +331,7 @@ fn logits_come_last_and_only_there() {
 #[test]
 fn errors_carry_their_numbers_as_fields() {
     let (mut graph, shapes) = sample();
-    graph.nodes[node::ADD] = Op::Add { a: 0, b: 99, output: 2 };
+    graph.nodes[node::ADD] = Op::Add(Add { a: 0, b: 99, output: 2 });
     let error = validate(&graph, &shapes).expect_err("no such value");
     assert!(matches!(error, GraphError::Value { node: 2, op: "add", value: 99, .. }), "{error}");
     let (graph, mut shapes) = sample();
@@ -344,8 +349,8 @@ fn options_that_are_absent_ask_for_no_tensor() {
     let (mut graph, mut shapes) = sample();
     for op in &mut graph.nodes {
         match op {
-            Op::LayerNorm { bias, .. } | Op::Linear { bias, .. } => *bias = None,
-            Op::Activation { function, .. } => *function = ActivationFunction::Silu,
+            Op::LayerNorm(LayerNorm { bias, .. }) | Op::Linear(Linear { bias, .. }) => *bias = None,
+            Op::Activation(Activation { function, .. }) => *function = ActivationFunction::Silu,
             _ => {}
         }
     }
@@ -354,16 +359,16 @@ fn options_that_are_absent_ask_for_no_tensor() {
 }
 
 fn norm(input: usize, output: usize, epsilon: f32) -> Op {
-    Op::LayerNorm { input, weight: "ln.weight".to_owned(), bias: None, epsilon, output }
+    Op::LayerNorm(LayerNorm { input, weight: "ln.weight".to_owned(), bias: None, epsilon, output })
 }
 
 fn logits(input: usize, weight: &str) -> Op {
-    Op::Logits {
+    Op::Logits(Logits {
         input,
         weight: weight.to_owned(),
         activations: ActivationPrecision::Int8,
         outlier_threshold: None,
-    }
+    })
 }
 
 /// What may be named where: every attribute that names a tensor, with every kind of tensor that it does not take.
@@ -411,20 +416,20 @@ fn tensors_are_named_only_where_their_kind_fits() {
 /// Attribute, tensor, and whether it is a vector, of each tensor that an op names.
 fn named(op: &Op) -> impl Iterator<Item = (&'static str, &str, bool)> {
     let (first, second) = match op {
-        Op::Embed { table, .. } | Op::PositionEmbed { table, .. } => (Some(("table", table, false)), None),
-        Op::LayerNorm { weight, bias, .. } => (Some(("weight", weight, true)), named_bias(bias)),
-        Op::RmsNorm { weight, .. } => (Some(("weight", weight, true)), None),
-        Op::Rope { frequencies, long, .. } => {
+        Op::Embed(Embed { table, .. }) | Op::PositionEmbed(PositionEmbed { table, .. }) => {
+            (Some(("table", table, false)), None)
+        }
+        Op::LayerNorm(LayerNorm { weight, bias, .. }) => (Some(("weight", weight, true)), named_bias(bias)),
+        Op::RmsNorm(RmsNorm { weight, .. }) => (Some(("weight", weight, true)), None),
+        Op::Rope(Rope { frequencies, long, .. }) => {
             let long = long.as_ref().map(|long| ("long", &long.frequencies, true));
             (Some(("frequencies", frequencies, true)), long)
         }
-        Op::Linear { weight, bias, .. } => (Some(("weight", weight, false)), named_bias(bias)),
-        Op::Logits { weight, .. } => (Some(("weight", weight, false)), None),
-        Op::Add { .. }
-        | Op::Concat { .. }
-        | Op::Activation { .. }
-        | Op::GatedActivation { .. }
-        | Op::Attention { .. } => (None, None),
+        Op::Linear(Linear { weight, bias, .. }) => (Some(("weight", weight, false)), named_bias(bias)),
+        Op::Logits(Logits { weight, .. }) => (Some(("weight", weight, false)), None),
+        Op::Add(_) | Op::Concat(_) | Op::Activation(_) | Op::GatedActivation(_) | Op::Attention(_) => {
+            (None, None)
+        }
     };
     first
         .into_iter()
@@ -441,29 +446,29 @@ fn everything() -> ModelDescription {
     let mut b = GraphBuilder::default();
     let table = b.matrix("wte", [VOCABULARY, 8], Role::Embedding);
     let embedded = b.value("embedded", 8);
-    b.push(Op::Embed { table, output: embedded });
+    b.push(Embed { table, output: embedded });
     let table = b.matrix("wpe", [CONTEXT, 8], Role::PositionEmbedding);
     let position = b.value("position", 8);
-    b.push(Op::PositionEmbed { table, output: position });
+    b.push(PositionEmbed { table, output: position });
     let hidden = b.add("hidden", embedded, position);
     let (weight, bias) = (b.vector("ln.weight", 8), Some(b.vector("ln.bias", 8)));
     let normed = b.value("normed", 8);
-    b.push(Op::LayerNorm { input: hidden, weight, bias, epsilon: 1e-5, output: normed });
+    b.push(LayerNorm { input: hidden, weight, bias, epsilon: 1e-5, output: normed });
     let weight = b.vector("rms.weight", 8);
     let again = b.value("again", 8);
-    b.push(Op::RmsNorm { input: normed, weight, epsilon: 1e-5, range: None, output: again });
+    b.push(RmsNorm { input: normed, weight, epsilon: 1e-5, range: None, output: again });
     let frequencies = b.vector("frequencies", 2);
     let long = Some(LongFrequencies { frequencies: b.vector("long", 2), above: 16 });
     let turned = b.value("turned", 8);
-    let pairing = RopePairing::Half;
-    b.push(Op::Rope {
+    let style = RopeStyle::NeoX;
+    b.push(Rope {
         input: again,
         frequencies,
         long,
         attention_factor: None,
         heads: 2,
         head_dim: 4,
-        pairing,
+        style,
         output: turned,
     });
     let up = b.linear(LinearLayer {

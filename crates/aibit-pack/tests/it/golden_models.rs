@@ -6,6 +6,7 @@ use std::path::Path;
 use aibit_cpu::Model;
 use aibit_families::Family;
 use aibit_format::{Archive, Dtype, Scheme, entry_names};
+use aibit_graph::ops::{Linear, Logits};
 use aibit_graph::{ActivationPrecision, Graph, KvPrecision, Op};
 use aibit_kernels::{Isa, Threads};
 use aibit_pack::Preset;
@@ -55,7 +56,9 @@ fn tiny_bnb_int8_without_outliers_gives_the_logits_of_threshold_zero() {
     let tokenizer = Tokenizer::load(&archive).expect("tokenizer");
     let mut graph = graph(&archive);
     for node in &mut graph.nodes {
-        if let Op::Linear { outlier_threshold, .. } | Op::Logits { outlier_threshold, .. } = node {
+        if let Op::Linear(Linear { outlier_threshold, .. }) | Op::Logits(Logits { outlier_threshold, .. }) =
+            node
+        {
             *outlier_threshold = None;
         }
     }
@@ -115,8 +118,8 @@ fn the_stored_graph_is_fused_and_gives_the_bits_of_the_plain_one() {
         assert!(stored.graph().nodes.len() < plain.nodes.len());
         plain.kv_slots.clone_from(&stored.graph().kv_slots);
         for op in &mut plain.nodes {
-            let (Op::Linear { weight, activations, outlier_threshold, .. }
-            | Op::Logits { weight, activations, outlier_threshold, .. }) = op
+            let (Op::Linear(Linear { weight, activations, outlier_threshold, .. })
+            | Op::Logits(Logits { weight, activations, outlier_threshold, .. })) = op
             else {
                 continue;
             };
@@ -133,8 +136,8 @@ fn the_stored_graph_is_fused_and_gives_the_bits_of_the_plain_one() {
 
 fn precisions(graph: &Graph, of: &str) -> (ActivationPrecision, Option<f32>) {
     let of_layer = |op: &Op| match op {
-        Op::Linear { weight, activations, outlier_threshold, .. }
-        | Op::Logits { weight, activations, outlier_threshold, .. }
+        Op::Linear(Linear { weight, activations, outlier_threshold, .. })
+        | Op::Logits(Logits { weight, activations, outlier_threshold, .. })
             if weight == of =>
         {
             Some((*activations, *outlier_threshold))

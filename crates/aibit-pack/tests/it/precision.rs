@@ -5,6 +5,7 @@ use std::path::Path;
 
 use aibit_cpu::Model;
 use aibit_format::{Archive, Override, Scheme, entry_names};
+use aibit_graph::ops::{Linear, Logits};
 use aibit_graph::{ActivationPrecision, Graph, KvPrecision, Op, Place};
 use aibit_pack::{Measured, ModelSource, PackOptions, Preset, pack};
 use aibit_runtime::Profile;
@@ -35,8 +36,8 @@ fn layers(archive: &Archive) -> Vec<(Place, ActivationPrecision, Option<f32>)> {
     let graph = graph(archive);
     let places = graph.places();
     let layer = |(op, place): (&Op, Option<Place>)| match op {
-        Op::Linear { activations, outlier_threshold, .. }
-        | Op::Logits { activations, outlier_threshold, .. } => {
+        Op::Linear(Linear { activations, outlier_threshold, .. })
+        | Op::Logits(Logits { activations, outlier_threshold, .. }) => {
             Some((place.expect("a place"), *activations, *outlier_threshold))
         }
         _ => None,

@@ -10,6 +10,7 @@ use std::process::Command;
 
 use aibit_cpu::{LoadError, Model};
 use aibit_format::{Archive, ArchiveWriter, entry_names};
+use aibit_graph::ops::{Concat, GatedActivation, Linear, Logits, RmsNorm, Rope};
 use aibit_graph::{Graph, Op};
 use aibit_runtime::{GenerateOptions, Golden, Profile, Session, Tokenizer, generate};
 use serde_json::Value;
@@ -83,7 +84,7 @@ fn it_generates_the_ids_of_transformers() {
     let nodes = &model.graph().nodes;
     let ops: BTreeSet<_> = nodes.iter().map(Op::name).collect();
     assert!(["rms_norm", "rope"].iter().all(|op| ops.contains(op)), "{ops:?}");
-    assert!(nodes.iter().any(|op| matches!(op, Op::Linear { gate: Some(_), .. })), "{nodes:?}");
+    assert!(nodes.iter().any(|op| matches!(op, Op::Linear(Linear { gate: Some(_), .. }))), "{nodes:?}");
     let (prompt, want) = (golden_ids("qwen3.prompt"), golden_ids("qwen3.generated"));
     // Its margins are 0.51 and more, far above what INT8 weights and activations of two bytes move a logit by.
     let options = GenerateOptions { max_tokens: Some(want.len()), ..GenerateOptions::default() };
@@ -128,13 +129,13 @@ fn a_gate_may_stand_apart() {
         let mut nodes = Vec::new();
         for mut op in std::mem::take(&mut graph.nodes) {
             let mut behind = None;
-            if let Op::Linear { gate, output, .. } = &mut op
+            if let Op::Linear(Linear { gate, output, .. }) = &mut op
                 && let Some(function) = gate.take()
             {
                 let width = 2 * graph.values[*output].width;
                 graph.values.push(aibit_graph::Value { name: "wide".to_owned(), width });
                 let input = graph.values.len() - 1;
-                behind = Some(Op::GatedActivation { input, function, output: *output });
+                behind = Some(Op::GatedActivation(GatedActivation { input, function, output: *output }));
                 *output = input;
             }
             nodes.push(op);
@@ -173,7 +174,7 @@ fn hostile_graphs_are_refused_when_the_model_is_loaded() {
     {
         let edit = |graph: &mut Graph| {
             let node = at(graph, "rope");
-            let Op::Rope { heads: own, head_dim: own_dim, .. } = &mut graph.nodes[node] else {
+            let Op::Rope(Rope { heads: own, head_dim: own_dim, .. }) = &mut graph.nodes[node] else {
                 unreachable!()
             };
             (*own, *own_dim) = (heads, head_dim);
@@ -182,8 +183,10 @@ fn hostile_graphs_are_refused_when_the_model_is_loaded() {
     }
     for range in [[0, usize::MAX], [usize::MAX, usize::MAX], [usize::MAX - 1, usize::MAX], [usize::MAX, 0]] {
         let edit = |graph: &mut Graph| {
-            let node = graph.nodes.iter().position(|op| matches!(op, Op::RmsNorm { range: Some(_), .. }));
-            let Op::RmsNorm { range: own, .. } = &mut graph.nodes[node.expect("a norm of heads")] else {
+            let node =
+                graph.nodes.iter().position(|op| matches!(op, Op::RmsNorm(RmsNorm { range: Some(_), .. })));
+            let Op::RmsNorm(RmsNorm { range: own, .. }) = &mut graph.nodes[node.expect("a norm of heads")]
+            else {
                 unreachable!()
             };
             *own = Some(range);
@@ -193,15 +196,15 @@ fn hostile_graphs_are_refused_when_the_model_is_loaded() {
     // A matrix where a vector is called for, and codes where floats are.
     let edit = |graph: &mut Graph| {
         let node = at(graph, "rope");
-        let Op::Rope { frequencies, .. } = &mut graph.nodes[node] else { unreachable!() };
+        let Op::Rope(Rope { frequencies, .. }) = &mut graph.nodes[node] else { unreachable!() };
         *frequencies = "model.embed_tokens.weight".to_owned();
     };
     check(&edit, "the node requires a vector");
     // A row of 65,536 parts instead of the first projection.
     let edit = |graph: &mut Graph| {
         let node = at(graph, "linear");
-        let Op::Linear { input, output, .. } = graph.nodes[node] else { unreachable!() };
-        graph.nodes[node] = Op::Concat { parts: vec![input; 1 << 16], output };
+        let Op::Linear(Linear { input, output, .. }) = graph.nodes[node] else { unreachable!() };
+        graph.nodes[node] = Op::Concat(Concat { parts: vec![input; 1 << 16], output });
     };
     check(&edit, "the widths of its parts do not add up to the width");
 }
@@ -211,7 +214,9 @@ fn hostile_graphs_are_refused_when_the_model_is_loaded() {
 fn a_row_of_very_many_parts_is_computed() {
     let model = with_graph(|graph| {
         // The logits read their value beside itself many times over, halved again by gates.
-        let Some(Op::Logits { input, .. }) = graph.nodes.last().cloned() else { panic!("the logits") };
+        let Some(Op::Logits(Logits { input, .. })) = graph.nodes.last().cloned() else {
+            panic!("the logits")
+        };
         let width = graph.values[input].width;
         let parts = (1 << 16) / width;
         let mut add = |name: &str, width: usize| {
@@ -226,13 +231,13 @@ fn a_row_of_very_many_parts_is_computed() {
             left /= 2;
             let half = add("half", left);
             let function = aibit_graph::ActivationFunction::Relu;
-            halves.push(Op::GatedActivation { input: last, function, output: half });
+            halves.push(Op::GatedActivation(GatedActivation { input: last, function, output: half }));
             last = half;
         }
         let logits = graph.nodes.len() - 1;
-        graph.nodes.insert(logits, Op::Concat { parts: vec![input; parts], output: wide });
+        graph.nodes.insert(logits, Op::Concat(Concat { parts: vec![input; parts], output: wide }));
         graph.nodes.splice(logits + 1..logits + 1, halves);
-        let Some(Op::Logits { input, .. }) = graph.nodes.last_mut() else { panic!("the logits") };
+        let Some(Op::Logits(Logits { input, .. })) = graph.nodes.last_mut() else { panic!("the logits") };
         *input = last;
         graph.plan_buffers();
     })

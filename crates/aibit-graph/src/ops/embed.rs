@@ -1,0 +1,40 @@
+use serde::{Deserialize, Serialize};
+
+use super::{Node, TensorUse, Uses};
+use crate::validate::NodeCheck;
+use crate::{GraphError, ValueId};
+
+/// Token embedding: `y[t] = table[id[t]]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Embed<T = String> {
+    /// Tensor `[vocabulary, width]`.
+    pub table: T,
+    /// One row of the table for each token.
+    pub output: ValueId,
+}
+
+impl<T> Node<T> for Embed<T> {
+    type With<U> = Embed<U>;
+
+    const NAME: &'static str = "embed";
+
+    fn uses(&self) -> Uses<'_, T> {
+        Uses::writes(self.output).tensors(&self.table, None)
+    }
+
+    fn for_each_value(&mut self, edit: &mut dyn FnMut(&mut ValueId)) {
+        edit(&mut self.output);
+    }
+
+    fn check(&self, node: &NodeCheck<'_, '_>) -> Result<(), GraphError>
+    where
+        T: AsRef<str>,
+    {
+        node.matrix(self.table.as_ref(), [node.graph().vocabulary, node.width(self.output)])
+    }
+
+    fn try_map<U, E>(&self, map: &mut impl FnMut(TensorUse, &T) -> Result<U, E>) -> Result<Embed<U>, E> {
+        Ok(Embed { table: map(TensorUse::Table, &self.table)?, output: self.output })
+    }
+}
