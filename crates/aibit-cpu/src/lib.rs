@@ -16,8 +16,10 @@ mod machine_memory;
 mod measure;
 mod memory;
 mod model;
+mod ops;
 mod pages;
 mod sequences;
+mod vocabulary;
 
 pub use aibit_kernels::limits::read_bandwidth;
 pub use aibit_kernels::{Context, Isa, Threads};

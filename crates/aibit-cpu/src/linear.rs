@@ -9,7 +9,22 @@ use aibit_kernels::{
 };
 use aibit_runtime::Profile;
 
-use crate::model::{Activations, Bound, Matrix, MatrixView};
+use crate::model::{Bound, Matrix, MatrixView};
+use crate::vocabulary;
+
+/// How a linear layer treats its input where its weight is quantized.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Activations {
+    pub(crate) precision: ActivationPrecision,
+    pub(crate) outlier_threshold: Option<f32>,
+}
+
+impl Activations {
+    /// As a node has them.
+    pub(crate) fn of(precision: aibit_graph::ActivationPrecision, outlier_threshold: Option<f32>) -> Self {
+        Self { precision: vocabulary::precision(precision), outlier_threshold }
+    }
+}
 
 /// Copies row `ids[i]` of `table` to row `i` of `y`.
 pub(crate) fn embed(cx: &Context, bound: &Bound, table: &Matrix, ids: &[u32], y: &mut [f32]) {

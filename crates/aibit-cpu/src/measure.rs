@@ -1,6 +1,7 @@
 //! What low precision costs a model: errors of its own linear layers and attention on a text.
 
-use aibit_graph::KvPrecision;
+use aibit_graph::ops::{Attention, Linear};
+use aibit_graph::{KvPrecision, Op};
 use aibit_kernels::{ActivationPrecision, AttentionShape, Epilogue, QuantizedRows};
 use aibit_runtime::{Batch, Profile, Run, RuntimeError, Sequences};
 
@@ -8,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use tracing::info_span;
 
 use crate::Model;
-use crate::forward::attention_shape;
-use crate::linear::Layer;
-use crate::model::{Activations, MAX_INT8_ASYM_COLUMNS, Matrix, MatrixView, Step};
+use crate::linear::{Activations, Layer};
+use crate::model::{MAX_INT8_ASYM_COLUMNS, Matrix, MatrixView};
+use crate::ops::attention_shape;
 use crate::pages::attend_once;
 use crate::sequences::CpuSequences;
 
@@ -74,19 +75,20 @@ impl Measurement {
         let mut products = Products::default();
         sequences.forward_observed(
             &Batch { tokens: ids, runs: &[run] },
-            &mut |index, x| match &bound.steps[index] {
-                Step::Linear { weight, .. } => {
-                    progress((index + 1) as f64 / bound.steps.len() as f64);
-                    measured.layers.extend(products.layer_error(model, weight, x));
+            &mut |index, x| match &bound.nodes[index] {
+                Op::Linear(Linear { weight, .. }) => {
+                    progress((index + 1) as f64 / bound.nodes.len() as f64);
+                    measured.layers.extend(products.layer_error(model, weight.matrix(), x));
                 }
-                Step::Attention { slot, n_head, scale, output, .. } => {
-                    let shape = attention_shape(bound, *slot, *n_head, *scale);
-                    let projection = bound.steps.iter().find_map(|step| match step {
-                        Step::Linear { input, weight, .. } if input == output => Some(weight),
+                Op::Attention(attention) => {
+                    let shape = attention_shape(bound, attention);
+                    let Attention { slot, output, .. } = *attention;
+                    let projection = bound.nodes.iter().find_map(|op| match op {
+                        Op::Linear(Linear { input, weight, .. }) if *input == output => Some(weight.matrix()),
                         _ => None,
                     });
                     match products.slot_error(model, &shape, projection, x) {
-                        Ok(error) => slots[*slot] = Some(error),
+                        Ok(error) => slots[slot] = Some(error),
                         Err(error) => failure = Some(error),
                     }
                 }

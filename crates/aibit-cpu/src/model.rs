@@ -5,18 +5,12 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use aibit_format::{Archive, Dtype, FormatError, Manifest, Part, Scheme, Weights, entry_names};
-use aibit_graph::ops::{
-    self, Add, Attention, Concat, Embed, GatedActivation, LayerNorm, Linear, Logits, PositionEmbed, RmsNorm,
-    Rope,
-};
+use aibit_format::{Archive, Dtype, FormatError, Manifest, Part, Scheme, TensorInfo, Weights, entry_names};
+use aibit_graph::ops::{Linear, Logits, Rope};
 use aibit_graph::{
-    ActivationFunction, Graph, LongFrequencies, Op, RopeStyle, StoredTensor, TensorKind, ValueId,
+    ActivationPrecision, Graph, LongFrequencies, Op, StoredTensor, TensorKind, TensorUse, ValueId,
 };
-use aibit_kernels::{
-    Activation, ActivationPrecision, BlockMatrix, BlockScales, Context, FloatMatrix, FourBit, Int8Rowwise,
-    Isa, RopeShape, Threads,
-};
+use aibit_kernels::{BlockMatrix, BlockScales, Context, FloatMatrix, FourBit, Int8Rowwise, Isa, Threads};
 use half::{bf16, f16};
 use tracing::info_span;
 
@@ -39,9 +33,12 @@ pub struct Model {
 pub(crate) struct Bound {
     pub(crate) graph: Graph,
     weights: Weights,
-    pub(crate) steps: Vec<Step>,
+    /// The graph's nodes with their tensors bound.
+    pub(crate) nodes: Vec<Op<Tensor>>,
     /// The angles of the graph's rotary embeddings, each kind once.
     pub(crate) angles: Vec<Angles>,
+    /// For each node that is a rotary embedding, its index in `angles`.
+    angles_of: Vec<Option<usize>>,
 }
 
 /// What the angles of a rotary embedding are made of.
@@ -64,92 +61,36 @@ impl Angles {
     }
 }
 
-/// How a linear layer treats its input where its weight is quantized.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Activations {
-    pub(crate) precision: ActivationPrecision,
-    pub(crate) outlier_threshold: Option<f32>,
+/// A tensor of a node, found in the map.
+#[derive(Debug)]
+pub(crate) enum Tensor {
+    Matrix(Matrix),
+    Vector(Vector),
 }
 
-/// A node of the graph with its tensors found.
-#[derive(Debug)]
-pub(crate) enum Step {
-    Embed {
-        table: Matrix,
-        output: ValueId,
-    },
-    PositionEmbed {
-        table: Matrix,
-        output: ValueId,
-    },
-    Add {
-        a: ValueId,
-        b: ValueId,
-        output: ValueId,
-    },
-    LayerNorm {
-        input: ValueId,
-        weight: Vector,
-        bias: Option<Vector>,
-        epsilon: f32,
-        output: ValueId,
-    },
-    RmsNorm {
-        input: ValueId,
-        weight: Vector,
-        epsilon: f32,
-        range: Option<[usize; 2]>,
-        output: ValueId,
-    },
-    Rope {
-        input: ValueId,
-        /// Index into [`Bound::angles`].
-        angles: usize,
-        shape: RopeShape,
-        output: ValueId,
-    },
-    Concat {
-        parts: Vec<ValueId>,
-        output: ValueId,
-    },
-    Linear {
-        input: ValueId,
-        weight: Matrix,
-        bias: Option<Vector>,
-        activations: Activations,
-        function: Option<Activation>,
-        gate: Option<Activation>,
-        residual: Option<ValueId>,
-        output: ValueId,
-    },
-    Activation {
-        input: ValueId,
-        function: Activation,
-        output: ValueId,
-    },
-    GatedActivation {
-        input: ValueId,
-        function: Activation,
-        output: ValueId,
-    },
-    Attention {
-        qkv: ValueId,
-        slot: usize,
-        n_head: usize,
-        scale: f32,
-        output: ValueId,
-    },
-    Logits {
-        input: ValueId,
-        weight: Matrix,
-        activations: Activations,
-    },
+impl Tensor {
+    /// The matrix that a [`TensorUse::Table`] or [`TensorUse::Weight`] was bound to.
+    pub(crate) fn matrix(&self) -> &Matrix {
+        match self {
+            Self::Matrix(matrix) => matrix,
+            Self::Vector(_) => unreachable!("the op uses this tensor as a vector"),
+        }
+    }
+
+    /// The vector that a [`TensorUse::Vector`] was bound to.
+    pub(crate) fn vector(&self) -> &Vector {
+        match self {
+            Self::Vector(vector) => vector,
+            Self::Matrix(_) => unreachable!("the op uses this tensor as a matrix"),
+        }
+    }
 }
 
 /// A matrix `[rows, columns]` in the map.
 #[derive(Debug)]
 pub(crate) struct Matrix {
     pub(crate) name: String,
+    place: Place,
     pub(crate) rows: usize,
     pub(crate) columns: usize,
     scheme: Scheme,
@@ -162,16 +103,19 @@ enum Scales {
     None,
     F32(Vector),
     F16(Elements<f16>),
-    Nested { codes: String, absmax: Vector, map: Vector, offset: f32 },
+    Nested { codes: Place, absmax: Vector, map: Vector, offset: f32 },
 }
 
 /// The elements of a tensor: in the map, or copied if they do not lie on a multiple of their size there, which archives
 /// written by this project never do.
 #[derive(Debug)]
 pub(crate) enum Elements<T> {
-    Mapped { name: String },
+    Mapped(Place),
     Copied(Vec<T>),
 }
+
+/// Where a tensor's bytes are, counted from the start of the archive's tensor data.
+type Place = Range<usize>;
 
 pub(crate) type Vector = Elements<f32>;
 
@@ -241,23 +185,22 @@ impl Model {
             })
         })?;
         let _span = info_span!("bind tensors").entered();
-        let mut binder = Binder { weights: &weights, manifest, graph: &graph, angles: HashMap::new() };
-        let mut angles = Vec::new();
+        let binder = Binder { weights: &weights, manifest };
+        let (mut angles, mut known) = (Vec::new(), HashMap::new());
+        let mut angles_of = Vec::with_capacity(graph.nodes.len());
         for op in &graph.nodes {
-            if let Some(key) = AnglesKey::of(op)
-                && !binder.angles.contains_key(&key)
-            {
-                angles.push(Angles {
-                    frequencies: binder.vector(key.frequencies),
-                    long: key.long.map(|long| (binder.vector(&long.frequencies), long.above)),
-                    factor: f32::from_bits(key.factor),
-                });
-                binder.angles.insert(key, angles.len() - 1);
-            }
+            let index = AnglesKey::of(op).map(|key| {
+                *known.entry(key).or_insert_with_key(|key| {
+                    angles.push(binder.angles(key));
+                    angles.len() - 1
+                })
+            });
+            angles_of.push(index);
         }
-        let steps = graph.nodes.iter().map(|op| binder.bind(op)).collect::<Result<_, _>>()?;
+        let bind = |op: &Op| op.try_map(|usage, name| binder.tensor(usage, name));
+        let nodes = graph.nodes.iter().map(bind).collect::<Result<_, _>>()?;
         let context = Context { isa, threads: Threads::caller() };
-        Ok(Self { bound: Arc::new(Bound { graph, weights, steps, angles }), context })
+        Ok(Self { bound: Arc::new(Bound { graph, weights, nodes, angles, angles_of }), context })
     }
 
     /// The graph that is executed.
@@ -272,7 +215,7 @@ impl Model {
 
     /// Bytes of the matrices that each token reads: those of all linear layers and the head.
     pub fn bytes_per_token(&self) -> usize {
-        self.bound.matrices().map(|matrix| self.bound.data(&matrix.name).len()).sum()
+        self.bound.matrices().map(|matrix| matrix.place.len()).sum()
     }
 
     /// What the kernels run on.
@@ -306,8 +249,8 @@ impl Model {
 impl Bound {
     /// The matrices that each token reads.
     fn matrices(&self) -> impl Iterator<Item = &Matrix> {
-        self.steps.iter().filter_map(|step| match step {
-            Step::Linear { weight, .. } | Step::Logits { weight, .. } => Some(weight),
+        self.nodes.iter().filter_map(|op| match op {
+            Op::Linear(Linear { weight, .. }) | Op::Logits(Logits { weight, .. }) => Some(weight.matrix()),
             _ => None,
         })
     }
@@ -318,19 +261,25 @@ impl Bound {
         self.weights.read_ahead(self.matrices().map(|matrix| matrix.name.as_str()));
     }
 
-    pub(crate) fn vector<'a>(&'a self, vector: &'a Vector) -> &'a [f32] {
-        self.elements(vector)
+    /// The elements of a tensor that is used as a vector.
+    pub(crate) fn vector<'a>(&'a self, tensor: &'a Tensor) -> &'a [f32] {
+        self.elements(tensor.vector())
     }
 
-    fn elements<'a, T: bytemuck::AnyBitPattern>(&'a self, elements: &'a Elements<T>) -> &'a [T] {
+    /// The index in [`angles`](Self::angles) of a node that is a rotary embedding.
+    pub(crate) fn angles_of(&self, node: usize) -> usize {
+        self.angles_of[node].expect("the node is a rotary embedding")
+    }
+
+    pub(crate) fn elements<'a, T: bytemuck::AnyBitPattern>(&'a self, elements: &'a Elements<T>) -> &'a [T] {
         match elements {
             Elements::Copied(values) => values,
-            Elements::Mapped { name } => bytemuck::cast_slice(self.data(name)),
+            Elements::Mapped(place) => bytemuck::cast_slice(self.data(place)),
         }
     }
 
     pub(crate) fn matrix<'a>(&'a self, matrix: &'a Matrix) -> MatrixView<'a> {
-        let data = self.data(&matrix.name);
+        let data = self.data(&matrix.place);
         let (n, k) = (matrix.rows, matrix.columns);
         match (matrix.scheme, &matrix.scales) {
             (Scheme::F32, _) => MatrixView::Float(elements(data)),
@@ -368,8 +317,8 @@ impl Bound {
         }
     }
 
-    fn data(&self, name: &str) -> &[u8] {
-        self.weights.get(name).expect("bound when the model was loaded").data
+    fn data(&self, place: &Place) -> &[u8] {
+        self.weights.data(place.clone())
     }
 
     pub(crate) fn arena_range(&self, value: ValueId, tokens: usize) -> Range<usize> {
@@ -389,9 +338,6 @@ fn elements<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(data: &[u8]) -> Cow
 struct Binder<'a> {
     weights: &'a Weights,
     manifest: &'a Manifest,
-    graph: &'a Graph,
-    /// Indices into [`Bound::angles`].
-    angles: HashMap<AnglesKey<'a>, usize>,
 }
 
 /// What tells the angles of one rotary embedding from those of another.
@@ -412,67 +358,20 @@ impl<'a> AnglesKey<'a> {
 }
 
 impl Binder<'_> {
-    fn bind(&self, op: &Op) -> Result<Step, LoadError> {
-        Ok(match *op {
-            Op::Embed(Embed { ref table, output }) => Step::Embed { table: self.matrix(table)?, output },
-            Op::PositionEmbed(PositionEmbed { ref table, output }) => {
-                Step::PositionEmbed { table: self.matrix(table)?, output }
-            }
-            Op::Add(Add { a, b, output }) => Step::Add { a, b, output },
-            Op::LayerNorm(LayerNorm { input, ref weight, ref bias, epsilon, output }) => Step::LayerNorm {
-                input,
-                weight: self.vector(weight),
-                bias: self.optional_vector(bias),
-                epsilon,
-                output,
-            },
-            Op::RmsNorm(RmsNorm { input, ref weight, epsilon, range, output }) => {
-                Step::RmsNorm { input, weight: self.vector(weight), epsilon, range, output }
-            }
-            Op::Rope(Rope { input, heads, head_dim, style, output, .. }) => {
-                let angles = AnglesKey::of(op).and_then(|key| self.angles.get(&key).copied());
-                let angles = angles.expect("every rotary embedding was looked at first");
-                let width = self.graph.values[input].width;
-                let is_adjacent = style == RopeStyle::GptJ;
-                let shape = RopeShape { width, heads, head_dim, is_adjacent };
-                Step::Rope { input, angles, shape, output }
-            }
-            Op::Concat(Concat { ref parts, output }) => Step::Concat { parts: parts.clone(), output },
-            Op::Linear(Linear {
-                input,
-                ref weight,
-                ref bias,
-                activations,
-                outlier_threshold,
-                function,
-                gate,
-                residual,
-                output,
-            }) => Step::Linear {
-                input,
-                weight: self.int8_operand(weight, activations)?,
-                bias: self.optional_vector(bias),
-                activations: Activations { precision: precision_of(activations), outlier_threshold },
-                function: function.map(kernel_of),
-                gate: gate.map(kernel_of),
-                residual,
-                output,
-            },
-            Op::Activation(ops::Activation { input, function, output }) => {
-                Step::Activation { input, function: kernel_of(function), output }
-            }
-            Op::GatedActivation(GatedActivation { input, function, output }) => {
-                Step::GatedActivation { input, function: kernel_of(function), output }
-            }
-            Op::Attention(Attention { qkv, slot, n_head, scale, output }) => {
-                Step::Attention { qkv, slot, n_head, scale, output }
-            }
-            Op::Logits(Logits { input, ref weight, activations, outlier_threshold }) => Step::Logits {
-                input,
-                weight: self.int8_operand(weight, activations)?,
-                activations: Activations { precision: precision_of(activations), outlier_threshold },
-            },
+    fn tensor(&self, usage: TensorUse, name: &str) -> Result<Tensor, LoadError> {
+        Ok(match usage {
+            TensorUse::Table => Tensor::Matrix(self.matrix(name)?),
+            TensorUse::Weight(precision) => Tensor::Matrix(self.weight(name, precision)?),
+            TensorUse::Vector => Tensor::Vector(self.vector(name)),
         })
+    }
+
+    fn angles(&self, key: &AnglesKey<'_>) -> Angles {
+        Angles {
+            frequencies: self.vector(key.frequencies),
+            long: key.long.map(|long| (self.vector(&long.frequencies), long.above)),
+            factor: f32::from_bits(key.factor),
+        }
     }
 
     fn matrix(&self, name: &str) -> Result<Matrix, LoadError> {
@@ -485,17 +384,14 @@ impl Binder<'_> {
             return Err(LoadError::Scheme { name: name.to_owned(), scheme, problem });
         }
         let scales = self.scales(scheme, &scheme.parts(name, &shape))?;
-        Ok(Matrix { name: name.to_owned(), rows, columns, scheme, scales })
+        let place = tensor.info.begin..tensor.info.end;
+        Ok(Matrix { name: name.to_owned(), place, rows, columns, scheme, scales })
     }
 
     /// The matrix of a product with activations in `precision`.
-    fn int8_operand(
-        &self,
-        name: &str,
-        precision: aibit_graph::ActivationPrecision,
-    ) -> Result<Matrix, LoadError> {
+    fn weight(&self, name: &str, precision: ActivationPrecision) -> Result<Matrix, LoadError> {
         let matrix = self.matrix(name)?;
-        let is_asym = precision == aibit_graph::ActivationPrecision::Int8Asym;
+        let is_asym = precision == ActivationPrecision::Int8Asym;
         if matrix.scheme == Scheme::Int8 && is_asym && matrix.columns > MAX_INT8_ASYM_COLUMNS {
             let problem = "which has at most 32767 columns where activations have a zero point (int8-asym): longer integer \
                            sums could overflow";
@@ -521,7 +417,8 @@ impl Binder<'_> {
                 let (absmax, map) = (finite(&absmax.name)?, finite(&map.name)?);
                 finite(&offset.name)?;
                 let offset = elements(self.weights.get(&offset.name).expect("found above").data)[0];
-                Scales::Nested { codes: codes.name.clone(), absmax, map, offset }
+                let codes = self.weights.get(&codes.name).expect("checked when it was opened").info;
+                Scales::Nested { codes: codes.begin..codes.end, absmax, map, offset }
             }
             _ => unreachable!("no scheme has {} parts, {scheme} least of all", parts.len()),
         })
@@ -537,28 +434,25 @@ impl Binder<'_> {
     where
         T: bytemuck::AnyBitPattern + bytemuck::NoUninit + std::fmt::Display,
     {
-        let found: Cow<'_, [T]> = elements(self.weights.get(name).expect("checked when it was opened").data);
+        let tensor = self.weights.get(name).expect("checked when it was opened");
+        let found: Cow<'_, [T]> = elements(tensor.data);
         if let Some(index) = found.iter().position(|scale| !is_allowed(*scale)) {
             let problem = format!("the scale {}, it must be {allowed}", found[index]);
             return Err(FormatError::Value { name: name.to_owned(), index, problem }.into());
         }
-        Ok(Elements::of(name, found))
-    }
-
-    fn optional_vector(&self, name: &Option<String>) -> Option<Vector> {
-        name.as_deref().map(|name| self.vector(name))
+        Ok(Elements::of(tensor.info, found))
     }
 
     fn vector(&self, name: &str) -> Vector {
         let tensor = self.weights.get(name).expect("the graph was validated against the index");
-        Elements::of(name, elements(tensor.data))
+        Elements::of(tensor.info, elements(tensor.data))
     }
 }
 
 impl<T: Clone> Elements<T> {
-    fn of(name: &str, found: Cow<'_, [T]>) -> Self {
+    fn of(info: &TensorInfo, found: Cow<'_, [T]>) -> Self {
         match found {
-            Cow::Borrowed(_) => Self::Mapped { name: name.to_owned() },
+            Cow::Borrowed(_) => Self::Mapped(info.begin..info.end),
             Cow::Owned(values) => Self::Copied(values),
         }
     }
@@ -569,23 +463,3 @@ const MAX_INT8_COLUMNS: usize = 65_535;
 
 /// The same with a zero point.
 pub(crate) const MAX_INT8_ASYM_COLUMNS: usize = 32_767;
-
-fn precision_of(precision: aibit_graph::ActivationPrecision) -> ActivationPrecision {
-    match precision {
-        aibit_graph::ActivationPrecision::Int8 => ActivationPrecision::Int8,
-        aibit_graph::ActivationPrecision::Int8Asym => ActivationPrecision::Int8Asym,
-        aibit_graph::ActivationPrecision::Int8x2 => ActivationPrecision::Int8x2,
-    }
-}
-
-fn kernel_of(function: ActivationFunction) -> Activation {
-    match function {
-        ActivationFunction::GeluTanh => Activation::GeluTanh,
-        ActivationFunction::GeluErf => Activation::GeluErf,
-        ActivationFunction::Relu => Activation::Relu,
-        ActivationFunction::Silu => Activation::Silu,
-        ActivationFunction::Tanh => Activation::Tanh,
-        ActivationFunction::QuickGelu => Activation::QuickGelu,
-        ActivationFunction::Sigmoid => Activation::Sigmoid,
-    }
-}

@@ -4,6 +4,8 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
+use aibit_graph::Op;
+use aibit_graph::ops::{Linear, Logits};
 use aibit_kernels::{QuantizedRows, RopeTable};
 use aibit_runtime::{
     Batch, Executor, Limits, PageUse, Profile, RuntimeError, SequenceId, Sequences, check_ids,
@@ -13,7 +15,7 @@ use crate::Model;
 use crate::forward::{self, Pass};
 use crate::machine_memory::machine_memory;
 use crate::memory::Zeroed;
-use crate::model::{Bound, Step};
+use crate::model::Bound;
 use crate::pages::{CACHE, PageLayout, PagePool, Sequence};
 
 const _: () = assert!(aibit_runtime::PAGE == aibit_kernels::PAGE);
@@ -100,16 +102,18 @@ impl CpuSequences {
         if largest.checked_mul(layout.bytes).is_none() {
             return Err(RuntimeError::Memory { what: CACHE, bytes: None });
         }
-        let gates = bound.steps.iter().filter_map(|step| match step {
-            Step::Linear { weight, gate: Some(_), .. } => Some(weight.rows),
+        let gates = bound.nodes.iter().filter_map(|op| match op {
+            Op::Linear(Linear { weight, gate: Some(_), .. }) => Some(weight.matrix().rows),
             _ => None,
         });
         let gate_width = gates.max().unwrap_or(0);
-        let inputs = bound.steps.iter().filter_map(|step| match step {
-            Step::Linear { weight, .. } | Step::Logits { weight, .. } => Some(weight.columns),
+        let inputs = bound.nodes.iter().filter_map(|op| match op {
+            Op::Linear(Linear { weight, .. }) | Op::Logits(Logits { weight, .. }) => {
+                Some(weight.matrix().columns)
+            }
             _ => None,
         });
-        let pairs: usize = bound.angles.iter().map(|angles| bound.vector(&angles.frequencies).len()).sum();
+        let pairs: usize = bound.angles.iter().map(|angles| bound.elements(&angles.frequencies).len()).sum();
         // A quantized input has two bytes per element, and any element may be an outlier.
         let quantized = 16 * inputs.max().unwrap_or(0) as u64;
         let f32s = bound.graph.plan.width as u64 + gate_width as u64 + 2 * pairs as u64;
@@ -175,7 +179,7 @@ impl CpuSequences {
             }
         }
         for (table, angles) in rope_tables.iter_mut().zip(&bound.angles) {
-            let pairs = bound.vector(&angles.frequencies).len();
+            let pairs = bound.elements(&angles.frequencies).len();
             let bytes = pairs.checked_mul(8).and_then(|bytes| bytes.checked_mul(rows));
             let refused = |_| RuntimeError::Memory { what: ROPE_TABLES, bytes };
             table.try_reserve(pairs, rows).map_err(refused)?;
@@ -183,7 +187,7 @@ impl CpuSequences {
         Ok(())
     }
 
-    /// [`forward`](Sequences::forward); `observe` gets the index of each step that multiplies or attends, and its input,
+    /// [`forward`](Sequences::forward); `observe` gets the index of each node that multiplies or attends, and its input,
     /// `[rows, width]`.
     pub(crate) fn forward_observed(
         &mut self,
@@ -319,9 +323,10 @@ impl Sequences for CpuSequences {
 
     fn logits(&mut self, rows: &[usize]) -> Result<&mut [f32], RuntimeError> {
         let bound = self.model.bound();
-        let Some(Step::Logits { input, weight, .. }) = bound.steps.last() else {
+        let Some(Op::Logits(Logits { input, weight, .. })) = bound.nodes.last() else {
             unreachable!("a valid graph ends with logits")
         };
+        let weight = weight.matrix();
         let (all, width, vocabulary) = (self.rows(), weight.columns, weight.rows);
         assert!(rows.iter().all(|row| *row < all), "logits of rows {rows:?} of {all}");
         let elements = rows.len().saturating_mul(vocabulary);

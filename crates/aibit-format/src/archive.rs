@@ -1,5 +1,6 @@
 //! Opening an archive and accessing its entries and tensors.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -168,8 +169,16 @@ impl Weights {
     /// The tensor called `name`, in the map.
     pub fn get(&self, name: &str) -> Option<Tensor<'_>> {
         let info = self.index.get(name)?;
-        let data = &self.map[self.data_start + info.begin..self.data_start + info.end];
-        Some(Tensor { info, data })
+        Some(Tensor { info, data: self.data(info.begin..info.end) })
+    }
+
+    /// The bytes at `range`, counted from the start of the data part: `begin..end` of a [`TensorInfo`] is a tensor's data,
+    /// without a look-up of its name.
+    ///
+    /// # Panics
+    /// If the range passes the end of the file.
+    pub fn data(&self, range: Range<usize>) -> &[u8] {
+        &self.map[self.data_start..][range]
     }
 
     /// Starts reading the named tensors, in this order, if they are not in memory. Returns immediately; unknown names
