@@ -35,9 +35,9 @@ impl<T> Node<T> for Concat {
         let sum = parts.iter().try_fold(0_usize, |sum, part| sum.checked_add(node.width(*part)));
         let width = node.width(*output);
         if sum != Some(width) {
-            return Err(
-                node.attribute(format!("the widths of its parts do not add up to the width {width} of value {output}"))
-            );
+            return Err(node.attribute(format!(
+                "the widths of its parts do not add up to the width {width} of value {output}"
+            )));
         }
         Ok(())
     }
