@@ -479,7 +479,7 @@ fn gguf_files_that_hold_no_model_are_named() {
         (vec![("general.architecture", text("clip"))], "image"),
         (
             vec![("general.architecture", text("llama")), ("tokenizer.ggml.tokens", strings(&["a", "b"]))],
-            "a vocabulary and no model",
+            "contains only a vocabulary",
         ),
     ] {
         let metadata: Vec<_> = metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();

@@ -21,7 +21,7 @@ fn settings() -> insta::Settings {
     settings.add_filter(r"aibit \d+\.\d+\.\d+", "aibit [VERSION]");
     settings.add_filter(r"(?m)^(measured|golden|manifest)\.json .*$", "$1.json [SIZE AND OFFSET]");
     settings.add_filter(r"(entry (measured|golden|manifest)\.json: )\d+ bytes", "$1[SIZE] bytes");
-    settings.add_filter(r"\d+ bytes, every header", "[SIZE] bytes, every header");
+    settings.add_filter(r"\d+ bytes, all headers", "[SIZE] bytes, all headers");
     settings
 }
 
