@@ -144,7 +144,7 @@ impl<'a, 't> Pieces<'a, 't> {
     /// What follows the session and `prompt`, which is not part of it yet.
     ///
     /// # Errors
-    /// [`RuntimeError::TokenBeyond`] for a token that the model has no row for.
+    /// [`RuntimeError::Tokenizer`] for a token that the model has no row for.
     pub fn new(session: &'a mut Session, decoder: Decoder<'t>, prompt: &[u32]) -> Result<Self, RuntimeError> {
         let start = Instant::now();
         decoder.tokenizer().check_ids(prompt, session.limits().vocabulary)?;
