@@ -249,7 +249,7 @@ mod tests {
             ("model.layers.0.self_attn.q_proj.base_layer.weight", "merge"),
             ("score.weight", "reward"),
             ("v_head.summary.weight", "reward"),
-            ("visual.patch_embed.weight", "images"),
+            ("visual.patch_embed.weight", "vision model"),
         ] {
             let told = told_by(name, &float).unwrap_or_else(|| panic!("{name}"));
             assert!(told.contains(word), "{name}: {told}");

@@ -200,7 +200,7 @@ fn a_model_that_is_not_sentencepiece_is_refused_with_what_to_do() {
         fs::write(folder.path().join("tokenizer.model"), bytes).expect("written");
         let source = ModelSource::folder(folder.path()).expect("a source");
         let error = load(&source).map(drop).expect_err("refused").to_string();
-        for word in ["tokenizer.model", "no model of SentencePiece", "convert", "tokenizer.json"] {
+        for word in ["tokenizer.model", "not a SentencePiece model", "convert", "tokenizer.json"] {
             assert!(error.contains(word), "{word} in {error}");
         }
     }
