@@ -194,7 +194,7 @@ impl<'a> BlockMatrix<'a> {
     }
 }
 
-/// Writes `x[m, k] · w[n, k]ᵀ` to `y[m, n]` by way of `epilogue`, as [`linear_float`](crate::linear_float) does with the
+/// Computes `x[m, k] · w[n, k]ᵀ`, applies `epilogue` and writes the result to `y[m, n]`, as [`linear_float`](crate::linear_float) does with the
 /// dequantized weights: each element is `fl(value · scale)`, each sum [`dot_f32`](crate::dot_f32).
 ///
 /// # Panics

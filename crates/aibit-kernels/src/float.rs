@@ -62,7 +62,7 @@ pub fn dot_f32(isa: Isa, a: &[f32], b: &[f32]) -> f32 {
     dispatch!(isa => dot_1(a: &[f32], b: &[f32]) -> f32)
 }
 
-/// Writes `x[m, k] · w[n, k]ᵀ` to `y[m, n]` by way of `epilogue`. Each sum is [`dot_f32`] of its two rows.
+/// Computes `x[m, k] · w[n, k]ᵀ`, applies `epilogue` and writes the result to `y[m, n]`. Each sum is [`dot_f32`] of its two rows.
 ///
 /// # Panics
 /// If `x` is not `m · k`, `w` not `n · k`, the bias not `n` or `y` not `m · n` long.

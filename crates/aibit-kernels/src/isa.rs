@@ -29,7 +29,7 @@ pub(crate) enum Level {
     Avx512Vnni(Avx512Vnni),
 }
 
-/// `AIBIT_ISA` asks for something this CPU does not have, or `AIBIT_READ` for something that there is not.
+/// `AIBIT_ISA` names no instruction set of this CPU, or `AIBIT_READ` is no read pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum IsaError {

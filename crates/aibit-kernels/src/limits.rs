@@ -29,7 +29,7 @@ const READS: [(usize, usize); 6] = [(1, 0), (4, 0), (8, 0), (1, 4 << 10), (1, 16
 /// How fast `threads` threads read memory together, in GB/s (10⁹ bytes).
 ///
 /// They read `bytes` bytes, which should be several times the last cache, each its own part. One, four and eight
-/// streams of pages in each part are tried, and one and four with cache lines asked for ahead; the fastest of `passes`
+/// streams of pages in each part are tried, and one and four with prefetching; the fastest of `passes`
 /// each counts: [`PASSES`] for the machine's best, a few for what it does at the moment.
 ///
 /// # Panics
@@ -153,7 +153,7 @@ fn best_seconds(threads: usize, passes: usize, work: impl Fn(usize) + Sync) -> f
     })
 }
 
-/// Reads all of `data`, as 1, 2, 4 or 8 runs side by side, asks for what is `prefetch` bytes ahead in each, unless that is 0,
+/// Reads all of `data`, as 1, 2, 4 or 8 runs side by side, prefetching `prefetch` bytes ahead in each, unless that is 0,
 /// and combines what is read.
 fn read(isa: Isa, data: &[u64], runs: usize, prefetch: usize) -> u64 {
     match runs {

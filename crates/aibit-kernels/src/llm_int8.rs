@@ -36,7 +36,7 @@ impl ActivationDtype {
 }
 
 /// Writes the LLM.int8() layer `x[m, k] · w[n, k]ᵀ + bias[n]` to `y[m, n]`, bit for bit as bitsandbytes'
-/// CPU path in evaluation mode, then by way of what else `epilogue` asks for.
+/// CPU path in evaluation mode, then applies the rest of `epilogue`.
 ///
 /// `x` holds values of type `dtype`, widened. They are rounded through f16, then quantized with one
 /// scale per row; columns in which any row of the call has `abs(x) >= threshold` leave the integer

@@ -14,7 +14,7 @@ pub(crate) const RUNS: usize = 4;
 pub struct ReadPattern {
     /// Places, far from each other, from which weights are read side by side: 1, 2 or 4.
     pub runs: usize,
-    /// How many bytes ahead of each read its cache line is asked for; 0: not at all.
+    /// How many bytes ahead of each read is prefetched; 0: none.
     pub prefetch: usize,
     /// Pieces per thread that a layer is cut into. Fewer leave a thread waiting for another's last one, more interrupt
     /// the runs.
@@ -25,7 +25,7 @@ impl ReadPattern {
     /// Four runs hide the latency of new pages, up to Zen 4 better than any prefetch.
     pub const FOUR_RUNS: Self = Self { runs: 4, prefetch: 0, pieces: 4 };
 
-    /// One run, prefetched: Zen 5's fastest. What is asked for beyond the end of a piece may be another thread's, so pieces
+    /// One run, prefetched: Zen 5's fastest. What is prefetched beyond the end of a piece may be another thread's, so pieces
     /// are long.
     pub const PREFETCHED: Self = Self { runs: 1, prefetch: 16 << 10, pieces: 2 };
 

@@ -111,7 +111,7 @@ pub(crate) fn generate_after(
         let piece = piece?;
         text.push_str(&piece.text);
         if on_text(&piece.text).is_break() && pieces.decoder.stopped() != Some(StopReason::StopString) {
-            pieces.interrupt();
+            pieces.decoder.interrupt();
         }
     }
     let rest = pieces.decoder.finish();
@@ -164,11 +164,6 @@ impl<'a, 't> Pieces<'a, 't> {
     /// The decoder: why generation has stopped, the rest of the text.
     pub fn decoder(&mut self) -> &mut Decoder<'t> {
         &mut self.decoder
-    }
-
-    /// Ends generation.
-    fn interrupt(&mut self) {
-        self.decoder.interrupt();
     }
 
     fn first(&mut self) -> Result<Option<Piece>, RuntimeError> {

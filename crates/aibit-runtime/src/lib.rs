@@ -1,7 +1,7 @@
 #![doc = include_str!("../README.md")]
 //! # In detail
 //!
-//! From text to text by way of an executor.
+//! Text generation on an executor.
 //!
 //! - [`Executor`]: what computes a model, on the CPU or another device; [`Sequences`]: any number of sequences that go
 //!   through passes together, their KV caches in pages.

@@ -30,8 +30,9 @@ pub(super) struct Factors {
 }
 
 impl Avx2 {
-    /// Writes the products with the two parts of a panel to `sums`, `[row of x, PANEL]`, while it asks for what will be
-    /// read `next`. Returns the panel in quads. Unless these are `new_rows`, `x` is that of the call before.
+    /// Writes the products with the two parts of a panel to `sums`, `[row of x, PANEL]`, and prefetches
+    /// `next`, the panel that is read next. Returns the panel in quads. Unless these are `new_rows`, `x` is that of the
+    /// call before.
     pub(super) fn product<'a>(
         self,
         x: CodeRows<'_>,

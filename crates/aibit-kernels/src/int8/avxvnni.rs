@@ -8,8 +8,8 @@ use crate::{
 };
 
 impl AvxVnni {
-    /// Writes the products with the two parts of a panel to `sums`, `[row of x, PANEL]`, while it asks for what will be
-    /// read `next`. Returns the panel in quads.
+    /// Writes the products with the two parts of a panel to `sums`, `[row of x, PANEL]`, and prefetches
+    /// `next`, the panel that is read next. Returns the panel in quads.
     pub(super) fn product<'a>(
         self,
         x: CodeRows<'_>,

@@ -104,7 +104,7 @@ impl<'a> Int8Rowwise<'a> {
 /// A row whose product with the weights is the sums of their codes.
 static ONES: [i8; MAX_K_ASYM.next_multiple_of(4)] = [1; MAX_K_ASYM.next_multiple_of(4)];
 
-/// Writes `x[m, k] · w[n, k]ᵀ` to `y[m, n]` by way of `epilogue`.
+/// Computes `x[m, k] · w[n, k]ᵀ`, applies `epilogue` and writes the result to `y[m, n]`.
 ///
 /// The sum is `fl(acc · fl(x_scale · w_scale))` with `w_scale = fl(absmax / 127)` and `acc`, from the exact integer
 /// products of codes,
@@ -345,7 +345,7 @@ impl<'a> Product<'a> {
         &self.sums[(self.code_rows + row) * self.stride..][..self.stride].as_chunks().0[c]
     }
 
-    /// The sums of the weights' codes for chunk `c` of the columns, where they were asked for: the last row.
+    /// The sums of the weights' codes for chunk `c` of the columns, where they were computed: the last row.
     #[inline(always)]
     fn weight_sums(&self, c: usize) -> &Lanes {
         &self.sums[self.sums.len() - self.stride..].as_chunks().0[c]
